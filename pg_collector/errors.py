@@ -1,0 +1,119 @@
+"""Every error the collector raises, sorted by what its catcher does next.
+
+CollectorError                 carries a remedy: what the reader can do about it
+├── ConfigurationError         the user must change something; the start ends with exit code 78
+├── StateError                 a place of ours cannot be made or used; exit code 73
+├── AgentUnreachable           a command needs a running agent or a server, and there is none; 69
+├── SamplerError               one turn is missing; say it once, count it, take the next turn
+│   ├── SamplerTimeout         the server did not finish in time, or a lock was held
+│   └── SamplerUnavailable     the server will not answer this until something changes there
+├── TargetError                the target cannot be used now; reconnect with back-off
+│   ├── TargetDown             nobody answers, or the session was lost
+│   └── TargetRefused          the server says no (password, pg_hba, pooler, version): back off long
+└── DeliveryError
+    ├── Deferred               keep the batch, try again after a pause
+    └── Refused                the batch itself is bad; set it aside, carry on
+"""
+
+import enum
+
+
+class Reason(enum.StrEnum):
+    """Why a set or a field is unavailable; these words travel to the platform."""
+
+    VERSION = "version"  # this server or extension does not have it
+    PRIVILEGE = "privilege"
+    SETTING = "setting"
+    UNSUPPORTED = "unsupported"  # a managed service refuses it
+    LOCK = "lock"
+    TIMEOUT = "timeout"
+
+
+class CollectorError(Exception):
+    """Parent of everything below. `remedy` says what the reader can do."""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    def sentence(self) -> str:
+        """Return message and remedy in one line."""
+        return f"{self}. {self.remedy}" if self.remedy else str(self)
+
+
+class ConfigurationError(CollectorError):
+    """The configuration is invalid; the process ends with 78 (EX_CONFIG)."""
+
+
+class StateError(CollectorError):
+    """A file, directory or socket of ours cannot be made or used; exit code 73."""
+
+
+class AgentUnreachable(CollectorError):
+    """A command needs something that does not answer; exit code 69."""
+
+
+class SamplerError(CollectorError):
+    """One turn of one sampler gave nothing."""
+
+    def __init__(
+        self, message: str, *, remedy: str = "", sqlstate: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.sqlstate = sqlstate
+
+
+class SamplerTimeout(SamplerError):
+    """The statement was cancelled by a time limit (57014) or a lock limit (55P03)."""
+
+    def __init__(
+        self, message: str, *, reason: Reason, remedy: str = "", sqlstate: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy, sqlstate=sqlstate)
+        self.reason = reason
+
+
+class SamplerUnavailable(SamplerError):
+    """The server will not answer this until something changes; asked again later."""
+
+    def __init__(
+        self, message: str, *, reason: Reason, remedy: str = "", sqlstate: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy, sqlstate=sqlstate)
+        self.reason = reason
+
+
+class TargetError(CollectorError):
+    """A target cannot be used now."""
+
+    def __init__(
+        self, message: str, *, remedy: str = "", sqlstate: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.sqlstate = sqlstate
+
+
+class TargetDown(TargetError):
+    """The server does not answer, or the session is lost: reconnect with back-off."""
+
+
+class TargetRefused(TargetError):
+    """The server answers no; only a person can change that, so ask seldom."""
+
+
+class DeliveryError(CollectorError):
+    """A batch did not arrive."""
+
+
+class Deferred(DeliveryError):
+    """Keep the batch and try again, not before `retry_after` seconds if that is given."""
+
+    def __init__(
+        self, message: str, *, remedy: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class Refused(DeliveryError):
+    """The outlet will never take this batch."""
