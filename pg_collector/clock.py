@@ -4,7 +4,7 @@ Durations are measured on the monotonic clock, which no administrator and no NTP
 timestamps that people read are UTC.
 """
 
-import datetime
+import datetime as dt
 import time
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from typing import Protocol
 class Clock(Protocol):
     """Both clocks of a machine."""
 
-    def now(self) -> datetime.datetime:
+    def now(self) -> dt.datetime:
         """Return the wall clock in UTC, for timestamps."""
 
     def monotonic(self) -> float:
@@ -22,15 +22,15 @@ class Clock(Protocol):
 class SystemClock:
     """The clocks of this machine."""
 
-    def now(self) -> datetime.datetime:
+    def now(self) -> dt.datetime:
         """Return the wall clock in UTC."""
-        return datetime.datetime.now(datetime.UTC)
+        return dt.datetime.now(dt.UTC)
 
     def monotonic(self) -> float:
         """Return `time.monotonic()`: unmoved by wall-clock steps."""
         return time.monotonic()
 
 
-def rfc3339(moment: datetime.datetime) -> str:
+def rfc3339(moment: dt.datetime) -> str:
     """Write a UTC moment as RFC 3339 with microseconds and `Z`."""
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -56,9 +56,7 @@ class AgentUnreachable(CollectorError):
 class SamplerError(CollectorError):
     """One turn of one sampler gave nothing."""
 
-    def __init__(
-        self, message: str, *, remedy: str = "", sqlstate: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", sqlstate: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.sqlstate = sqlstate
 
@@ -86,9 +84,7 @@ class SamplerUnavailable(SamplerError):
 class TargetError(CollectorError):
     """A target cannot be used now."""
 
-    def __init__(
-        self, message: str, *, remedy: str = "", sqlstate: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", sqlstate: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.sqlstate = sqlstate
 
@@ -108,9 +104,7 @@ class DeliveryError(CollectorError):
 class Deferred(DeliveryError):
     """Keep the batch and try again, not before `retry_after` seconds if that is given."""
 
-    def __init__(
-        self, message: str, *, remedy: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.retry_after = retry_after
 

@@ -1,0 +1,25 @@
+"""Between sampling and sending: numbered lines, oldest first, none forgotten before it is acked."""
+
+from typing import Protocol
+
+from pg_collector.sample import Batch, Keep
+
+
+class Buffer(Protocol):
+    """The seam between the runner, which puts, and the sender, which peeks and acks."""
+
+    @property
+    def losses(self) -> int:
+        """How many lines were lost since the start; a change asks for full lines again."""
+
+    def put(self, line: bytes, keep: Keep) -> int:
+        """Take a line and return its number: one more than that of the line before."""
+
+    def peek(self, max_bytes: int, max_lines: int) -> Batch | None:
+        """Return the oldest lines, at least one if there is any, without taking them away."""
+
+    def ack(self, through: int) -> None:
+        """Forget the lines up to that number: they are safe elsewhere."""
+
+    def set_aside(self, number: int, reason: str) -> None:
+        """Put a line that nobody accepts into quarantine, out of the others' way."""

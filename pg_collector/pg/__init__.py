@@ -1,0 +1,1 @@
+"""The only room that knows psycopg: sessions that can never hurt a server."""

@@ -1,0 +1,192 @@
+"""What a sampler is: one value that says what to ask, how often, and on whose behalf.
+
+A `Query` declares the columns it wants as the fields of its row type, each with the SQL that gives
+it (by default the column of the same name of the main relation). `compose` keeps what the
+connected server really has: an expression counts as available when every `alias.column` in it
+exists there. What is missing is left out and named; the server's version number decides nothing.
+"""
+
+import enum
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from pg_collector.errors import Reason
+from pg_collector.sample import Facts, Keep, Row, Unavailable
+
+
+class Group(enum.StrEnum):
+    """Core samplers describe every server; extended ones cost more or concern fewer."""
+
+    CORE = "core"
+    EXTENDED = "extended"
+
+
+class Scope(enum.StrEnum):
+    """Whether one database's session sees the whole server or only that database."""
+
+    INSTANCE = "instance"
+    DATABASE = "database"
+
+
+class LaneName(enum.StrEnum):
+    """Which of a target's two sessions asks."""
+
+    FAST = "fast"
+    SLOW = "slow"
+
+
+TextSource = Literal["activity", "statements"]
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """One set of rows: what to select, from where, and how its rows are kept.
+
+    `relations` maps each alias used in the SQL to the relation behind it; the first is the main
+    one. `source` is the text from FROM on; `{schema}` in it is the schema of `extension`.
+    `columns` gives the SQL of the fields that are not plain columns of the main relation, the best
+    first. `key` names the columns that identify a row: with it only changed rows are sent, except
+    in a full line now and then. `cap` bounds the rows, in the order of `source`. `rotate` cuts the
+    work into that many parts: the `%(part)s` of `source` is None in the first turn, then 0, 1, ….
+    """
+
+    set: str
+    row: type[Row]
+    relations: Mapping[str, str]
+    source: str
+    columns: Mapping[str, str | tuple[str, ...]] = {}
+    extension: str | None = None
+    needs_settings: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    hidden_when_null: str | None = None  # a row with NULL here is one that the role may not see
+    epoch: str | None = None  # a column: counters of the row count from there
+    cap: int | None = None
+    every: float | None = None  # seconds, where rarer than the sampler
+    rotate: int | None = None
+    optional: bool = False  # its absence is no news
+    sql_text: Mapping[str, TextSource] = {}
+    free_text: tuple[str, ...] = ()  # typed by people: scrubbed of credentials
+    keep: Keep = Keep.CUMULATIVE
+    schema: int = 1
+
+
+class Lookup(msgspec.Struct, frozen=True, kw_only=True):
+    """A set that is asked for only where a row of another set has a key not seen before.
+
+    `%(ids)s` in the query's source is the list of values of `by`. Rows whose `skip_prefix` column
+    starts with our own tag are our own statements: they are left out here and in `of`.
+    """
+
+    query: Query
+    of: str  # the set whose rows bring the keys
+    by: str  # the column of `of` that is asked for
+    key: tuple[str, ...]
+    refresh: float = 86_400.0  # seconds after which a known key is asked again
+    batch: int = 500
+    timeout: float = 30.0  # seconds: it may have to read a large file
+    own_tag_in: str | None = None
+
+
+class Sampler(msgspec.Struct, frozen=True, kw_only=True):
+    """A sampler: its name, what one learns from it, and its queries.
+
+    Queries of the same set are variants, best first: the first that the server can answer is used.
+    `remedy` maps a reason to what the reader can do about it, in SQL where possible.
+    """
+
+    name: str
+    learns: str
+    group: Group
+    scope: Scope
+    lane: LaneName
+    every: float  # seconds
+    queries: tuple[Query, ...]
+    lookups: tuple[Lookup, ...] = ()
+    remedy: Mapping[Reason, str] = {}
+
+    @property
+    def relations(self) -> frozenset[str]:
+        """Every relation whose columns the sampler needs to know."""
+        queries = (*self.queries, *(lookup.query for lookup in self.lookups))
+        return frozenset(name for query in queries for name in query.relations.values())
+
+
+class Statement(NamedTuple):
+    """A query as the connected server can answer it."""
+
+    query: Query
+    sql: str
+    columns: tuple[str, ...]
+    missing: tuple[Unavailable, ...]
+
+
+def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
+    """Return the statement that this server can answer, or None where it lacks what is needed."""
+    schema = ""
+    if query.extension is not None:
+        if query.extension not in facts.extensions:
+            return None
+        schema = _quoted(facts.extensions[query.extension].schema)
+    if not _available(query.source, query, facts):
+        return None
+    if any(name not in facts.settings for name in query.needs_settings):
+        return None
+    chosen: list[str] = []
+    columns: list[str] = []
+    missing: list[Unavailable] = []
+    for field in query.row.__struct_fields__:
+        sql = next((s for s in _candidates(field, query) if _available(s, query, facts)), None)
+        if sql is None:
+            missing.append(Unavailable(field=field, reason=Reason.VERSION))
+            continue
+        chosen.append(f"{sql} AS {field}")
+        columns.append(field)
+    if not columns or any(name not in columns for name in query.key):
+        return None
+    if query.cap is not None:
+        chosen.append("count(*) OVER () AS total_rows")
+    sql = f"/* pgc:{sampler} */ SELECT {', '.join(chosen)} {query.source}"
+    if query.cap is not None:
+        sql += f" LIMIT {query.cap}"
+    return Statement(query, sql.replace("{schema}", schema), tuple(columns), tuple(missing))
+
+
+def statements(sampler: Sampler, facts: Facts) -> tuple[list[Statement], list[Query]]:
+    """Return a statement per set that the server can answer, and the queries of those it cannot."""
+    by_set: dict[str, list[Query]] = {}
+    for query in sampler.queries:
+        by_set.setdefault(query.set, []).append(query)
+    found: list[Statement] = []
+    lacking: list[Query] = []
+    for variants in by_set.values():
+        composed = (compose(sampler.name, query, facts) for query in variants)
+        statement = next((one for one in composed if one is not None), None)
+        if statement is not None:
+            found.append(statement)
+        elif not variants[0].optional:
+            lacking.append(variants[0])
+    return found, lacking
+
+
+def _candidates(field: str, query: Query) -> Iterable[str]:
+    sql = query.columns.get(field)
+    if sql is None:
+        return (f"{next(iter(query.relations))}.{field}",)
+    return (sql,) if isinstance(sql, str) else sql
+
+
+def _available(sql: str, query: Query, facts: Facts) -> bool:
+    return all(
+        column in facts.columns.get(query.relations[alias], ())
+        for alias, column in _REFERENCE.findall(sql)
+        if alias in query.relations
+    )
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+_REFERENCE = re.compile(r"\b([a-z_]+)\.([a-z_][a-z0-9_]*)\b(?!\s*\()")
