@@ -40,6 +40,8 @@ class LaneName(enum.StrEnum):
 
 TextSource = Literal["activity", "statements"]
 
+OWN_TAG = "/* pgc:"  # every statement of ours starts with it
+
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """One set of rows: what to select, from where, and how its rows are kept.
@@ -58,10 +60,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     columns: Mapping[str, str | tuple[str, ...]] = {}
     extension: str | None = None
-    needs_settings: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
-    hidden_when_null: str | None = None  # a row with NULL here is one that the role may not see
-    epoch: str | None = None  # a column: counters of the row count from there
+    counter: str | None = None  # where no reset time is known, a fall of it tells of a reset
+    hidden: tuple[str, ...] = ()  # NULL in others' rows for a role without pg_read_all_stats
+    epoch: str | None = None  # a column: the newest of its values is when counting began,
+    epoch_for: tuple[str, ...] = ()  # of these sets; of this one if none is named
     cap: int | None = None
     every: float | None = None  # seconds, where rarer than the sampler
     rotate: int | None = None
@@ -75,8 +78,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     """A set that is asked for only where a row of another set has a key not seen before.
 
-    `%(ids)s` in the query's source is the list of values of `by`. Rows whose `skip_prefix` column
-    starts with our own tag are our own statements: they are left out here and in `of`.
+    `%(ids)s` in the query's source is the list of values of `by`. A row whose `own_tag_in` column
+    starts with the agent's tag is of the agent's own making: it is left out here and in `of`.
     """
 
     query: Query
@@ -84,8 +87,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     by: str  # the column of `of` that is asked for
     key: tuple[str, ...]
     refresh: float = 86_400.0  # seconds after which a known key is asked again
-    batch: int = 500
-    timeout: float = 30.0  # seconds: it may have to read a large file
+    batch: int = 5_000  # values asked for in one turn; the others wait for the next
     own_tag_in: str | None = None
 
 
@@ -107,10 +109,14 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     remedy: Mapping[Reason, str] = {}
 
     @property
+    def all_queries(self) -> tuple[Query, ...]:
+        """The queries of its sets, those of its look-ups after them."""
+        return (*self.queries, *(lookup.query for lookup in self.lookups))
+
+    @property
     def relations(self) -> frozenset[str]:
         """Every relation whose columns the sampler needs to know."""
-        queries = (*self.queries, *(lookup.query for lookup in self.lookups))
-        return frozenset(name for query in queries for name in query.relations.values())
+        return frozenset(name for query in self.all_queries for name in query.relations.values())
 
 
 class Statement(NamedTuple):
@@ -129,9 +135,9 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
         if query.extension not in facts.extensions:
             return None
         schema = _quoted(facts.extensions[query.extension].schema)
-    if not _available(query.source, query, facts):
+    if next(iter(query.relations.values())) not in facts.columns:
         return None
-    if any(name not in facts.settings for name in query.needs_settings):
+    if not _available(query.source, query, facts):
         return None
     chosen: list[str] = []
     columns: list[str] = []
@@ -143,11 +149,11 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
             continue
         chosen.append(f"{sql} AS {field}")
         columns.append(field)
-    if not columns or any(name not in columns for name in query.key):
+    if not columns:
         return None
     if query.cap is not None:
         chosen.append("count(*) OVER () AS total_rows")
-    sql = f"/* pgc:{sampler} */ SELECT {', '.join(chosen)} {query.source}"
+    sql = f"{OWN_TAG}{sampler} */ SELECT {', '.join(chosen)} {query.source}"
     if query.cap is not None:
         sql += f" LIMIT {query.cap}"
     return Statement(query, sql.replace("{schema}", schema), tuple(columns), tuple(missing))

@@ -1,0 +1,100 @@
+"""What a set remembers between two turns: which rows it sent, which keys it knows.
+
+Both memories hold hashes only, about 150 bytes a row, and no text.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+FULL_EVERY = 900.0  # seconds: a full line follows at least that often (docs/specs/samples.md)
+
+
+class Changes:
+    """Tells the rows of a large set that changed since the last line.
+
+    One turn is `begin`, `changed` for every row, and `commit` once the line is in the buffer; a
+    turn that fails in between leaves the memory as it was.
+    """
+
+    def __init__(self, key: Sequence[int], counter: int | None) -> None:
+        """`key` and `counter` are positions in the row."""
+        self._key = tuple(key)
+        self._counter = counter
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._next: dict[int, tuple[int, float]] = {}
+        self._full_at = -math.inf
+        self._base: str | None = None
+        self._full = True
+        self.fell = False
+
+    def begin(self, now: float, *, full: bool) -> str | None:
+        """Start a turn; return the `at` of the full line it builds on, None if it is one itself."""
+        self._full = full or self._base is None or now - self._full_at >= FULL_EVERY
+        self._next = {}
+        self.fell = False
+        return None if self._full else self._base
+
+    def changed(self, row: Sequence[Any]) -> bool:
+        """Remember the row; return whether it has to be sent."""
+        key = hash(tuple(row[position] for position in self._key))
+        counter = 0.0 if self._counter is None else row[self._counter]
+        now = (hash(tuple(row)), counter)
+        self._next[key] = now
+        before = self._seen.get(key)
+        if before is not None and counter < before[1]:
+            self.fell = True
+        return self._full or now != before
+
+    def commit(self, now: float, at: str) -> None:
+        """Remember this turn: its line is in the buffer. Rows that went away are forgotten."""
+        self._seen, self._next = self._next, {}
+        if self._full:
+            self._full_at = now
+            self._base = at
+
+
+class Known:
+    """Remembers which keys were looked up, and which of them are of the agent's own making."""
+
+    def __init__(self, refresh: float, batch: int) -> None:
+        """Count a key as new after `refresh` seconds; `batch` bounds what is asked at once."""
+        self._refresh = refresh
+        self._batch = batch
+        self._known: dict[int, float] = {}
+        self._own: set[int] = set()
+        self._wanted: dict[int, Any] = {}
+        self._seen: set[int] = set()
+
+    def note(self, key: tuple[Any, ...], value: object, now: float) -> bool:
+        """See a key; `value` is what to ask for. Return whether it is of our own making."""
+        hashed = hash(key)
+        if hashed in self._own:
+            return True
+        self._seen.add(hashed)
+        if now - self._known.get(hashed, -math.inf) >= self._refresh:
+            self._wanted[hashed] = value
+        return False
+
+    def wanted(self) -> list[Any]:
+        """Return what to ask for now, without doubles, at most `batch` of them."""
+        return list(dict.fromkeys(self._wanted.values()))[: self._batch]
+
+    def found(self, key: tuple[Any, ...], *, own: bool) -> None:
+        """Note the answer for a key."""
+        if own:
+            self._own.add(hash(key))
+
+    def commit(self, asked: Collection[Any], now: float) -> None:
+        """Remember what was asked: the answers are in the buffer, or there were none."""
+        for hashed, value in self._wanted.items():
+            if value in asked:
+                self._known[hashed] = now
+        self._wanted.clear()
+        self._known = {key: at for key, at in self._known.items() if key in self._seen}
+        self._seen.clear()
+
+    def idle(self) -> None:
+        """Nothing was asked this turn; what was wanted is noted again next time."""
+        self._wanted.clear()
+        self._seen.clear()

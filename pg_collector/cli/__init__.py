@@ -1,0 +1,126 @@
+"""The command `pgc`: one verb a file. Each imports what it needs when it runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pg_collector import __version__
+from pg_collector.errors import (
+    AgentUnreachable,
+    CollectorError,
+    ConfigurationError,
+    StateError,
+    TargetError,
+)
+
+EXIT_PROBLEM = 1
+EXIT_UNREACHABLE = 69  # EX_UNAVAILABLE
+EXIT_STATE = 73  # EX_CANTCREAT
+EXIT_PERMISSION = 77  # EX_NOPERM
+EXIT_CONFIGURATION = 78  # EX_CONFIG
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="pgc",
+    help="PG Collector samples PostgreSQL's statistics views and streams the samples away.\n\n"
+    "Try it:  pgc demo\n\n"
+    "Look at your own server, once:  pgc sample activity --dsn postgresql:///postgres\n\n"
+    "Then:  pgc setup sql | sudo -u postgres psql;  pgc config init;  pgc start",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pgc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_the_verb(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Configuration file."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one key. Repeatable."),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="json or console.")
+    ] = None,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Print without colours.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    from pg_collector.cli.options import Globals  # noqa: PLC0415  # not needed for --version
+
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
+    extra = [f"log.level={log_level}"] if log_level else []
+    extra += [f"log.format={log_format}"] if log_format else []
+    context.obj = Globals(config=config, overrides=(*(overrides or ()), *extra))
+
+
+def main() -> None:
+    """Run `pgc`; end with the exit code that the documentation promises for each kind of error."""
+    _mount()
+    try:
+        app()
+    except CollectorError as error:
+        for line in error.sentence().splitlines():
+            print(f"pgc: {line}", file=sys.stderr)
+        raise SystemExit(_exit_code(error)) from None
+    except PermissionError as error:
+        print(f"pgc: {error.filename}: permission denied", file=sys.stderr)
+        raise SystemExit(EXIT_PERMISSION) from None
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read our output went away, as `head` does; say nothing more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_PROBLEM) from None
+
+
+def _exit_code(error: CollectorError) -> int:
+    if isinstance(error, ConfigurationError):
+        return EXIT_CONFIGURATION
+    if isinstance(error, StateError):
+        return EXIT_STATE
+    if isinstance(error, TargetError | AgentUnreachable):
+        return EXIT_UNREACHABLE
+    return EXIT_PROBLEM
+
+
+def _mount() -> None:
+    from pg_collector.cli import (  # noqa: PLC0415  # the verbs import this module's names
+        config,
+        demo,
+        sample,
+        samplers,
+        setup,
+        start,
+        version,
+    )
+
+    if app.registered_commands:
+        return
+    app.command("start")(start.start)
+    app.command("sample")(sample.sample)
+    app.command("samplers")(samplers.samplers)
+    app.command("demo")(demo.demo)
+    app.command("version")(version.version)
+    app.add_typer(config.app, name="config")
+    app.add_typer(setup.app, name="setup")

@@ -1,0 +1,261 @@
+"""What PostgreSQL's and libpq's complaints mean to the collector, in one table.
+
+Sources: https://www.postgresql.org/docs/current/errcodes-appendix.html; libpq's own texts, which
+are English in every locale (the process never sets LC_MESSAGES for it). A server's texts follow
+its lc_messages, so they decide only where the SQLSTATE is unknown.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import psycopg
+
+from pg_collector.errors import (
+    Reason,
+    SamplerError,
+    SamplerTimeout,
+    SamplerUnavailable,
+    TargetDown,
+    TargetError,
+    TargetRefused,
+)
+
+Scrub = Callable[[str], str]
+
+# After these the columns or functions of this server are not what was read at the connection.
+STALE = frozenset({"42703", "42P01", "42883", "0A000"})
+
+POOLER_REMEDY = (
+    "Connect to PostgreSQL directly (its own host and port, usually 5432): a pooler would hand "
+    "this session's settings to the application or drop them, and hides who is connected"
+)
+
+_BUG = "This is a defect of the collector; please report it with this message"
+_LIMIT = (
+    "Free a place: ALTER ROLE ... CONNECTION LIMIT 2 or more per agent, a higher max_connections, "
+    "or end a lost session; the agent itself never holds more than two"
+)
+_PRELOAD = (
+    "Add the library to shared_preload_libraries (ALTER SYSTEM SET shared_preload_libraries = "
+    "'pg_stat_statements') and restart PostgreSQL"
+)
+_TLS = (
+    "Check postgres.tls (mode, ca_file, cert_file, key_file) and the server's certificate: "
+    "verify-full needs the name that conn_string uses, signed by an authority in ca_file"
+)
+
+
+class Peer(NamedTuple):
+    """With whom a session was wanted: words for messages and remedies."""
+
+    target: str
+    place: str  # "db1:5432", or the socket's directory
+    role: str
+    dbname: str
+
+
+def _keep(text: str) -> str:
+    return text
+
+
+# --- a statement failed
+
+
+def statement_failed(
+    error: psycopg.Error, *, alive: bool, role: str = "", scrub: Scrub = _keep
+) -> SamplerError | TargetError:
+    """Return our error for a failed statement; `alive` says whether the session still stands."""
+    code = error.sqlstate
+    text = scrub(_primary(error))
+    if not alive or _lost(code):
+        return TargetDown(f"the session was lost: {text}", remedy=_lost_remedy(code), sqlstate=code)
+    if code == "57014":
+        return SamplerTimeout(
+            f"cancelled by the server: {text}", reason=Reason.TIMEOUT, sqlstate=code
+        )
+    if code == "55P03":
+        return SamplerTimeout(
+            f"a lock was held: {text}",
+            reason=Reason.LOCK,
+            sqlstate=code,
+            remedy="Nothing to do unless it lasts: DDL or VACUUM FULL holds the relation",
+        )
+    if (found := _unavailable(code, text, role)) is not None:
+        reason, remedy = found
+        return SamplerUnavailable(text, reason=reason, remedy=remedy, sqlstate=code)
+    if code is None or code == "25006" or code.startswith(("42", "22", "08P")):
+        return SamplerError(text, remedy=_BUG, sqlstate=code)
+    return SamplerError(text, sqlstate=code)
+
+
+def _unavailable(code: str | None, text: str, role: str) -> tuple[Reason, str] | None:
+    match code:
+        case "42501":
+            return Reason.PRIVILEGE, f"GRANT pg_monitor TO {_quoted(role)};" if role else ""
+        case "42P01" | "42703" | "42883":
+            return Reason.VERSION, ""
+        case "0A000":
+            return Reason.UNSUPPORTED, ""
+        case "55000":
+            # The setting's name is in the text whatever its language.
+            if "shared_preload_libraries" in text:
+                return Reason.SETTING, _PRELOAD
+            return Reason.UNSUPPORTED, ""
+        case _:
+            return None
+
+
+def _lost(code: str | None) -> bool:
+    return code is not None and (code in _LOST or (code.startswith("08") and code != "08P01"))
+
+
+_LOST = {"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"}
+
+
+def _lost_remedy(code: str | None) -> str:
+    if code == "57P05":
+        return "The server's idle_session_timeout ended it: ALTER ROLE ... SET it to 0 for the role"
+    return ""
+
+
+# --- a connection failed
+
+
+def connection_failed(text: str, peer: Peer, *, scrub: Scrub = _keep) -> TargetError:
+    """Return our error for libpq's account `text` of a failed attempt.
+
+    Where the text carries a SQLSTATE (libpq's verbose form) that decides, else its words do;
+    what nothing recognises is `TargetDown`.
+    """
+    code, text = _split(text)
+    message = f"{peer.place}: {scrub(text)}"
+    if code is not None:
+        return _refusal(code, text, message, peer)
+    for words, kind, remedy in _PHRASES:
+        if words in text:
+            return kind(message, remedy=remedy.format(**_names(peer)))
+    return TargetDown(message)
+
+
+def _refusal(code: str, text: str, message: str, peer: Peer) -> TargetError:
+    if "startup parameter" in text:  # a pooler's text, which is never translated
+        return pooled(f"{message}, says a connection pooler", sqlstate=code)
+    remedy = _REMEDIES.get(code, "").format(**_names(peer))
+    if code == "28000" and "pg_hba" in text:
+        remedy = _HBA.format(**_names(peer))
+    kind: type[TargetError] = TargetDown
+    if code.startswith(("28", "3D", "22", "42", "0A", "55")) or code == "57P04":
+        kind = TargetRefused
+    return kind(message, remedy=remedy, sqlstate=code)
+
+
+def pooled(message: str, *, sqlstate: str | None = None) -> TargetRefused:
+    """Return the refusal of a target behind a connection pooler."""
+    return TargetRefused(message, remedy=POOLER_REMEDY, sqlstate=sqlstate)
+
+
+def _names(peer: Peer) -> dict[str, str]:
+    return {"role": _quoted(peer.role), "dbname": _quoted(peer.dbname), "place": peer.place}
+
+
+_HBA = (
+    "Add to pg_hba.conf: hostssl {dbname} {role} <address of this host>/32 scram-sha-256, "
+    "then SELECT pg_reload_conf();"
+)
+_PASSWORD = "Check the password of role {role}: postgres.password_file, or libpq's password file"  # noqa: S105
+_ROLE = "CREATE ROLE {role} LOGIN; GRANT pg_monitor TO {role}; (pgc setup sql prints it all)"
+_DATABASE = "Name a database that exists and accepts connections; {dbname} does not"
+
+_REMEDIES = {
+    "28P01": _PASSWORD,
+    "28000": _ROLE,
+    "3D000": _DATABASE,
+    "55000": _DATABASE,
+    "42501": "GRANT CONNECT ON DATABASE {dbname} TO {role};",
+    "53300": _LIMIT,
+    "42704": "Check `options` of conn_string and PGOPTIONS: the server knows no such setting",
+    "22023": "Check `options` of conn_string and PGOPTIONS: the server refuses the value",
+}
+
+# Words of libpq itself, and those of an English server where the SQLSTATE could not be had.
+_PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
+    ("startup parameter", TargetRefused, POOLER_REMEDY),
+    ("no password supplied", TargetRefused, _PASSWORD),
+    ("password authentication failed", TargetRefused, _PASSWORD),
+    ("no pg_hba.conf entry", TargetRefused, _HBA),
+    ("pg_hba.conf rejects", TargetRefused, _HBA),
+    ("valid client certificate", TargetRefused, _TLS),
+    ("certificate authentication failed", TargetRefused, _TLS),
+    ("does not match host name", TargetRefused, _TLS),
+    ("certificate verify failed", TargetRefused, _TLS),
+    ("root certificate file", TargetRefused, _TLS),
+    ("sslrootcert", TargetRefused, _TLS),
+    ("private key file", TargetRefused, _TLS),
+    ("certificate file", TargetRefused, _TLS),
+    ("key values mismatch", TargetRefused, _TLS),
+    ("alert", TargetRefused, _TLS),
+    ("server does not support SSL", TargetRefused, _TLS),
+    ("too many connections", TargetDown, _LIMIT),
+    ("remaining connection slots", TargetDown, _LIMIT),
+    ("uthentication", TargetRefused, _PASSWORD),
+    ("channel binding", TargetRefused, _PASSWORD),
+    ("does not exist", TargetRefused, _DATABASE),
+    ("is not permitted to log in", TargetRefused, _ROLE),
+    ("Connection refused", TargetDown, "Is PostgreSQL running, and does it listen on {place}?"),
+    ("No such file or directory", TargetDown, "Is PostgreSQL running? Its socket is missing"),
+)
+
+
+# --- reading texts
+
+
+_VERBOSE = re.compile(r":  ([0-9A-Z]{5}): ")
+_LOCATION = re.compile(r"\n(?:LOCATION|CONTEXT):.*", re.DOTALL)
+
+
+def _split(text: str) -> tuple[str | None, str]:
+    """Return the last SQLSTATE in libpq's verbose text, and the text without it."""
+    found = _VERBOSE.findall(text)
+    text = _LOCATION.sub("", _VERBOSE.sub(": ", text)).strip()
+    # libpq says first where it failed; `place` says that already.
+    _, failed, rest = text.rpartition(" failed: ")
+    if failed and text.startswith("connection to server"):
+        text = rest
+    return found[-1] if found else None, " ".join(text.split())
+
+
+def _primary(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())
+
+
+def _quoted(name: str) -> str:
+    if re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+# --- secrets
+
+
+_URI_PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s@]*@")
+_KEYWORD = re.compile(
+    r"((?:ssl|oauth_client_)?(?:password|secret|passwd|pwd)\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]+)",
+    re.IGNORECASE,
+)
+
+
+def scrubber(secrets: Iterable[str] = ()) -> Scrub:
+    """Return a function that replaces these secrets, and whatever looks like one, by `***`.
+
+    Looks like one: the password of a URI, and the value of a `password=` of any spelling.
+    """
+    known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+    literal = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def scrub(text: str) -> str:
+        if literal is not None:
+            text = literal.sub("***", text)
+        return _KEYWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1:***@", text))
+
+    return scrub

@@ -1,0 +1,263 @@
+"""Finds every literal and comment of a text as PostgreSQL's scanner (scan.l) would.
+
+In: any `str`, complete or cut off anywhere. Out: spans, in code points, that must not be shown.
+Two things about a text are unknown, and each doubles the readings: whether a backslash escapes
+in a plain string (`standard_conforming_strings`), and whether typographic quotes were meant as
+quotes (for PostgreSQL they are letters). A text that could be read both ways is read both ways,
+and the union of the spans is masked.
+
+Every pattern is linear: a quantifier over one character set is possessive, and each group that
+repeats is followed by something that cannot fail. Possessive *groups* are avoided on purpose:
+Python before 3.11.5 (Debian 12 ships 3.11.2) matches them wrongly (gh-106052).
+"""
+
+import enum
+import functools
+import re
+from typing import Final, TypeAlias
+
+
+class Kind(enum.StrEnum):
+    """What a span holds; the value is what stands in its place."""
+
+    STRING = "'?'"
+    NUMBER = "?"
+    COMMENT = " "
+
+
+# Code points start to end (exclusive) of a text, and what they hold. A plain tuple: there are
+# thousands in a large text, and a named one takes five times as long to make.
+Span: TypeAlias = tuple[int, int, Kind]
+
+
+NAME_LENGTH: Final = 63  # NAMEDATALEN - 1: a longer "identifier" is more likely a pasted value
+
+CURLY_SINGLE: Final = "\u2018-\u201b"
+CURLY_DOUBLE: Final = "\u201c-\u201f"
+_NOT_ASCII = "\x80-\U0010ffff"
+_NOT_ASCII_NOR_CURLY = "\x80-\u2017\u2020-\U0010ffff"
+# Everything of ASCII that neither starts a word, a number, a literal nor a comment.
+_PUNCTUATION = r"[\x00-!#%&(-,:-@\[-^`{-\x7f]"
+
+# A number may be glued to one of these before PostgreSQL 15 (`1FROM`); other letters glued to
+# a number are part of what was typed, and are masked with it.
+_GLUED_KEYWORDS = (
+    "and|as|asc|between|collate|cross|desc|else|end|except|fetch|filter|for|from|full|group"
+    "|having|ilike|in|inner|intersect|into|is|isnull|join|left|like|limit|loop|natural|not|notnull"
+    "|offset|on|operator|or|order|over|returning|right|row|rows|similar|then|to|union|using|when"
+    "|where|window|with"
+)
+_HEX = "[0-9a-fA-F]"
+_UUID = (
+    rf"{_HEX}{{8}}-{_HEX}{{4}}-"
+    rf"(?:{_HEX}{{0,4}}\Z|{_HEX}{{4}}-{_HEX}{{0,4}}\Z|{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{0,12}}+)"
+)
+
+_ESCAPED_REST = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*\\?'?", re.DOTALL)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+# Between two pieces of one string there is a newline; line comments may stand there too.
+_BLANK = re.compile(r"[ \t\n\r\f\v]*+")
+_LINE_COMMENT = re.compile(r"--[^\n\r]*+")
+
+_SPANS_PER_TURN = 64  # bounds the memory of the regular expression's own stack
+_CURLY = re.compile("[\u2018-\u201f]")
+_DASHES_OF_A_UUID = 2
+
+
+@functools.cache
+def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
+    """Return the pattern that skips what may be shown, up to and with what may not.
+
+    Groups: n a number, s a string that is complete, e the start of a string with backslash
+    escapes, c a line comment, b the start of a block comment, d the start of a dollar quote,
+    q a quoted identifier that is not one.
+    """
+    beyond = _NOT_ASCII_NOR_CURLY if curly else _NOT_ASCII
+    word = f"[A-Za-z0-9_${beyond}]*+"
+    tag = f"(?:[A-Za-z_{beyond}][A-Za-z0-9_{beyond}]*+)?"
+    quotes = f"'{CURLY_SINGLE}{CURLY_DOUBLE}" if curly else "'"
+    no_uuid = f"(?!{_UUID})" if uuid else ""
+    skip = (
+        f"{no_uuid}[ac-df-wyzAC-DF-WYZ_{beyond}]{word}",
+        f"{_PUNCTUATION}++",
+        f"{no_uuid}[eEbBxX](?![{quotes}]){word}",
+        r"\.(?!\d)",
+        r"\$\d{1,5}(?!\d)",
+        f'"[^"\']{{0,{NAME_LENGTH}}}+"(?!")',
+        "-(?!-)",
+        r"/(?!\*)",
+        rf"\$(?!\d|{tag}\$)",
+    )
+    # A doubled quote may also be read as one string that ends and one that begins.
+    plain = f"[bBxX]{'' if escapes else '?'}'[^']*+(?:''[^']*+){{0,{_SPANS_PER_TURN}}}'?"
+    if curly:
+        plain += "".join(
+            f"|[eEbBxX]?[{c}][^{c}]*+(?:[{c}](?=[A-Za-z0-9_])[^{c}]*+)*[{c}]?"
+            for c in (CURLY_SINGLE, CURLY_DOUBLE)
+        )
+    junk = f"(?:(?!(?i:{_GLUED_KEYWORDS})(?![A-Za-z0-9_${beyond}]))[A-Za-z_{beyond}]{word})?"
+    number = rf"(?:\d++(?:\.(?!\.)\d*+)?|\.\d++)(?:[eE][+-]?\d++)?{junk}|\$\d{{6,}}+"
+    literal = (
+        f"(?P<n>{_UUID + '|' if uuid else ''}{number})",
+        f"(?P<s>{plain})",
+        f"(?P<e>[eE]{'?' if escapes else ''}')",
+        r"(?P<c>--[^\n\r]*+)",
+        r"(?P<b>/\*)",
+        rf"(?P<d>\${tag}\$)",
+        r'(?P<q>"[^"]*+(?:""[^"]*+)*"?)',
+    )
+    text = f"(?:{'|'.join(skip)}){{0,{_SPANS_PER_TURN}}}(?:{'|'.join(literal)})?"
+    return re.compile(text, re.ASCII | re.DOTALL)
+
+
+def _comment_end(text: str, start: int) -> int:
+    """Return where the block comment whose body begins at `start` ends; they nest."""
+    depth = 1
+    for edge in _COMMENT_EDGE.finditer(text, start):
+        depth += 1 if edge[0] == "/*" else -1
+        if not depth:
+            return edge.end()
+    return len(text)
+
+
+def _dollar_end(text: str, start: int, delimiter: str) -> int:
+    """Return where the body that begins at `start` ends, its delimiter included."""
+    end = text.find(delimiter, start)
+    return len(text) if end < 0 else end + len(delimiter)
+
+
+def _continuation(text: str, end: int) -> int:
+    """Return where the body of the string's next piece begins, or -1 if there is none.
+
+    `'a'` newline `'b'` is one string: the second piece is read in the mode of the first.
+    """
+    newline, at = False, end
+    while at < len(text):
+        blank = _BLANK.match(text, at)
+        if blank is None:
+            return -1
+        newline = newline or "\n" in blank[0] or "\r" in blank[0]
+        at = blank.end()
+        if comment := _LINE_COMMENT.match(text, at):
+            at = comment.end()
+            continue
+        break
+    return at + 1 if newline and text.startswith("'", at) else -1
+
+
+def _escaped_end(text: str, start: int) -> int:
+    """Return where the string with escapes whose body begins at `start` ends, all its pieces."""
+    while True:
+        rest = _ESCAPED_REST.match(text, start)
+        end = rest.end() if rest else len(text)
+        start = _continuation(text, end)
+        if start < 0:
+            return end
+
+
+def _plain_end(text: str, end: int) -> int:
+    """Return where the plain string whose first piece ends at `end` ends, all its pieces."""
+    while (start := _continuation(text, end)) >= 0:
+        close = text.find("'", start)
+        end = len(text) if close < 0 else close + 1
+    return end
+
+
+def _is_name(text: str, start: int, end: int) -> bool:
+    """Return whether the quoted identifier at `start` is complete, short and free of quotes."""
+    complete = end - start > 1 and text.count('"', start, end) % 2 == 0
+    return complete and end - start - 2 <= NAME_LENGTH and "'" not in text[start:end]
+
+
+def _ending(text: str, found: re.Match[str], group: str) -> tuple[int, Kind]:
+    """Return where the literal that `found` begins with ends, and its kind."""
+    at = found.end()
+    match group:
+        case "c":
+            return at, Kind.COMMENT
+        case "b":
+            return _comment_end(text, at), Kind.COMMENT
+        case "e":
+            return _escaped_end(text, at), Kind.STRING
+        case "d":
+            return _dollar_end(text, at, found["d"]), Kind.STRING
+        case "s":
+            # Pieces matter only where backslashes escape; elsewhere a new string reads the same.
+            return _plain_end(text, at), Kind.STRING
+        case _:
+            return at, Kind.STRING
+
+
+def read(text: str, *, escapes: bool, curly: bool) -> list[Span]:
+    """Return the spans of one reading, in order, none touching another of its kind.
+
+    escapes: a backslash escapes in a plain string (standard_conforming_strings = off).
+    curly: typographic quotes are quotes (what the author meant), not letters (what a server sees).
+    """
+    match = _pattern(escapes=escapes, curly=curly, uuid=text.count("-") >= _DASHES_OF_A_UUID).match
+    spans: list[Span] = []
+    at, length = 0, len(text)
+    while at < length:
+        found = match(text, at)
+        if found is None or found.end() == at:  # cannot happen: every character is in the pattern
+            raise AssertionError("the lexer stands still")
+        group, at = found.lastgroup, found.end()
+        if group is None:
+            continue
+        start, kind = found.start(group), Kind.STRING
+        if group == "n":
+            kind = Kind.NUMBER
+        elif group != "s" or escapes:
+            at, kind = _ending(text, found, group)
+            if group == "q" and _is_name(text, start, at):
+                continue
+        if spans and spans[-1][1] == start and spans[-1][2] is kind:
+            start = spans.pop()[0]
+        spans.append((start, at, kind))
+    return spans
+
+
+def _union(found: list[Span]) -> list[Span]:
+    """Return the spans of several readings as one list, in order, none overlapping another."""
+    merged: list[Span] = []
+    last_start, last_end, last_kind = -1, -1, Kind.COMMENT
+    for start, end, kind in sorted(found):
+        if start < last_end or (start == last_end and kind is last_kind):
+            last_end = max(last_end, end)
+            last_kind = kind if kind is last_kind else Kind.STRING
+        else:
+            merged.append((last_start, last_end, last_kind))
+            last_start, last_end, last_kind = start, end, kind
+    merged.append((last_start, last_end, last_kind))
+    return merged[1:]
+
+
+def spans(text: str) -> list[Span]:
+    r"""Return everything in `text` that must not be shown, in order, none overlapping.
+
+    Source: privacy rules of the lexer, docs/specs/masking.md. A backslash can only change where
+    a string ends when `\'` occurs, so other texts are read once.
+    """
+    escapes = "\\'" in text
+    curly = not text.isascii() and _CURLY.search(text) is not None
+    found = read(text, escapes=False, curly=False)
+    if not escapes and not curly:
+        return found
+    if escapes:
+        found += read(text, escapes=True, curly=False)
+    if curly:
+        found += read(text, escapes=False, curly=True)
+    if escapes and curly:
+        found += read(text, escapes=True, curly=True)
+    return _union(found)
+
+
+def render(text: str, found: list[Span]) -> str:
+    """Return `text` with every span of `found` replaced by what stands for its kind."""
+    parts: list[str] = []
+    at = 0
+    for start, end, kind in found:
+        parts += (text[at:start], kind)
+        at = end
+    parts.append(text[at:])
+    return "".join(parts)

@@ -1,0 +1,207 @@
+"""APScheduler behind `apply([Job])`: one executor of one thread for each lane.
+
+A lane's executor queues what is due while its session is busy, in order of due time; the wait costs
+a queue entry, not a thread. What has waited longer than its own interval is skipped, and counted.
+
+APScheduler follows the wall clock: stepped back by an hour it would run nothing for an hour. A
+watchdog on the monotonic clock lays all jobs anew when the two clocks part.
+"""
+
+import concurrent.futures
+import datetime as dt
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
+from apscheduler.executors.pool import BasePoolExecutor
+from apscheduler.job import Job as ScheduledJob
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from pg_collector.clock import Clock
+from pg_collector.metrics import Metrics
+from pg_collector.schedule import Job
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CLOCK_STEP = 1.0  # seconds by which the clocks may part before the jobs are laid anew
+WATCH_EVERY = 1.0  # seconds
+FIRST_RUN_SPREAD = 1.0  # seconds within which all first runs fall: at once, but not all together
+
+
+class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """The one thread of a lane, with a queue before it."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._clock = clock
+        self.pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
+        self.submitted: dict[str, float] = {}  # one entry a job: written before its run, read in it
+        super().__init__(self.pool)
+
+    def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
+        self.submitted[job.id] = self._clock.monotonic()
+        super()._do_submit_job(job, run_times)
+
+
+class Scheduler:
+    """Runs jobs on their lanes until it is stopped."""
+
+    def __init__(
+        self,
+        run: Callable[[Job], None],
+        metrics: Metrics,
+        clock: Clock,
+        stopping: threading.Event,
+    ) -> None:
+        """`run` is called in the lane's thread; it must not raise."""
+        self._run = run
+        self._metrics = metrics
+        self._clock = clock
+        self._stopping = stopping
+        self._lanes: dict[str, LaneExecutor] = {}  # guarded by _lock
+        self._jobs: dict[str, Job] = {}  # guarded by _lock
+        self._lock = threading.RLock()
+        self._idle = threading.Condition()
+        self._running = 0  # guarded by _idle
+        self._watchdog = threading.Thread(target=self._watch, name="clock-watchdog", daemon=True)
+        self._aps = BackgroundScheduler(
+            timezone=dt.UTC,
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._aps.add_listener(self._on_still_running, EVENT_JOB_MAX_INSTANCES)
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+    def start(self) -> None:
+        """Start the scheduling thread and the watchdog."""
+        self._aps.start()
+        self._watchdog.start()
+
+    def stop(self, deadline: float) -> bool:
+        """Start no more turns and wait for the running ones, `deadline` seconds at most.
+
+        Returns whether all ended. Waiting turns are dropped.
+        """
+        if self._aps.running:
+            self._aps.shutdown(wait=False)
+        for executor in self._lanes.values():
+            executor.pool.shutdown(wait=False, cancel_futures=True)
+        with self._idle:
+            ended = self._idle.wait_for(lambda: self._running == 0, deadline)
+        if self._watchdog.is_alive() and self._stopping.is_set():
+            self._watchdog.join(WATCH_EVERY)
+        return ended
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run."""
+        thread = self._aps._thread  # noqa: SLF001  # the one way to see that it died
+        return self._watchdog.is_alive() and thread is not None and thread.is_alive()
+
+    def apply(self, jobs: Iterable[Job]) -> None:
+        """Make these the jobs: new ones run at once, changed ones at their new interval."""
+        wanted = {job.id: job for job in jobs}
+        with self._lock:
+            for gone in self._jobs.keys() - wanted.keys():
+                self._aps.remove_job(gone)
+            for job in wanted.values():
+                before = self._jobs.get(job.id)
+                if before == job:
+                    continue
+                if before is not None:
+                    self._aps.remove_job(job.id)
+                self._add(job, at_once=before is None)
+            self._jobs = wanted
+
+    def next_run(self, job_id: str) -> dt.datetime | None:
+        """Return when a job is due next."""
+        job = self._aps.get_job(job_id)
+        return job.next_run_time if job is not None else None
+
+    def borrow(self, target: str, lane: str, work: Callable[[], T], timeout: float) -> T:
+        """Run `work` in a lane's thread, behind what waits there, and return what it returns.
+
+        Raises TimeoutError where the lane did not come round to it in `timeout` seconds.
+        """
+        future = self._lane(f"{target}/{lane}").pool.submit(self._counted, work)
+        try:
+            return future.result(timeout)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise TimeoutError(f"the lane {lane} of {target} was busy for {timeout:g} s") from None
+
+    def reanchor(self) -> None:
+        """Lay every job anew on the wall clock as it is now."""
+        with self._lock:
+            for job in self._jobs.values():
+                self._aps.remove_job(job.id)
+                self._add(job, at_once=True)
+
+    def _add(self, job: Job, *, at_once: bool) -> None:
+        alias = f"{job.target}/{job.lane}"
+        self._lane(alias)
+        wait = random.uniform(0, min(FIRST_RUN_SPREAD, job.every / 10))  # noqa: S311
+        first = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=wait if at_once else job.every)
+        self._aps.add_job(
+            self._take,
+            # Its own jitter would only ever lengthen the interval; the first run's spread remains.
+            IntervalTrigger(seconds=job.every, start_date=first, timezone=dt.UTC),
+            args=(job,),
+            id=job.id,
+            executor=alias,
+            next_run_time=first,
+        )
+
+    def _lane(self, alias: str) -> LaneExecutor:
+        with self._lock:
+            if alias not in self._lanes:
+                executor = LaneExecutor(alias.replace("/", ":"), self._clock)
+                self._lanes[alias] = executor
+                self._aps.add_executor(executor, alias)
+            return self._lanes[alias]
+
+    def _take(self, job: Job) -> None:
+        """Be one run of a job, in its lane's thread."""
+        submitted = self._lane(f"{job.target}/{job.lane}").submitted[job.id]
+        if self._stopping.is_set():
+            return
+        if self._clock.monotonic() - submitted > job.every:
+            self._skipped(job, "lane_busy")
+            return
+        self._counted(lambda: self._run(job))
+
+    def _counted(self, work: Callable[[], T]) -> T:
+        with self._idle:
+            self._running += 1
+        try:
+            return work()
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def _on_still_running(self, event: JobSubmissionEvent) -> None:
+        """Count a run that is left out because the one before runs or waits still."""
+        job = self._jobs.get(event.job_id)
+        if job is not None:
+            self._skipped(job, "still_running")
+
+    def _skipped(self, job: Job, reason: str) -> None:
+        self._metrics.sampler_skipped_total.labels(sampler=job.sampler, reason=reason).inc()
+
+    def _watch(self) -> None:
+        """Be the watchdog thread: notice when the wall clock is set."""
+        apart = self._apart()
+        while not self._stopping.wait(WATCH_EVERY):
+            now = self._apart()
+            if abs(now - apart) > CLOCK_STEP:
+                log.warning("the wall clock moved by %.1f s; jobs are laid anew", now - apart)
+                self.reanchor()
+            apart = now
+
+    def _apart(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()

@@ -1,0 +1,38 @@
+"""Wait for a condition: the only place in the tests that pauses before looking again."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+INTERVAL = 0.02  # seconds between two looks
+
+
+def until(
+    look: Callable[[], T],
+    deadline: float = 10.0,
+    what: str = "",
+    *,
+    not_yet: tuple[type[Exception], ...] = (),
+) -> T:
+    """Call `look` until it returns something true, and return that.
+
+    `deadline` is in seconds; `not_yet` names exceptions that mean "look again".
+    Raises AssertionError with `what` and what was seen last.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        try:
+            seen: object = look()
+        except not_yet as error:
+            seen = error
+        else:
+            if seen:
+                return seen  # type: ignore[return-value]
+        if time.monotonic() >= end:
+            raise AssertionError(
+                f"not within {deadline:g} s: {what or getattr(look, '__qualname__', look)}; "
+                f"last seen: {seen!r}"
+            )
+        time.sleep(INTERVAL)
