@@ -5,40 +5,47 @@ Whoever runs an agent comes through here: `pgc start`, the demo and the tests.
 
 import contextlib
 import logging
-import os
 import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from pg_collector import schedule
+from pg_collector import spot
 from pg_collector.buffer.memory import MemoryBuffer
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Config
-from pg_collector.errors import TargetError
+from pg_collector.control import ControlServer, Request
+from pg_collector.errors import CollectorError
 from pg_collector.health.server import HealthServer
-from pg_collector.health.vitals import Vital, Vitals
+from pg_collector.health.vitals import Vital, Vitals, VitalState
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet
+from pg_collector.outlets.file import FileOutlet
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
-from pg_collector.schedule import Job, Layout
+from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
 from pg_collector.sender import Sender
 from pg_collector.target import Target
 
 log = logging.getLogger(__name__)
 
+OutletSource = Callable[[Clock, Metrics], Outlet]
+
+# An orderly stop takes less than ten seconds, whatever hangs.
 STOP_TURNS = 2.0  # seconds that running turns may take to end before their sockets are shut
 STOP_FORCED = 1.0  # seconds after that
-STOP_DRAIN = 4.0  # seconds for the last lines; together less than the 10 s of an orderly stop
-MAX_BATCH_LINES = 500
-FILE_LINGER = 0.5  # seconds; a file costs nothing to reach
+STOP_DRAIN = 4.0  # seconds for the last lines
+SAMPLE_DEADLINE = 20.0  # seconds for one sampler that a command asks for
+FILE_LINGER = 0.5  # seconds between two looks at an empty buffer: a file costs nothing to reach
+ONCE_DEADLINE = 60.0  # seconds for one turn of `once`
 
 
 class Agent:
@@ -48,13 +55,18 @@ class Agent:
         self,
         config: Config,
         grants: GrantSource,
-        outlet: Outlet | None,
+        outlet: OutletSource | None = None,
         *,
         samplers: Mapping[str, Sampler] | None = None,
         token: Callable[[], str] | None = None,
+        socket: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Build every part; nothing runs before `start`. `token` gives a database password."""
+        """Build every part; nothing runs before `start`.
+
+        `outlet` builds the one outlet: by default the files of `local`, where that is enabled.
+        `token` gives a database password, `socket` is where commands reach the agent.
+        """
         self.config = config
         self.clock = clock or SystemClock()
         self.samplers = discover() if samplers is None else samplers
@@ -85,10 +97,239 @@ class Agent:
             if database.enabled
         }
         self.scheduler = Scheduler(self._take, self.metrics, self.clock, self.stopping)
-        self.outlet = outlet
+        if outlet is None and config.local.enabled:
+            outlet = partial(FileOutlet, config.local)
+        self.outlet = outlet(self.clock, self.metrics) if outlet is not None else None
         self.layout = Layout((), ())
         self._grants = grants
+        self._socket = socket
         self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
         self._failed = False
-        self._sender: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the parts in order; one that fails stops those already started.
+
+        Raises StateError where the HTTP address or the output cannot be used.
+        """
+        with contextlib.ExitStack() as stack:
+            health = HealthServer(self.config.http, self.vitals, self.metrics)
+            health.start()
+            stack.callback(health.stop)
+            stack.callback(self._close_targets)
+            if self.outlet is not None:
+                stack.enter_context(self._sending(self.outlet))
+            stack.callback(self._stop_sampling)
+            if self._socket is not None:
+                control = ControlServer(self.sample, self._socket)
+                control.start()
+                stack.callback(control.stop)
+            self.scheduler.start()
+            self._register()
+            self.apply()
+            self._stack = stack.pop_all()
+
+    def apply(self) -> None:
+        """Lay the jobs out anew, as the grant and the configuration say now."""
+        grant = self._grants.grant()
+        self.layout = lay_out(self.samplers, grant, self.config)
+        for paused in self.layout.paused:
+            log.warning(
+                "%s on %s: %s", paused.sampler or "every sampler", paused.target, paused.why
+            )
+        self.metrics.set_plan(grant.plan if grant is not None else "none")
+        for target in self.targets:
+            names = [job.sampler for job in self.layout.jobs if job.target == target]
+            self.metrics.introduce(target, names)
+        self.scheduler.apply(self.layout.jobs)
+
+    def once(self) -> bool:
+        """Take one turn of every sampler, deliver, stop; return whether every target answered.
+
+        Nothing is scheduled and no port is opened: for cron, and to try a configuration.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close_targets)
+            if self.outlet is not None:
+                stack.enter_context(self._sending(self.outlet))
+            stack.callback(self._stop_sampling)
+            self.layout = lay_out(self.samplers, self._grants.grant(), self.config)
+            for job in self.layout.jobs:
+                self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
+        return all(target.trouble is None for target in self.targets.values())
+
+    def sample(self, request: Request) -> list[bytes]:
+        """Answer the control socket: take samples on the target's own lanes, now.
+
+        Raises CollectorError where there is no such target or sampler, or its lane stays busy.
+        """
+        name = request.target or next(iter(self.targets), None)
+        if name not in self.targets:
+            known = ", ".join(self.targets) or "none"
+            raise CollectorError(f"no target {name!r}", remedy=f"The agent's targets: {known}")
+        target = self.targets[name]
+        found: list[bytes] = []
+        for sampler in spot.chosen(self.samplers, request.samplers):
+            lane = target.lane_for(sampler)
+            work = partial(
+                target.lend, lane, lambda s, one=sampler: spot.take(one, target.name, s, request)
+            )
+            try:
+                found += self.scheduler.borrow(target.name, lane, work, SAMPLE_DEADLINE)
+            except TimeoutError as error:
+                raise CollectorError(str(error), remedy="Try again in a moment.") from error
+        return found
+
+    def wait(self) -> int:
+        """Wait until someone calls `end`, or a part that nothing works without has died.
+
+        Returns the exit code: 0, or 1 when a part died.
+        """
+        why = self._ends.get()
+        log.info("stopping: %s", why)
+        return 1 if self._failed else 0
+
+    def end(self, why: str) -> None:
+        """Ask `wait` to return. Safe in a signal handler."""
+        self._ends.put(why)
+
+    def stop(self) -> None:
+        """Stop the parts in reverse order, within ten seconds."""
+        self.stopping.set()
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _take(self, job: Job) -> None:
+        self.targets[job.target].take(job)
+
+    def _unmasked(self, reason: str) -> None:
+        self.metrics.masking_failures_total.labels(reason=reason).inc()
+
+    def _stop_sampling(self) -> None:
+        """End the turns: politely first, then by shutting their sockets."""
+        self.stopping.set()
+        if not self.scheduler.stop(STOP_TURNS):
+            for target in self.targets.values():
+                target.interrupt()
+            if not self.scheduler.stop(STOP_FORCED):
+                log.error("a turn did not end; its session is left to the server's own limits")
+
+    def _close_targets(self) -> None:
+        for target in self.targets.values():
+            target.close()
+
+    @contextlib.contextmanager
+    def _sending(self, outlet: Outlet) -> Iterator[None]:
+        """Run the sender in its thread; at the end deliver what is left, and count what is not."""
+        stopping = threading.Event()
+        sender = Sender(
+            self.buffer,
+            outlet,
+            stopping,
+            self.metrics,
+            clock=self.clock,
+            linger=FILE_LINGER,
+            max_bytes=self.config.platform.batch_max_bytes,
+            max_lines=self.config.platform.batch_max_lines,
+            beat=self.vitals.beat("sender"),
+        )
+        thread = threading.Thread(target=self._essential, args=(sender.run,), name="sender")
+        thread.daemon = True  # its own stop follows; a hung disk must not keep the process alive
+        self.vitals.register("output", lambda: _output_vital(outlet.name, sender))
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            thread.join(STOP_DRAIN)
+            if thread.is_alive():
+                log.error("the sender did not end; what it holds is lost")
+            else:
+                sender.drain(STOP_DRAIN)
+                outlet.close()
+            lost = self.buffer.abandon("shutdown")
+            if lost:
+                log.error("%d lines were not delivered and are lost", lost)
+
+    def _essential(self, work: Callable[[], None]) -> None:
+        """Be a thread that nothing works without: its death ends the process."""
+        try:
+            work()
+        except BaseException:
+            log.exception("a part that nothing works without died")
+            self._failed = True
+            self.end("a part died")
+            raise
+
+    def _register(self) -> None:
+        self.vitals.register("scheduler", self._scheduler_vital)
+        self.vitals.register("plan", self._plan_vital)
+        for target in self.targets.values():
+            self.vitals.register(f"postgres:{target.name}", lambda t=target: _target_vital(t))
+
+    def _scheduler_vital(self) -> Vital:
+        if self.scheduler.alive:
+            return Vital(VitalState.OK)
+        return Vital(VitalState.DOWN, "the scheduler's threads are dead", "Restart the agent.")
+
+    def _plan_vital(self) -> Vital:
+        if self._grants.grant() is not None:
+            return Vital(VitalState.OK)
+        return Vital(
+            VitalState.DOWN,
+            "UNPROVISIONED: this device has no plan",
+            "Set local.enabled: true (or start with --local PATH) to collect into files.",
+        )
+
+
+def _target_vital(target: Target) -> Vital:
+    trouble = target.trouble
+    if trouble is not None:
+        return Vital(VitalState.DOWN, trouble)
+    if not target.connected:
+        return Vital(VitalState.DOWN, "not connected yet")
+    return Vital(VitalState.OK)
+
+
+def _output_vital(name: str, sender: Sender) -> Vital:
+    trouble = sender.trouble
+    if trouble is None:
+        return Vital(VitalState.OK)
+    return Vital(VitalState.DEGRADED, f"{name}: {trouble.message}", trouble.remedy)
+
+
+def run(
+    config: Config,
+    grants: GrantSource,
+    outlet: OutletSource | None = None,
+    *,
+    token: Callable[[], str] | None = None,
+    socket: Path | None = None,
+    on_start: Callable[[Agent], None] = lambda _agent: None,
+) -> int:
+    """Be the agent, in the main thread, until SIGTERM or SIGINT; return the exit code.
+
+    `on_start` sees the running agent once, before the wait begins. Raises StateError where
+    something cannot be opened.
+    """
+    agent = Agent(config, grants, outlet, token=token, socket=socket)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        agent.end(signal.Signals(number).name)
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        with agent:
+            on_start(agent)
+            return agent.wait()
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

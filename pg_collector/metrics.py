@@ -202,7 +202,7 @@ class Metrics:
             "output_errors_total", "Attempts that delivered nothing.", "output", "reason"
         )
         self.output_bytes_total = self._counter(
-            "output_bytes_total", "Bytes of lines delivered, before compression.", "output"
+            "output_bytes_total", "Bytes written, or sent after compression.", "output"
         )
         self.output_last_success_timestamp_seconds = self._gauge(
             "output_last_success_timestamp_seconds", "Unix time of the last delivery.", "output"

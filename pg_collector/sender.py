@@ -116,14 +116,12 @@ class Sender:
             said = f"{self._outlet.name} acknowledged {through} of {batch.first}-{batch.last}"
             return self._hold("error", Deferred(said))
         self._buffer.ack(through)
-        self._delivered(batch, through)
+        self._delivered(through)
         return 0.0
 
-    def _delivered(self, batch: Batch, through: int) -> None:
+    def _delivered(self, through: int) -> None:
         name = self._outlet.name
-        size = sum(len(line) + 1 for line in batch.lines[: through - batch.first + 1])
         self._metrics.output_success_total.labels(name).inc()
-        self._metrics.output_bytes_total.labels(name).inc(size)
         self._metrics.output_last_success_timestamp_seconds.labels(name).set(
             self._clock.now().timestamp()
         )

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from pg_collector.states import OK, State, States
 from pg_collector.turn import Turn
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _SERVER_COLUMNS = (
     "server_version_num",
@@ -114,6 +117,19 @@ class Target:
             self._failed(job, "panic")
         else:
             self._well(job)
+
+    def lane_for(self, sampler: Sampler) -> LaneName:
+        """Return the lane that a sampler's turns are taken on."""
+        return sampler.lane if sampler.lane in self._lanes else LaneName.FAST
+
+    def lend(self, name: LaneName, work: Callable[[Session], T]) -> T:
+        """Do `work` with a lane's session, in that lane's thread; raises what it raises."""
+        lane = self._lanes[name]
+        try:
+            return work(lane.session())
+        except TargetError as error:
+            lane.drop(error)
+            raise
 
     def interrupt(self) -> None:
         """Free the lanes' threads from whatever they wait for."""

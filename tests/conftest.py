@@ -6,7 +6,7 @@ says how to get it; with CI=true it fails them.
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NoReturn, TypeVar
 
@@ -54,6 +54,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "loadgroup"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker: it reads the command line again and would not know."""
+    node.workerinput["grouped"] = node.config.option.dist == "loadgroup"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config, "workerinput", {}).get("grouped"):
+        config.option.loadgroup = True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -65,19 +76,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
+def pytest_runtest_setup() -> Generator[None, None, None]:
     try:
         return (yield)
     except LabMissing as error:
-        missing(error)
+        reason = error
+    missing(reason)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
+def pytest_runtest_call() -> Generator[None, None, None]:
     try:
         return (yield)
     except LabMissing as error:
-        missing(error)
+        reason = error
+    missing(reason)
 
 
 class Lab:

@@ -60,12 +60,12 @@ def _before_the_verb(
         str | None, typer.Option(metavar="FORMAT", help="json or console.")
     ] = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="Print without colours.")] = False,
-    version: Annotated[
+    _version_wanted: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    from pg_collector.cli.options import Globals  # noqa: PLC0415  # not needed for --version
+    from pg_collector.cli.options import Globals
 
     if no_color:
         os.environ["NO_COLOR"] = "1"
@@ -105,7 +105,7 @@ def _exit_code(error: CollectorError) -> int:
 
 
 def _mount() -> None:
-    from pg_collector.cli import (  # noqa: PLC0415  # the verbs import this module's names
+    from pg_collector.cli import (
         config,
         demo,
         sample,

@@ -70,8 +70,7 @@ def script(user: str, auth: str, connection_limit: int, databases: list[str]) ->
         f"ALTER ROLE {role} SET default_transaction_read_only = on;",
         f"GRANT pg_monitor TO {role};",
     ]
-    for database in databases:
-        lines.append(f"GRANT CONNECT ON DATABASE {_identifier(database)} TO {role};")
+    lines += [f"GRANT CONNECT ON DATABASE {_identifier(one)} TO {role};" for one in databases]
     lines += [
         "-- For the sampler `statements`. pg_stat_statements must also stand in",
         "-- shared_preload_libraries, which needs a restart.",

@@ -1,187 +1,190 @@
 """The configuration as frozen values, one class per section of the file.
 
 Field names are the file's keys. Durations are seconds, sizes are bytes, whatever unit the file
-used; texts that are secret are `Secret`. Defaults stand here and nowhere else. Reading, checking
-and error messages are `config.load`'s work; a `Config` that exists is valid.
+used; texts that are secret are `Secret`. Defaults, bounds and descriptions stand here (and in
+`target`, `kinds`) and nowhere else: the reference is made from them. Reading, checking and error
+messages are `config.load`'s work; a `Config` that exists is valid.
 """
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import msgspec
+from msgspec import Meta
 
+from pg_collector.config.kinds import (
+    DAY,
+    GIB,
+    KIB,
+    MIB,
+    AuthMethod,
+    Bytes,
+    Compression,
+    Durability,
+    Fraction,
+    Fsync,
+    Interval,
+    LogFormat,
+    LogLevel,
+    MaskingLevel,
+    Seconds,
+    Section,
+    Timeout,
+    TlsMode,
+)
+from pg_collector.config.target import (
+    AwsIam,
+    AzureAd,
+    Database,
+    Discover,
+    GcpIam,
+    Postgres,
+    Tls,
+)
 from pg_collector.secret import Secret
 
-Seconds = float
-Bytes = int
-Fraction = float  # 0.1 is 10 %
-
-KIB = 1024
-MIB = 1024 * KIB
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parent of every section."""
-
-
-class AuthMethod(enum.StrEnum):
-    """How the agent proves to PostgreSQL who it is."""
-
-    AUTO = "auto"  # whatever libpq finds: password file, service, peer, certificate
-    CERT = "cert"
-    AWS_IAM = "aws_iam"
-    GCP_IAM = "gcp_iam"
-    AZURE_AD = "azure_ad"
-    PASSWORD = "password"  # noqa: S105  # the method's name
-    PEER = "peer"
-
-
-class TlsMode(enum.StrEnum):
-    """libpq's sslmode (https://www.postgresql.org/docs/current/libpq-ssl.html)."""
-
-    DISABLE = "disable"
-    ALLOW = "allow"
-    PREFER = "prefer"
-    REQUIRE = "require"
-    VERIFY_CA = "verify-ca"
-    VERIFY_FULL = "verify-full"
-
-
-class Tls(Section, frozen=True):
-    """TLS to PostgreSQL. `ca_file: system` is the operating system's bundle."""
-
-    mode: TlsMode | None = None
-    ca_file: str = "system"
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-
-class AwsIam(Section, frozen=True):
-    """RDS and Aurora IAM authentication."""
-
-    region: str | None = None
-    role_arn: str | None = None
-
-
-class GcpIam(Section, frozen=True):
-    """Cloud SQL IAM authentication; nothing to set."""
-
-
-class AzureAd(Section, frozen=True):
-    """Microsoft Entra authentication."""
-
-    client_id: str | None = None
-
-
-class Postgres(Section, frozen=True):
-    """One connection's settings; empty parts of `conn_string` fall back to libpq's environment."""
-
-    conn_string: Secret = Secret("postgresql:///postgres")
-    auth_method: AuthMethod = AuthMethod.AUTO
-    password: Secret | None = None
-    password_file: Path | None = None
-    connect_timeout: Seconds = 5.0
-    query_timeout: Seconds = 5.0
-    lock_timeout: Seconds = 0.1
-    max_connections: Annotated[int, msgspec.Meta(ge=1, le=2)] = 2
-    application_name: str = "pg-collector"
-    tls: Tls = Tls()
-    aws_iam: AwsIam = AwsIam()
-    gcp_iam: GcpIam = GcpIam()
-    azure_ad: AzureAd = AzureAd()
-
-
-class Discover(Section, frozen=True):
-    """Which further databases of the same server the per-database samplers visit."""
-
-    enabled: bool = False
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ("template0", "template1", "rdsadmin")
-
-
-class Database(Section, frozen=True):
-    """A target."""
-
-    name: str
-    enabled: bool = True
-    samplers: tuple[str, ...] = ()  # empty: all that the plan allows
-    tags: dict[str, str] = {}
-    discover: Discover = Discover()
-    postgres: Postgres = Postgres()
+__all__ = [
+    "KIB",
+    "MIB",
+    "AuthMethod",
+    "AwsIam",
+    "AzureAd",
+    "Breaker",
+    "Breakers",
+    "Buffers",
+    "Bytes",
+    "ClientCert",
+    "Compression",
+    "Config",
+    "Database",
+    "Discover",
+    "Durability",
+    "Fraction",
+    "Fsync",
+    "GcpIam",
+    "Http",
+    "HttpTls",
+    "IpAllowlist",
+    "Local",
+    "Log",
+    "LogFormat",
+    "LogLevel",
+    "MaskingLevel",
+    "Platform",
+    "PlatformTimeout",
+    "Postgres",
+    "Sampling",
+    "Seconds",
+    "Section",
+    "Security",
+    "Tls",
+    "TlsMode",
+]
 
 
 class Sampling(Section, frozen=True):
     """How often. An absent interval is the sampler's own default."""
 
-    enabled: dict[str, bool] = {}
-    every: dict[str, Seconds] = {}  # in the file: one key per sampler, beside the others
-    jitter: Fraction = 0.1
-    budget: Fraction | None = 0.05  # of one core of the server; None is off
-    query_text_max: Bytes = 64 * KIB
-
-
-class Durability(enum.StrEnum):
-    """What the buffer promises across a crash."""
-
-    WAL = "wal"
-    OVERFLOW = "overflow"
-    MEMORY = "memory"
+    enabled: Annotated[
+        dict[str, bool],
+        Meta(
+            description="`{statements: false}` switches a sampler off; the plan says what may be on",
+            extra={"of": "samplers"},
+        ),
+    ] = {}
+    every: Annotated[
+        dict[str, Interval],  # in the file: one key per sampler, beside the others
+        Meta(
+            description="a sampler's interval: `activity: 10s`; clamped to the plan's minimum",
+            extra={"of": "samplers", "beside": True},
+        ),
+    ] = {}
+    jitter: Annotated[
+        Fraction, Meta(description="how far runs are spread, as a part of the interval")
+    ] = 0.1
+    budget: Annotated[
+        Fraction | None,
+        Meta(
+            description="server time that all samplers of a target may take, of one core; or `off`",
+            extra={"off": True},
+        ),
+    ] = 0.05
+    query_text_max: Annotated[
+        Bytes, Meta(ge=KIB, le=MIB, description="longer query texts are cut")
+    ] = 64 * KIB
 
 
 class Buffers(Section, frozen=True):
     """The two tiers between sampling and sending."""
 
-    durability: Durability = Durability.WAL
-    memory_max: Bytes = 4 * MIB
-    disk_path: Path | None = None  # None: `buffer` in the state directory
-    disk_max: Bytes = 500 * MIB
-    min_free: Fraction = 0.05
+    durability: Annotated[
+        Durability,
+        Meta(
+            description="wal: on disk before it is sent; overflow: on disk when memory is full; "
+            "memory: never on disk"
+        ),
+    ] = Durability.WAL
+    memory_max: Annotated[Bytes, Meta(ge=512 * KIB, le=GIB, description="lines held in memory")] = (
+        4 * MIB
+    )
+    disk_path: Annotated[
+        Path | None, Meta(description="by default `buffer` in the state directory")
+    ] = None
+    disk_max: Annotated[
+        Bytes,
+        Meta(ge=MIB, description="beyond it samples are thinned, then dropped, counted and declared"),
+    ] = 500 * MIB
+    min_free: Annotated[Fraction, Meta(description="of the volume, which is never filled")] = 0.05
 
 
 class ClientCert(Section, frozen=True):
     """The certificate that the agent shows to the platform or a proxy."""
 
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    cert_file: Annotated[Path | None, Meta(description="needs `key_file`, too")] = None
+    key_file: Annotated[Path | None, Meta(description="mode 0600")] = None
 
 
 class PlatformTimeout(Section, frozen=True):
     """Bounds of one request."""
 
-    connect: Seconds = 5.0
-    total: Seconds = 30.0
-
-
-class Compression(enum.StrEnum):
-    """Content-Encoding of a batch."""
-
-    ZSTD = "zstd"
-    GZIP = "gzip"
+    connect: Annotated[Timeout, Meta(description="until connected")] = 5.0
+    total: Annotated[Timeout, Meta(description="until the whole answer is there")] = 30.0
 
 
 class Platform(Section, frozen=True):
     """Where the samples go."""
 
-    url: str | None = None
-    proxy: Secret | None = None
-    no_proxy: str | None = None
-    ca_file: str = "system"
+    url: Annotated[str | None, Meta(description="required with an `api_key`")] = None
+    proxy: Annotated[
+        Secret | None, Meta(description="by default HTTPS_PROXY and NO_PROXY are followed")
+    ] = None
+    no_proxy: Annotated[str | None, Meta(description="hosts to reach without the proxy")] = None
+    ca_file: Annotated[str, Meta(description="`system` or a file of certificates")] = "system"
     client_cert: ClientCert = ClientCert()
-    batch_max_lines: int = 500
-    batch_max_bytes: Bytes = 512 * KIB
-    linger: Seconds = 5.0
-    drain_rate_max: Bytes = 1 * MIB
-    resume_delay_max: Seconds = 30.0
+    batch_max_lines: Annotated[
+        int, Meta(ge=1, le=10_000, description="a request holds at most so many lines")
+    ] = 500
+    batch_max_bytes: Annotated[
+        Bytes, Meta(ge=16 * KIB, le=16 * MIB, description="a request holds at most so much")
+    ] = 512 * KIB
+    linger: Annotated[
+        Seconds, Meta(ge=0, le=300, description="how long a batch may wait to grow")
+    ] = 5.0
+    drain_rate_max: Annotated[
+        Bytes, Meta(ge=KIB, description="bytes a second on the wire after an outage")
+    ] = MIB
+    resume_delay_max: Annotated[
+        Seconds,
+        Meta(ge=0, le=3600, description="random, so that a fleet does not return at once"),
+    ] = 30.0
     timeout: PlatformTimeout = PlatformTimeout()
-    compression: Compression = Compression.ZSTD
+    compression: Annotated[Compression, Meta(description="of a request's body")] = Compression.ZSTD
 
 
 class Breaker(Section, frozen=True):
-    """After `failures` in a row, leave it alone for `reset` seconds."""
+    """After `failures` in a row, leave it alone for `reset`."""
 
-    failures: int = 5
-    reset: Seconds = 30.0
+    failures: Annotated[int, Meta(ge=1, le=1000, description="in a row, to open")] = 5
+    reset: Annotated[Seconds, Meta(ge=1, le=3600, description="until the next attempt")] = 30.0
 
 
 class Breakers(Section, frozen=True):
@@ -195,102 +198,116 @@ class Breakers(Section, frozen=True):
 class HttpTls(Section, frozen=True):
     """TLS of the agent's own endpoints."""
 
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    cert_file: Annotated[Path | None, Meta(description="needs `key_file`, too")] = None
+    key_file: Annotated[Path | None, Meta(description="mode 0600")] = None
 
 
 class Http(Section, frozen=True):
-    """The agent's own endpoints: health and metrics. `address: off` opens none."""
+    """The agent's own endpoints: health and metrics."""
 
-    address: str = "127.0.0.1:8080"
-    read_timeout: Seconds = 5.0
-    write_timeout: Seconds = 10.0
-    trusted_proxies: tuple[str, ...] = ()
-    token_file: Path | None = None
+    address: Annotated[
+        str,
+        Meta(description="`host:port`, `:port` for every address of the host, or `off`"),
+    ] = "127.0.0.1:8080"
+    read_timeout: Annotated[Timeout, Meta(description="for a whole request")] = 5.0
+    write_timeout: Annotated[Timeout, Meta(description="for a whole answer")] = 10.0
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(description="networks whose X-Forwarded-For is believed: `[10.0.0.0/8]`"),
+    ] = ()
+    token_file: Annotated[
+        Path | None, Meta(description="file with the bearer token that a request must show")
+    ] = None
     tls: HttpTls = HttpTls()
 
 
-class LogFormat(enum.StrEnum):
-    """One JSON object a line, or a line for people."""
-
-    JSON = "json"
-    CONSOLE = "console"
-
-
-class LogLevel(enum.StrEnum):
-    """The lowest level that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 class Log(Section, frozen=True):
-    """The log on stderr; `file` is for hosts without systemd."""
+    """The log on stderr."""
 
-    level: LogLevel = LogLevel.INFO
-    format: LogFormat = LogFormat.JSON
-    repeat_window: Seconds = 60.0
-    file: Path | None = None
-
-
-class MaskingLevel(enum.StrEnum):
-    """How much of a query text leaves the host."""
-
-    NONE = "none"
-    BASIC = "basic"
-    FULL = "full"
-    CUSTOM = "custom"
+    level: Annotated[LogLevel, Meta(description="the lowest level that is written")] = LogLevel.INFO
+    format: Annotated[
+        LogFormat, Meta(description="one JSON object a line, or lines for people")
+    ] = LogFormat.JSON
+    repeat_window: Annotated[
+        Seconds, Meta(ge=0, le=DAY, description="a repeated line is written once in it, then counted")
+    ] = 60.0
+    file: Annotated[Path | None, Meta(description="instead, on hosts without systemd")] = None
 
 
 class IpAllowlist(Section, frozen=True):
     """Who may ask the agent's endpoints."""
 
-    enabled: bool = False
-    allowlist: tuple[str, ...] = ()
+    enabled: Annotated[bool, Meta(description="refuse everybody else")] = False
+    allowlist: Annotated[tuple[str, ...], Meta(description="addresses and networks")] = ()
 
 
 class Security(Section, frozen=True):
     """What leaves the host, and who may look."""
 
-    query_masking_level: MaskingLevel = MaskingLevel.BASIC
-    drop_utility_text: bool = True
-    pii_detection: str = "auto"
-    keep_query_tags: tuple[str, ...] = ()
-    masking_patterns: tuple[str, ...] = ()
-    audit_logging: bool = False
-    audit_log_path: Path = Path("/var/log/pg-collector/audit.log")
+    query_masking_level: Annotated[
+        MaskingLevel, Meta(description="how much of a query text leaves the host")
+    ] = MaskingLevel.BASIC
+    drop_utility_text: Annotated[
+        bool, Meta(description="of CREATE, SET and their like only the command's name is kept")
+    ] = True
+    pii_detection: Annotated[
+        Literal["auto"], Meta(description="the plan's level; it cannot be switched off")
+    ] = "auto"
+    keep_query_tags: Annotated[
+        tuple[str, ...], Meta(description="keys of sqlcommenter comments to keep")
+    ] = ()
+    masking_patterns: Annotated[
+        tuple[str, ...], Meta(description="what level `custom` masks beside `basic`")
+    ] = ()
+    audit_logging: Annotated[bool, Meta(description="write down what was masked and sent")] = False
+    audit_log_path: Annotated[Path, Meta(description="where")] = Path(
+        "/var/log/pg-collector/audit.log"
+    )
     ip_allowlist: IpAllowlist = IpAllowlist()
 
 
-class Fsync(enum.StrEnum):
-    """When the file outlet forces its files to the disk."""
-
-    BATCH = "batch"  # before a batch counts as delivered
-    ROTATE = "rotate"  # when a file is complete, and at the end
-    NEVER = "never"
-
-
 class Local(Section, frozen=True):
-    """Samples as files of JSON lines, for a demo or an air-gapped host."""
+    """Samples as files of JSON lines, for a demo or an air-gapped host; not with an `api_key`."""
 
-    enabled: bool = False
-    path: Path = Path("./output")
-    format: str = "jsonl"
-    rotate_size: Bytes = 64 * MIB
-    rotate_age: Seconds = 86_400.0
-    keep: Bytes = 1024 * MIB  # of complete files, all together; the oldest go first; 0 keeps all
-    fsync: Fsync = Fsync.BATCH
+    enabled: Annotated[bool, Meta(description="write files")] = False
+    path: Annotated[Path, Meta(description="the directory; made when missing")] = Path("./output")
+    format: Annotated[Literal["jsonl"], Meta(description="one sample a line")] = "jsonl"
+    rotate_size: Annotated[
+        Bytes, Meta(ge=64 * KIB, description="a larger file is closed, and a new one begun")
+    ] = 64 * MIB
+    rotate_age: Annotated[Seconds, Meta(ge=1, le=30 * DAY, description="so is an older one")] = DAY
+    keep: Annotated[
+        Bytes,
+        Meta(ge=0, description="of closed files, all together; the oldest go first; 0 keeps all"),
+    ] = GIB
+    fsync: Annotated[
+        Fsync,
+        Meta(
+            description="batch: before a batch counts as delivered; rotate: when a file is closed, "
+            "and at the end; never"
+        ),
+    ] = Fsync.BATCH
 
 
 class Config(Section, frozen=True):
     """The whole configuration, checked."""
 
-    databases: tuple[Database, ...]
-    api_key: Secret | None = None
+    databases: Annotated[
+        tuple[Database, ...],
+        Meta(description="the targets; without any, PG_CONN_STRING or PGHOST names the only one"),
+    ]
+    api_key: Annotated[
+        Secret | None,
+        Meta(description="of the platform; also API_KEY, or the systemd credential `api_key`"),
+    ] = None
     sampling: Sampling = Sampling()
-    state_dir: Path | None = None
+    state_dir: Annotated[
+        Path | None,
+        Meta(
+            description="by default $STATE_DIRECTORY, else /var/lib/pg-collector where writable, "
+            "else pg-collector in $XDG_STATE_HOME"
+        ),
+    ] = None
     buffers: Buffers = Buffers()
     platform: Platform = Platform()
     breakers: Breakers = Breakers()

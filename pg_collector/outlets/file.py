@@ -6,14 +6,11 @@ grows is always `current.jsonl`. docs/specs/file-outlet.md says what holds when 
 """
 
 import contextlib
-import datetime as dt
 import errno
 import fcntl
 import hashlib
 import logging
 import os
-import re
-import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,26 +23,21 @@ from pg_collector.clock import Clock
 from pg_collector.config.model import Fsync, Local
 from pg_collector.errors import Deferred, Refused
 from pg_collector.metrics import Metrics
+from pg_collector.outlets.jsonl import COMPLETE, FILE_MODE, CurrentFile, is_at, make_folder
 from pg_collector.sample import Batch, address
 
 log = logging.getLogger(__name__)
 
-CURRENT: Final = "current.jsonl"
 MAX_OPEN: Final = 64  # files, all together
-FILE_MODE: Final = 0o640
-FOLDER_MODE: Final = 0o750
 
-_COMPLETE: Final = re.compile(r"\d{8}T\d{6}\.\d{6}Z--(\d{8}T\d{6}\.\d{6}Z)(?:-\d+)?\.jsonl")
 _LONGEST_NAME: Final = 200  # bytes; file systems allow 255
-_TAIL: Final = 64 * 1024
-_HEAD: Final = 4096
 
 Folder = tuple[str, str]  # target and sampler, as they stand in the path
 Numbered = tuple[int, bytes]
 
 
 class FileOutlet:
-    """An `Outlet` of files below `local.path`, for one thread at a time, and one agent at a time."""
+    """An `Outlet` of files below `local.path`, for one agent and one thread at a time."""
 
     name = "file"
 
@@ -53,11 +45,13 @@ class FileOutlet:
         self._local = local
         self._clock = clock
         self._root = local.path
-        self._open: OrderedDict[Folder, _CurrentFile] = OrderedDict()
+        self._durable = local.fsync is not Fsync.NEVER
+        self._open: OrderedDict[Folder, CurrentFile] = OrderedDict()
         self._written: dict[Folder, int] = {}  # the last number: a repeated batch writes no twin
         self._lock_fd = -1
         self._closed = False
         metrics.introduce_output(self.name)
+        self._bytes_total = metrics.output_bytes_total.labels(self.name)
 
     def deliver(self, batch: Batch) -> int:
         """Write the lines to their folders; return the last number of the batch.
@@ -78,6 +72,7 @@ class FileOutlet:
                 self._write(folder, lines)
         except OSError as error:
             raise _deferred(error, where) from error
+        self._written.clear()
         return batch.last
 
     def close(self) -> None:
@@ -86,7 +81,8 @@ class FileOutlet:
         while self._open:
             _, file = self._open.popitem()
             try:
-                file.close(sync=self._local.fsync is not Fsync.NEVER)
+                file.settle()
+                file.close(sync=self._durable)
             except OSError as error:
                 log.warning("%s was not closed properly: %s", file.path, error.strerror)
         if self._lock_fd >= 0:
@@ -97,12 +93,12 @@ class FileOutlet:
         """Hold the lock of the output folder; two writers would undo each other's lines."""
         path = self._root / ".lock"
         if self._lock_fd >= 0:
-            if _is_at(self._lock_fd, path):
+            if is_at(self._lock_fd, path):
                 return
             log.warning("%s was removed or replaced; writing goes on in a new one", self._root)
             os.close(self._lock_fd)
             self._lock_fd = -1
-        _make_folder(self._root)
+        make_folder(self._root, durable=self._durable)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,6 +123,7 @@ class FileOutlet:
                 file = self._file(folder)
             file.append(data, sync=self._local.fsync is Fsync.BATCH)
             self._written[folder] = last
+            self._bytes_total.inc(len(data))
 
     def _pieces(self, lines: list[Numbered]) -> Iterator[Numbered]:
         """Join lines into pieces that fit into one file; yield each with its last number."""
@@ -142,16 +139,16 @@ class FileOutlet:
         if piece:
             yield last, bytes(piece)
 
-    def _file(self, folder: Folder) -> "_CurrentFile":
+    def _file(self, folder: Folder) -> CurrentFile:
         file = self._open.get(folder)
         if file is not None and not file.in_place():
             log.warning("%s was removed or replaced; a new one is begun", file.path)
             del self._open[folder]
-            file.abandon()
+            file.close(sync=False)
             file = None
         if file is None:
             self._make_room()
-            file = _CurrentFile(self._root.joinpath(*folder), self._clock, self._local)
+            file = CurrentFile(self._root.joinpath(*folder), self._clock, durable=self._durable)
             self._open[folder] = file
         self._open.move_to_end(folder)
         return file
@@ -159,8 +156,9 @@ class FileOutlet:
     def _make_room(self) -> None:
         while len(self._open) >= MAX_OPEN:
             folder, file = next(iter(self._open.items()))
-            file.close(sync=self._local.fsync is Fsync.ROTATE)
+            file.settle()
             del self._open[folder]
+            file.close(sync=self._local.fsync is Fsync.ROTATE)
 
     def _rotate_aged(self) -> None:
         for folder in [f for f, file in self._open.items() if file.size]:
@@ -170,7 +168,7 @@ class FileOutlet:
 
     def _rotate(self, folder: Folder) -> None:
         self._open[folder].complete()
-        del self._open[folder]
+        self._open.pop(folder).close(sync=False)
         self._retain()
 
     def _retain(self) -> None:
@@ -185,138 +183,6 @@ class FileOutlet:
             path.unlink(missing_ok=True)
             log.info("%s was deleted: local.keep is reached", path)
             excess -= size
-
-
-class _CurrentFile:
-    """A `current.jsonl`, open for appending. Every method may raise OSError."""
-
-    def __init__(self, folder: Path, clock: Clock, local: Local) -> None:
-        _make_folder(folder)
-        self.path = folder / CURRENT
-        self._clock = clock
-        self._durable = local.fsync is not Fsync.NEVER
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self.path, flags, FILE_MODE)
-        try:
-            status = os.fstat(self._fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EEXIST, "not a regular file", str(self.path))
-            self.size = status.st_size
-            self._repair()
-            self._first = self._began(status) if self.size else None
-            self._last = dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
-            self._since = self._monotonic_start()
-            if self._durable:
-                _sync_folder(folder)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._torn = False
-
-    def append(self, data: bytes, *, sync: bool) -> None:
-        """Add whole lines, or nothing at all if this raises."""
-        if self._torn:
-            self._undo()
-        self._torn = True  # until it is done
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-            if sync:
-                os.fdatasync(self._fd)
-        except OSError:
-            with contextlib.suppress(OSError):  # if this fails too, the next append tries again
-                self._undo()
-            raise
-        self._torn = False
-        self.size += len(data)
-        self._last = self._clock.now()
-        if self._first is None:
-            self._first = self._last
-            self._since = self._clock.monotonic()
-
-    def age(self) -> float:
-        """Return the seconds since its first line was written."""
-        return self._clock.monotonic() - self._since
-
-    def in_place(self) -> bool:
-        """Whether the path still leads to this file."""
-        return _is_at(self._fd, self.path)
-
-    def complete(self) -> None:
-        """Sync, close, and give it the name of a complete file."""
-        if self._torn:
-            self._undo()
-        if self._durable:
-            os.fdatasync(self._fd)
-        os.rename(self.path, self._complete_path())  # noqa: PTH104  # Path.rename is the same
-        os.close(self._fd)
-        self._fd = -1
-        if self._durable:
-            _sync_folder(self.path.parent)
-
-    def close(self, *, sync: bool) -> None:
-        """Close it, to be continued."""
-        if self._fd < 0:
-            return
-        try:
-            if self._torn:
-                self._undo()
-            if sync:
-                os.fdatasync(self._fd)
-        finally:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Close it as it is."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _undo(self) -> None:
-        os.ftruncate(self._fd, self.size)
-        self._torn = False
-
-    def _repair(self) -> None:
-        """Cut off a last line that a crash tore; it was never acknowledged."""
-        end = whole = self.size
-        while whole:
-            start = max(0, whole - _TAIL)
-            tail = os.pread(self._fd, whole - start, start)
-            newline = tail.rfind(b"\n")
-            whole = start + newline + 1 if newline >= 0 else start
-            if newline >= 0:
-                break
-        if whole == end:
-            return
-        log.warning("%s ended in a torn line of %d bytes, cut off", self.path, end - whole)
-        os.ftruncate(self._fd, whole)
-        self.size = whole
-
-    def _began(self, status: os.stat_result) -> dt.datetime:
-        """Return when a file that is continued was begun, by its first line or its inode."""
-        head = os.pread(self._fd, _HEAD, 0)
-        found = re.search(rb'"at":"([0-9T:.+-]+Z?)"', head)
-        if found:
-            with contextlib.suppress(ValueError):
-                began = dt.datetime.fromisoformat(found[1].decode())
-                return began if began.tzinfo else began.replace(tzinfo=dt.UTC)
-        return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
-
-    def _monotonic_start(self) -> float:
-        now = self._clock.monotonic()
-        if self._first is None:
-            return now
-        return now - max(0.0, (self._clock.now() - self._first).total_seconds())
-
-    def _complete_path(self) -> Path:
-        name = f"{_stamp(self._first or self._last)}--{_stamp(self._last)}"
-        path = self.path.with_name(f"{name}.jsonl")
-        twin = 1
-        while path.exists():
-            path = self.path.with_name(f"{name}-{twin}.jsonl")
-            twin += 1
-        return path
 
 
 def path_component(name: str) -> str:
@@ -350,39 +216,9 @@ def _by_folder(batch: Batch) -> dict[Folder, list[Numbered]]:
 def _complete_files(root: Path) -> Iterator[tuple[str, Path, int]]:
     """Yield (time of the last line, path, size) of every complete file."""
     for path in root.glob("*/*/*.jsonl"):
-        if found := _COMPLETE.fullmatch(path.name):
+        if found := COMPLETE.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
                 yield found[1], path, path.lstat().st_size
-
-
-def _stamp(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        there = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    here = os.fstat(fd)
-    return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and what is missing above it, closed to others."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        _make_folder(folder.parent)
-    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _deferred(error: OSError, where: Path) -> Deferred:

@@ -78,10 +78,11 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
     quotes = f"'{CURLY_SINGLE}{CURLY_DOUBLE}" if curly else "'"
     no_uuid = f"(?!{_UUID})" if uuid else ""
     skip = (
-        f"{no_uuid}[ac-df-wyzAC-DF-WYZ_{beyond}]{word}",
+        f"{no_uuid}[ac-df-tv-wyzAC-DF-TV-WYZ_{beyond}]{word}{_PUNCTUATION}*+",
         f"{_PUNCTUATION}++",
-        f"{no_uuid}[eEbBxX](?![{quotes}]){word}",
-        r"\.(?!\d)",
+        f"{no_uuid}[eEbBxX](?![{quotes}]){word}{_PUNCTUATION}*+",
+        f"[uU](?!&'){word}",
+        r"\.(?:\.|(?!\d))",
         r"\$\d{1,5}(?!\d)",
         f'"[^"\']{{0,{NAME_LENGTH}}}+"(?!")',
         "-(?!-)",
@@ -89,7 +90,8 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
         rf"\$(?!\d|{tag}\$)",
     )
     # A doubled quote may also be read as one string that ends and one that begins.
-    plain = f"[bBxX]{'' if escapes else '?'}'[^']*+(?:''[^']*+){{0,{_SPANS_PER_TURN}}}'?"
+    prefix = "[bBxX]" if escapes else "(?:[bBxX]|[uU]&)?"
+    plain = f"{prefix}'[^']*+(?:''[^']*+){{0,{_SPANS_PER_TURN}}}'?"
     if curly:
         plain += "".join(
             f"|[eEbBxX]?[{c}][^{c}]*+(?:[{c}](?=[A-Za-z0-9_])[^{c}]*+)*[{c}]?"
@@ -100,7 +102,7 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
     literal = (
         f"(?P<n>{_UUID + '|' if uuid else ''}{number})",
         f"(?P<s>{plain})",
-        f"(?P<e>[eE]{'?' if escapes else ''}')",
+        f"(?P<e>{'(?:[eE]|[uU]&)?' if escapes else '[eE]'}')",
         r"(?P<c>--[^\n\r]*+)",
         r"(?P<b>/\*)",
         rf"(?P<d>\${tag}\$)",

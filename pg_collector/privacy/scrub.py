@@ -1,51 +1,147 @@
 """Cleans error texts and log lines: credentials, connection strings, values that servers quote.
 
 `scrub` is for everything that the agent logs; `scrub_error` is for messages of PostgreSQL that
-are sent away, and says less. Both are linear, and both are applied to a message, not to a line
-of JSON, whose quotes they would not respect.
+are sent away, and says less. Both take linear time. Apply them to a message, not to a line of
+JSON: an unquoted secret is masked up to the next space, the line's own quotes included.
 """
 
 import re
 from typing import Final
 
-from pg_collector.privacy.lexer import CURLY_DOUBLE, CURLY_SINGLE
+from pg_collector.privacy.lexer import CURLY_DOUBLE
 
 USER_RAISED: Final = "<user-raised message>"
 MESSAGE_LIMIT: Final = 2_000  # code points kept of an error message
+LOG_LIMIT: Final = 65_536  # code points kept of a log message
 
 _FLAGS: Final = re.ASCII | re.IGNORECASE
-_SECRET_WORD = (
+_LABEL = (
     r"(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key|private[_-]?key"
-    r"|signature|credential|credentials|authorization|cookie)"
+    r"|signature|credentials?|authorization|cookie)"
 )
-_QUOTED = r"'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*\"?"
+_QUOTED = r"(?:'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*\"?)"
 _KEY_VALUE = re.compile(
-    rf"({_SECRET_WORD}(?:[_-][a-z0-9]++)?[\"']?[ \t]*+[=:][ \t]*+)"
-    rf"((?:bearer|basic|digest)[ \t]++)?(?:{_QUOTED}|[^\s\"'][^\s]*+)",
+    rf"({_LABEL}(?:[_-][a-z0-9]++)?[\"']?[ \t]*+[=:][ \t]*+)"
+    rf"(?:(?:bearer|basic|digest)[ \t]++)?(?:{_QUOTED}|[^\s\"']\S*+)",
     _FLAGS | re.DOTALL,
 )
 _PASSWORD_LITERAL = re.compile(
-    rf"\b(password|identified[ \t]++by)([ \t]++)(?:{_QUOTED})", _FLAGS | re.DOTALL
+    rf"\b(password|identified[ \t]++by)[ \t]++{_QUOTED}", _FLAGS | re.DOTALL
 )
 _BEARER = re.compile(r"\b(bearer[ \t]++)[a-z0-9._~+/=-]{6,}+", _FLAGS)
 _BASIC = re.compile(r"\b(Basic[ \t]++)[A-Za-z0-9+/=_-]{6,}+", re.ASCII)
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}+[A-Za-z0-9_.-]*+", re.ASCII)
-_AWS_KEY = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}+", re.ASCII)
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}-----|\Z)", re.DOTALL
+_TOKEN = re.compile(
+    r"\beyJ[A-Za-z0-9_-]{8,}+[A-Za-z0-9_.-]*+"  # a JSON web token
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}+"  # an access key of AWS
+    r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*+",
+    re.ASCII | re.DOTALL,
 )
-# Everything up to the last `@` of the run: a password may hold `@`, `/` and `:` itself.
-_USERINFO = re.compile(r"(://)[^\s@]*+@(?:[^\s@]*+@)*", re.ASCII)
-# Cut off or malformed: a `user:password` that no `@` follows; digits alone are a port.
-_OPEN_USERINFO = re.compile(r"(://[^\s:/@?#\[\]]*+:)(?!\d{1,5}(?:[/?#\s,;)\"'\]]|\Z))[^\s]++", re.ASCII)
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}+://)[^\s]*+", re.ASCII)
+_RUN = re.compile(r"\S++")
+_PORT = re.compile(r"[0-9]{1,5}[^0-9A-Za-z]*+\Z")
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}+://)\S*+", re.ASCII)
 
-_FIELD = (
-    r"(?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION|LINE [0-9]{1,9}"
-    r"|Process [0-9]{1,9}|PL/pgSQL function)"
+_FIELD = re.compile(
+    r"[ \t]*+(?:(?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION|LINE [0-9]{1,9})\s*:"
+    r"|Process [0-9]{1,9}(?: waits for|:))"
 )
-_DROPPED_FIELDS = re.compile(
-    rf"^[ \t]*+{_FIELD}\b[^\n]*+(?:\n(?!\s*+\n|Traceback |During |The above |[ \t]*+File \")[^\n]++)*+\n?",
-    re.MULTILINE,
+_NEXT_PART = re.compile(r"\s*+\Z|Traceback |During |The above |[ \t]*+File \"")
+_FIELD_INSIDE = re.compile(r"[ \t](?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LINE [0-9]{1,9}):.*+")
+
+# SQLSTATE classes of PostgreSQL's appendix A. Any other class was chosen by someone's RAISE.
+_CLASSES = re.compile(
+    "0[012389ABFLPZ]|10|2[0-8BDF]|3[489BDF]|4[024]|5[3-578]|72|F0|HV|P0|XX", re.ASCII
 )
-_FIELD_IN_LINE = re.compile(rf"[ \t]{_FIELD}:[^\n]*+")
+_RAISED: Final = frozenset({"P0001", "P0004"})  # RAISE and ASSERT: the text is the user's
+# Messages of these quote values, not only names: data, integrity, external routines, internal.
+_QUOTING: Final = frozenset({"22", "23", "38", "39", "XX"})
+_NOUN = re.compile(
+    r"\b(?:relation|table|view|index|sequence|column|constraint|role|user|group|database|schema"
+    r"|function|procedure|routine|aggregate|operator|type|domain|enum|collation|encoding|extension"
+    r"|language|server|server at|wrapper|tablespace|trigger|policy|rule|publication|subscription"
+    r"|slot|parameter|cursor|savepoint|statement|portal|partition|attribute|option|file|directory"
+    r"|library|host name|statistics object)[ ]\Z",
+    _FLAGS,
+)
+_LONGEST_NOUN = 24
+_FOREIGN_QUOTES = re.compile(f"[\xab{CURLY_DOUBLE}].*+")
+_KEY_EQUALS = re.compile(r"\)=\(.*+")
+
+
+def _hide_userinfo(run: re.Match[str]) -> str:
+    """Return a run without spaces with what stands between `://` and the last `@` masked.
+
+    A password may itself hold `@`, `/` and `:`. Without an `@` the URI may be cut off: what
+    follows the first `:` is shown only if it is a port.
+    """
+    head, mark, tail = run[0].partition("://")
+    if not mark:
+        return head
+    if "@" in tail:
+        return f"{head}://?@{tail.rpartition('@')[2]}"
+    authority = re.split(r"[/?#]", tail, maxsplit=1)[0]
+    host, colon, port = authority.partition(":")
+    if colon and not host.startswith("[") and not _PORT.match(port):
+        return f"{head}://?"
+    return run[0]
+
+
+def _without_fields(text: str) -> str:
+    """Return `text` without the lines that PostgreSQL adds to a message, and their sequels."""
+    kept, dropping = [], False
+    for line in text.splitlines(keepends=True):
+        if _FIELD.match(line):
+            dropping = True
+        elif _NEXT_PART.match(line):
+            dropping = False
+        if not dropping:
+            kept.append(line)
+    return "".join(kept)
+
+
+def scrub(text: str) -> str:
+    """Return a log message without credentials, and without DETAIL and the like of a server.
+
+    In: a message or a traceback. What stays readable: hosts, names, codes, paths.
+    """
+    text = _without_fields(text[:LOG_LIMIT])
+    if "://" in text:
+        text = _RUN.sub(_hide_userinfo, text)
+    text = _KEY_VALUE.sub(r"\1?", text)
+    text = _PASSWORD_LITERAL.sub(r"\1 ?", text)
+    text = _BEARER.sub(r"\1?", text)
+    text = _BASIC.sub(r"\1?", text)
+    return _TOKEN.sub("?", text)
+
+
+def _hide_quoted(line: str) -> str:
+    """Return `line` with quoted values masked; what follows a noun (`column "x"`) is a name.
+
+    A value may hold quotes itself, so it ends at the line's last one.
+    """
+    at = 0
+    while (start := line.find('"', at)) >= 0:
+        name = _NOUN.search(line, max(0, start - _LONGEST_NOUN), start)
+        end = line.find('"', start + 1)
+        if not name or end < 0:
+            last = line.rfind('"')
+            return f'{line[:start]}"?"{line[last + 1 :] if last > start else ""}'
+        at = end + 1
+    return line
+
+
+def scrub_error(sqlstate: str | None, message: str) -> str:
+    """Return a message of PostgreSQL that may leave the host: one line, no values.
+
+    sqlstate: five characters, or None if unknown (then the strictest rules hold).
+    message: the primary message, or the whole text of an exception; its first line is used.
+    """
+    known = sqlstate is None or _CLASSES.fullmatch(sqlstate[:2])
+    if sqlstate in _RAISED or not known:
+        return USER_RAISED
+    lines = message.lstrip()[:MESSAGE_LIMIT].splitlines()
+    line = _FIELD_INSIDE.sub("", lines[0] if lines else "")
+    line = _KEY_EQUALS.sub(")=(?)", line)
+    if sqlstate is None or sqlstate[:2] in _QUOTING or sqlstate == "42601":
+        line = _hide_quoted(line)
+        line = _FOREIGN_QUOTES.sub('"?"', line)
+    return scrub(_URI.sub(r"\1?", line))

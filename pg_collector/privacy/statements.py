@@ -21,14 +21,17 @@ COMMANDS: Final = frozenset(
     vacuum values wait with
     alter_replication_slot base_backup create_replication_slot drop_replication_slot
     identify_system read_replication_slot start_replication timeline_history upload_manifest
-    """.split()
+    """.split()  # noqa: SIM905 - a list of words reads best as words
 )
 
 _FLAGS: Final = re.ASCII | re.IGNORECASE
-_START = "[A-Za-z_\x80-\U0010ffff]"
-_WORD = f"{_START}[A-Za-z0-9_$\x80-\U0010ffff]*+"
-_ENDS = "(?![A-Za-z0-9_$\x80-\U0010ffff])"
-_BEGINS = "(?<![A-Za-z0-9_$\x80-\U0010ffff])"
+# Sets of what does NOT belong to a word: ranges up to U+10FFFF take 0.1 s to compile when case
+# is ignored.
+_NO_START = r"\x00-@\[-^`{-\x7f"
+_NO_WORD = r"\x00-#%-/:-@\[-^`{-\x7f"
+_WORD = f"[^{_NO_START}][^{_NO_WORD}]*+"
+_ENDS = f"(?![^{_NO_WORD}])"
+_BEGINS = f"(?<![^{_NO_WORD}])"
 _NAME = rf"(?:\"[^\"]*+\"|@*+{_WORD})(?:\s*+\.\s*+(?:\"[^\"]*+\"|{_WORD}))*"
 
 _FIRST_WORD = re.compile(rf"[\s(]*+({_WORD})", _FLAGS)
@@ -72,17 +75,17 @@ def _segment_end(text: str, start: int) -> int:
     nests = _CREATE.match(text, start) is not None
     parentheses = blocks = 0
     for mark in (_MARK if nests else _SEMICOLON).finditer(text, start):
-        token = mark[0].lower()
-        if token == ";":
+        word = mark[0].lower()
+        if word == ";":
             if parentheses <= 0 and not blocks:
                 return mark.start()
-        elif token == "(":
+        elif word == "(":
             parentheses += 1
-        elif token == ")":
+        elif word == ")":
             parentheses -= 1
-        elif token == "end":
+        elif word == "end":
             blocks = max(0, blocks - 1)
-        elif token.startswith("begin") or (token == "case" and blocks):
+        elif word.startswith("begin") or (word == "case" and blocks):
             blocks += 1
     return len(text)
 
@@ -134,11 +137,11 @@ def drop_copy_data(text: str) -> str:
     return f"{text[:end]};{INLINE_COPY_DATA}"
 
 
-_TOKEN = r"[^\s;\"]*+(?:\"[^\"]*+\"[^\s;\"]*+)*"
+_RUN = r"[^\s;\"]*+(?:\"[^\"]*+\"[^\s;\"]*+)*"
 _ROLE = re.compile(rf"{_BEGINS}(?:create|alter)\s++(?:role|user|group){_ENDS}", _FLAGS)
 _PASSWORD = re.compile(
     rf"{_BEGINS}(password|identified\s++by){_ENDS}(?:\s*+=)?\s*+"
-    rf"(?!null{_ENDS}|'\?'(?:[\s;,)]|\Z))(?=[^\s;]){_TOKEN}",
+    rf"(?!null{_ENDS}|'\?'(?:[\s;,)]|\Z))(?=[^\s;]){_RUN}",
     _FLAGS,
 )
 
@@ -158,9 +161,7 @@ _ALTER_SET = rf"alter{_ENDS}(?:[^;\"]|\"[^\"]*+\")*?{_BEGINS}{_SET}"
 _SETTING = re.compile(rf"\s*+(?:{_SET}|{_ALTER_SET})", _FLAGS)
 _PLAIN_VALUES: Final = frozenset({"", "default", "on", "off", "true", "false", "?", "'?'"})
 
-_ROUTINE = re.compile(
-    rf"\s*+create\s++(?:or\s++replace\s++)?(?:function|procedure){_ENDS}", _FLAGS
-)
+_ROUTINE = re.compile(rf"\s*+create\s++(?:or\s++replace\s++)?(?:function|procedure){_ENDS}", _FLAGS)
 _ITEM = r"[^\s;,\"]*+(?:\"[^\"]*+\"[^\s;,\"]*+)*"
 _CLAUSE = re.compile(
     rf"{_BEGINS}(begin\s++atomic){_ENDS}|{_BEGINS}set\s++{_ASSIGNS}({_ITEM}(?:\s*+,\s*+{_ITEM})*)",
@@ -176,7 +177,8 @@ def _masked_value(value: str) -> str:
 
 def _mask_clauses(text: str, start: int, end: int) -> str:
     """Return the part of `text`, a CREATE FUNCTION, with its SET clauses masked."""
-    parts, at = [], start
+    parts: list[str] = []
+    at = start
     for clause in _CLAUSE.finditer(text, start, end):
         if clause[1]:  # SET inside the body is UPDATE's
             break
@@ -187,7 +189,7 @@ def _mask_clauses(text: str, start: int, end: int) -> str:
 
 def mask_settings(text: str) -> str:
     """Return `text` with the values of SET and ALTER .. SET masked, bare words included."""
-    parts = []
+    parts: list[str] = []
     for start, end in _segments(text):
         if found := _SETTING.match(text, start, end):
             segment = text[start : found.end()] + _masked_value(text[found.end() : end])
@@ -199,20 +201,30 @@ def mask_settings(text: str) -> str:
     return "".join(parts)
 
 
-_PLACE = r"(?:'\?'|[+-]?\?)"
+_PLACE = r"(?:'\?'|\?|-\?|\+\?)"
 _STRINGS = re.compile(r"'\?'(?:\s*+'\?')+")
-_LIST = re.compile(
-    rf"((?:[(\[,]\s*+|[A-Za-z_]\s++(?![+-])){_PLACE})(?:\s*+,\s*+{_PLACE})+"
-    rf"(?=\s*+(?:[)\],;]|\Z|{_START}))"
-)
+_LIST = re.compile(rf"({_PLACE})(?:\s*+,\s*+{_PLACE})+(?=\s*+(?:[)\],;]|\Z|[^{_NO_START}]))")
 _ROWS = re.compile(r"(\([^()?]*+\?[^()]*+\))(?:\s*+,\s*+\1)+")
+
+
+def _first_of_list(found: re.Match[str]) -> str:
+    """Return the first place of a list, or all of it if it begins amid an expression (`a + ?`)."""
+    text, at = found.string, found.start() - 1
+    while at >= 0 and text[at].isspace():
+        at -= 1
+    before = text[at] if at >= 0 else ""
+    if before in {"(", "[", ","}:
+        return found[1]
+    # After a word a sign is an operator: `a -?`.
+    word = before.isalpha() or before == "_"
+    return found[1] if word and found[1][0] in "'?" else found[0]
 
 
 def collapse(text: str) -> str:
     """Return `text` with lists of placeholders, and lists of rows, shown by their first."""
     if text.count("?") > 1:
         text = _STRINGS.sub("'?'", text)
-        text = _LIST.sub(r"\1", text)
+        text = _LIST.sub(_first_of_list, text)
         text = _ROWS.sub(r"\1", text)
     return text
 

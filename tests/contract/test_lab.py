@@ -19,8 +19,9 @@ from tests.support.conditions.maintenance import forced_checkpoint, vacuum_in_pr
 from tests.support.conditions.slots import decoded_slot, invalidated_slot, retained_slots
 from tests.support.conditions.statements import evicted_statements, statements
 from tests.support.lab.replication import Pair, logical_replication
-from tests.support.lab.server import Database, Server
+from tests.support.lab.server import Database, Server, binaries
 from tests.support.pki import Pki
+from tests.support.scratch import sweep
 from tests.support.until import until
 
 
@@ -30,6 +31,11 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def test_waiting_in_vain_says_what_was_seen_last():
+    with pytest.raises(AssertionError, match=r"not within 0.1 s: a miracle; last seen: 0"):
+        until(lambda: 0, 0.1, "a miracle")
 
 
 # --- the server
@@ -96,17 +102,21 @@ def test_nothing_is_left_when_the_test_process_is_killed(tmp_path: Path, major: 
         "print(server.pid, server.base, flush=True)\n"
         "sys.stdin.read()\n"
     )
+    binaries(major)
     root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
-        [sys.executable, program], env={**os.environ, "PYTHONPATH": str(root)}, cwd=root,
+        [sys.executable, program], env={**os.environ, "PYTHONPATH": paths}, cwd=root,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as running:  # fmt: skip
         assert running.stdout is not None
-        pid, _base = running.stdout.readline().split()
+        pid, base = running.stdout.readline().split()
         children = psutil.Process(int(pid)).children(recursive=True)
         running.send_signal(signal.SIGKILL)
     until(lambda: gone(int(pid)), what="the server ended")
     until(lambda: all(gone(child.pid) for child in children), what="its processes ended")
+    sweep(Path(base).parents[1])
+    assert not Path(base).exists()
 
 
 def test_tls_with_client_certificates_works(pki: Pki, major: int):

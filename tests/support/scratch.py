@@ -25,7 +25,7 @@ def new_directory(name: str) -> Path:
 def scratch() -> Path:
     """Return this process's scratch directory; those of dead processes are removed."""
     parent = _open_to_all()
-    _sweep(parent)
+    sweep(parent)
     path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     path.chmod(0o755)
     held = _hold(path)
@@ -56,7 +56,8 @@ def _hold(path: Path) -> int:
     return held
 
 
-def _sweep(parent: Path) -> None:
+def sweep(parent: Path) -> None:
+    """Remove what dead processes left in `parent`."""
     for path in parent.glob(f"{PREFIX}*"):
         try:
             lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)

@@ -47,9 +47,10 @@ def own() -> Path:
 def installed() -> Path | None:
     """Return the tree of binaries for the committed lockfile, or None: `make lab` makes it.
 
-    An ordinary user finds the one that root made, too.
+    Without $PGC_LAB_HOME an ordinary user finds the one that root made, too.
     """
-    for home in dict.fromkeys((own(), SHARED)):
+    homes = [own()] if os.environ.get("PGC_LAB_HOME") else [own(), SHARED]
+    for home in dict.fromkeys(homes):
         tree = home / tree_name()
         if (tree / "complete").exists() and os.access(tree, os.R_OK | os.X_OK):
             return tree

@@ -1,0 +1,66 @@
+# PG Collector. `make` lists what there is.
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make demo SECONDS=20  the same, ending by itself"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "PG Collector needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "Python has no venv here: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing PG Collector and its tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(READY) ## Make the environment in .venv
+
+.PHONY: demo
+demo: $(READY) ## Watch the agent sample an embedded PostgreSQL 18
+	@$(BIN)/pgc demo $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: test
+test: $(READY) ## Pass lint, types, import rules and all tests that can run here
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST)
+
+.PHONY: lab
+lab: $(READY) ## Get PostgreSQL 12 to 18 for the tests (npm), outside the checkout
+	$(BIN)/python -m tests.support.lab install
+
+.PHONY: soak
+soak: $(READY) ## Jobs every second for five minutes on every version (35 minutes)
+	PGC_SOAK_SECONDS=300 PGC_SOAK_VERSIONS=12,13,14,15,16,17,18 \
+	  $(BIN)/pytest tests/fault/test_soak.py --timeout 900
+
+.PHONY: lint
+lint: $(READY) ## Mend what can be mended, show the rest
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY) ## Print what the agent costs, as ratios to a floor of the same run
+	@for program in bench/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+.PHONY: lock
+lock: ## Renew constraints.txt from pyproject.toml
+	@$(PYTHON) packaging/lock.py
+
+.PHONY: clean
+clean: ## Remove the environment and what tools left
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,159 @@
+"""`pgc sample`: look at what a sampler sees, masked as it would be sent."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from pg_collector import control, spot
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, read
+from pg_collector.config.model import Database, Postgres
+from pg_collector.errors import AgentUnreachable, ConfigurationError
+from pg_collector.pg.session import Session
+from pg_collector.samplers import discover
+from pg_collector.secret import Secret
+
+
+CELL_MAX = 60  # characters of a cell
+
+
+def sample(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Samplers to run; all without a name."),
+    ] = None,
+    dsn: Annotated[
+        str | None,
+        typer.Option(help="Connect there; no configuration file is read.", show_default=False),
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", "-d", help="Target of the configuration to ask.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the SQL for this server and ask nothing.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to print of each set.")] = 20,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run samplers once and print their masked rows.
+
+    Example:  pgc sample activity --dsn "host=db1 user=pgcollector dbname=postgres"
+
+    Example:  pgc sample statements --json | jq .set
+
+    While the agent runs it is asked, so that no third session is opened.
+    """
+    request = control.Request(samplers=tuple(names or ()), target=database, explain=explain)
+    if dsn is not None:
+        target = Database(name="dsn", postgres=Postgres(conn_string=Secret(dsn)))
+        lines = _directly(target, request)
+    else:
+        loaded = read(context, config, overrides)
+        lines = _through_the_agent(request, loaded.config.state_dir)
+        if lines is None:
+            lines = _directly(_chosen(loaded.config.databases, database), request)
+    if explain:
+        print("\n\n".join(line.decode() for line in lines))
+    elif as_json:
+        for line in lines:
+            sys.stdout.buffer.write(line + b"\n")
+    else:
+        for text in _tables(lines, limit):
+            print(text)
+    if any(msgspec.json.decode(line)["set"] == "sampler_state" for line in lines if not explain):
+        raise typer.Exit(1)
+
+
+def _through_the_agent(request: control.Request, state_dir: Path | None) -> list[bytes] | None:
+    """Ask the running agent; return None where none runs."""
+    for path in control.candidates(os.environ, state_dir):
+        if path.is_socket() and os.access(path, os.W_OK):
+            try:
+                reply = control.ask(request, path)
+            except AgentUnreachable:
+                continue
+            return [line.encode() for line in reply.lines]
+    return None
+
+
+def _directly(target: Database, request: control.Request) -> list[bytes]:
+    samplers = discover()
+    wanted = spot.chosen(samplers, request.samplers)
+    relations = frozenset(name for one in samplers.values() for name in one.relations)
+    session = Session.open(target, relations=relations)
+    try:
+        return [line for one in wanted for line in spot.take(one, target.name, session, request)]
+    finally:
+        session.close()
+
+
+def _chosen(databases: tuple[Database, ...], name: str | None) -> Database:
+    for database in databases:
+        if name in {None, database.name}:
+            return database
+    raise ConfigurationError(
+        f"no database {name!r} in the configuration",
+        remedy=f"There are: {', '.join(database.name for database in databases)}",
+    )
+
+
+def _tables(lines: list[bytes], limit: int) -> Iterator[str]:
+    """Yield a heading and a table for each set, the parts of a set together."""
+    sets: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        decoded = msgspec.json.decode(line)
+        known = sets.setdefault(decoded["set"], decoded)
+        known["bytes"] = known.get("bytes", 0) + len(line)
+        if known is not decoded:
+            known["r"] += decoded["r"]
+    for name, one in sets.items():
+        rows, columns = one["r"], one["c"]
+        if name == "sampler_state":
+            yield from _states(rows, columns)
+            continue
+        total = one.get("total_rows", len(rows))
+        yield f"{name}: {total} rows, {one['took_ms']:.1f} ms, {one['bytes']} bytes"
+        holes: dict[str, list[str]] = {}
+        for missing in one.get("unavailable", ()):
+            holes.setdefault(missing["reason"], []).append(missing["field"])
+        for reason, fields in holes.items():
+            yield f"  unavailable ({reason}): {', '.join(fields)}"
+        yield from _table(columns, rows[:limit])
+        if len(rows) > limit:
+            yield f"  … {len(rows) - limit} more (--limit)"
+        yield ""
+
+
+def _states(rows: list[list[Any]], columns: list[str]) -> Iterator[str]:
+    for row in rows:
+        told = dict(zip(columns, row, strict=True))
+        yield f"{told['set'] or told['sampler']}: {told['state']}: {told['message']}"
+        if told["remedy"]:
+            yield f"  remedy: {told['remedy']}"
+    yield ""
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> Iterator[str]:
+    """Yield aligned rows; columns that are empty in all of them are left out."""
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    cells = [[_cell(row[i]) for i in kept] for row in rows]
+    names = [columns[i] for i in kept]
+    widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
+    for row in (names, *cells):
+        yield "  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    text = " ".join(str(value).split())
+    return text if len(text) <= CELL_MAX else text[: CELL_MAX - 1] + "…"

@@ -1,0 +1,84 @@
+"""`pgc start`: run the agent."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pg_collector import agent, control, logs
+from pg_collector.cli.options import ConfigOption, SetOption, read
+from pg_collector.config.model import Config
+from pg_collector.outlets.console import ConsoleOutlet
+from pg_collector.plan import GrantSource, LocalGrant, NoGrant
+from pg_collector.privacy.scrub import scrub
+
+
+def start(
+    context: typer.Context,
+    once: Annotated[
+        bool, typer.Option("--once", help="Take one turn of every sampler, deliver, exit.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the masked lines; send nothing.")
+    ] = False,
+    local: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write samples as JSON lines into DIR, as local.enabled does.",
+            show_default=False,
+        ),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|off", help="Address of /healthz and /metrics."),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run the agent in the foreground, until SIGTERM or Ctrl-C.
+
+    Example:  pgc start --config /etc/pg-collector/config.yaml
+
+    Example:  PG_CONN_STRING=postgresql:///postgres pgc start --local ./output
+
+    Example:  pgc start --once --dry-run | jq .
+
+    Exit codes: 0 stopped in order, 1 a part died or a target did not answer (--once),
+    73 an address or a path cannot be used, 78 the configuration is invalid.
+    """
+    extra = list(overrides or ())
+    if local is not None:
+        extra += ["local.enabled=true", f"local.path={local}"]
+    if http is not None:
+        extra.append(f"http.address={http}")
+    loaded = read(context, config, extra)
+    code = _run(loaded.config, loaded.warnings, once=once, dry_run=dry_run)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A turn that hangs in the kernel must not keep a stopped agent alive: pool threads are joined
+    # at a normal exit. Everything that matters was closed in order before.
+    os._exit(code)
+
+
+def _run(config: Config, warnings: tuple[str, ...], *, once: bool, dry_run: bool) -> int:
+    logs.setup(config.log, scrub=scrub)
+    log = logging.getLogger("pg_collector")
+    for warning in warnings:
+        log.warning(warning)
+    grants: GrantSource = NoGrant()
+    if dry_run or config.local.enabled:
+        grants = LocalGrant()
+    else:
+        log.error(
+            "UNPROVISIONED: this device has no plan, nothing is collected",
+            extra={"remedy": "Collect into files: local.enabled: true, or --local DIR."},
+        )
+    outlet = (lambda _clock, _metrics: ConsoleOutlet()) if dry_run else None
+    if once:
+        return 0 if agent.Agent(config, grants, outlet).once() else 1
+    socket = control.place(os.environ, config.state_dir)
+    return agent.run(config, grants, outlet, socket=socket)

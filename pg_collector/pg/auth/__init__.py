@@ -1,0 +1,1 @@
+"""How a session proves who it is. Each method gives at most a password; libpq does the rest."""

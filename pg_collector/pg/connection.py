@@ -1,0 +1,185 @@
+"""A psycopg connection of which every wait has an end.
+
+psycopg has no limit of its own once a session stands, and libpq's `connect_timeout` counts per
+address; here one absolute deadline covers an attempt, and one covers a statement. On the way the
+far side can go silent, drip a byte at a time, or stop in the middle of a TLS handshake: the wait
+ends at the deadline all the same, and the connection with it, because the wire's state is unknown.
+"""
+
+import contextlib
+import ctypes
+import math
+import select
+import sys
+import time
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import pq
+from psycopg.abc import PQGen
+from psycopg.adapt import AdaptersMap
+
+from pg_collector.pg.loaders import ADAPTERS
+from pg_collector.pg.wire import Wire, WireCut
+
+T = TypeVar("T")
+
+CANCEL_WITHIN = 0.4  # seconds: a second connection, a few bytes
+_POLL_EVENTS = {
+    pq.PollingStatus.READING: select.POLLIN,
+    pq.PollingStatus.WRITING: select.POLLOUT,
+}
+_DEFAULT, _VERBOSE = 1, 2  # PGVerbosity in libpq-fe.h
+
+
+class ConnectFailed(Exception):
+    """libpq gave up; the text is its own, in its verbose form where that could be had."""
+
+
+class ConnectTimeout(Exception):
+    """The attempt did not end before its deadline; the text says in which phase it was."""
+
+
+class DeadlineExceeded(psycopg.OperationalError):
+    """The server did not answer in time; the connection is closed."""
+
+
+class Interrupted(psycopg.OperationalError):
+    """Another thread ended the wait; the connection is closed."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that gives up at `deadline` (of `time.monotonic`), whatever it waits for."""
+
+    deadline = math.inf
+    cancel_first = False  # at the deadline the server may be well and still at work: tell it
+    cancels = True  # whether psycopg may send a cancel request where it gives up early
+    wire: Wire
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """Loaders whose values are ready for JSON."""
+        return ADAPTERS
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Run libpq's generator to its end, but no longer than the deadline.
+
+        Raises `DeadlineExceeded` or `Interrupted`; the connection is closed then.
+        """
+        left = max(self.deadline - time.monotonic(), 0.0)
+        if timeout is not None:
+            left = min(left, timeout)
+        try:
+            with self.wire.holding(self.pgconn.socket):
+                return super().wait(
+                    gen, interval=max(interval, 1.0), timeout=left if left < math.inf else None
+                )
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001  # the name psycopg documents for wait
+            self._give_up()
+            raise DeadlineExceeded("no answer within the time limit") from None
+        except WireCut:
+            self.pgconn.finish()
+            raise Interrupted("interrupted") from None
+        except psycopg.OperationalError:
+            if not self.wire.is_cut:
+                raise
+            self.pgconn.finish()
+            raise Interrupted("interrupted") from None
+
+    def abandon(self, rows: Generator[object, None, None]) -> None:
+        """End a stream of rows early, within about a second: idle afterwards, or closed."""
+        self.deadline = time.monotonic() + 2 * CANCEL_WITHIN
+        rows.close()
+        if self.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            self.pgconn.finish()
+
+    def _try_cancel(self, *, timeout: float = CANCEL_WITHIN) -> None:
+        """Bound psycopg's own attempts to cancel, which would take 5 s."""
+        if self.cancels:
+            super()._try_cancel(timeout=min(timeout, CANCEL_WITHIN))
+
+    def _give_up(self) -> None:
+        if self.cancel_first:
+            # Where even this fails, the server will find out by its own limits.
+            with contextlib.suppress(psycopg.Error):
+                self.cancel_safe(timeout=CANCEL_WITHIN)
+        self.pgconn.finish()
+
+
+def connect(conninfo: str, deadline: float, wire: Wire) -> Connection:
+    """Open one connection to one address before `deadline` (of `time.monotonic`).
+
+    `conninfo` names at most one host, as an address where it is not a socket. Raises
+    `ConnectFailed`, `ConnectTimeout`, `WireCut`; the socket is closed then.
+    """
+    pgconn = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        _set_verbosity(pgconn, _VERBOSE)
+        _handshake(pgconn, deadline, wire)
+        pgconn.nonblocking = 1
+        _set_verbosity(pgconn, _DEFAULT)
+    except BaseException:
+        pgconn.finish()
+        raise
+    connection = Connection(pgconn)
+    connection.wire = wire
+    connection.prepare_threshold = None  # 0A000 after ALTER EXTENSION, 42P05 through poolers
+    connection.deadline = deadline
+    connection.set_autocommit(True)
+    return connection
+
+
+def _handshake(pgconn: pq.abc.PGconn, deadline: float, wire: Wire) -> None:
+    while True:
+        status = pgconn.connect_poll() if pgconn.status != pq.ConnStatus.BAD else _FAILED
+        if status == pq.PollingStatus.OK:
+            return
+        if status == _FAILED:
+            raise ConnectFailed(pgconn.get_error_message("utf-8"))
+        poll = select.poll()
+        poll.register(pgconn.socket, _POLL_EVENTS[pq.PollingStatus(status)])
+        left = deadline - time.monotonic()
+        with wire.holding(pgconn.socket):
+            ready = poll.poll(math.ceil(left * 1000)) if left > 0 else []
+        if wire.is_cut:
+            raise WireCut
+        if not ready:
+            raise ConnectTimeout(_PHASES.get(pq.ConnStatus(pgconn.status), "log-in"))
+
+
+_FAILED = pq.PollingStatus.FAILED
+_PHASES = {
+    pq.ConnStatus.STARTED: "TCP connection",
+    pq.ConnStatus.MADE: "first answer",
+    pq.ConnStatus.SSL_STARTUP: "TLS handshake",
+    pq.ConnStatus.GSS_STARTUP: "GSSAPI handshake",
+}
+
+
+def _verbosity_function() -> Callable[[ctypes.c_void_p, int], int] | None:
+    """Find PQsetErrorVerbosity in the libpq that psycopg's extension brings along.
+
+    psycopg does not wrap it, but hands out the pointer for such calls (`PGconn.pgconn_ptr`). With
+    it a refusal at log-in carries its SQLSTATE, which does not depend on the server's language.
+    """
+    extension = sys.modules.get(f"psycopg_{pq.__impl__}.pq")
+    path = getattr(extension, "__file__", None)
+    if path is None:
+        return None
+    try:
+        function = ctypes.CDLL(path).PQsetErrorVerbosity
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_int)
+    function.restype = ctypes.c_int
+    return function
+
+
+_verbosity = _verbosity_function()
+
+
+def _set_verbosity(pgconn: pq.abc.PGconn, verbosity: int) -> None:
+    pointer = getattr(pgconn, "pgconn_ptr", None)  # missing in psycopg's protocol class
+    if _verbosity is not None and pointer is not None:
+        _verbosity(ctypes.c_void_p(pointer), verbosity)

@@ -1,0 +1,326 @@
+"""One read-only session that never waits long and leaves nothing behind.
+
+What it is allowed is fixed at its start, through startup options, so that no statement of ours
+changes a setting that a pooler could hand on. Specification: docs/specs/sessions.md.
+"""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple, Self
+
+import psycopg
+
+from pg_collector.clock import Clock, SystemClock
+from pg_collector.config.model import Database
+from pg_collector.errors import SamplerError, TargetDown, TargetError, TargetRefused
+from pg_collector.pg import conninfo, facts, trouble
+from pg_collector.pg.auth import password as passwords
+from pg_collector.pg.connection import Connection
+from pg_collector.pg.dial import dial
+from pg_collector.pg.resolve import Resolver
+from pg_collector.pg.wire import Wire
+from pg_collector.sample import Answer, Facts
+
+OLDEST = 12  # the first major version that is supported
+
+Params = Mapping[str, Any] | None
+
+
+class Moment(NamedTuple):
+    """When a turn was taken, by the server's own clock, and in which of its two roles."""
+
+    at: str  # RFC 3339 in UTC, microseconds
+    in_recovery: bool
+
+
+class Session:
+    """A session of one target, for one thread at a time. Only `interrupt` may come from others.
+
+    `facts` is what the server is; `stale` says that an error showed it is no longer that.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        connection: Connection,
+        *,
+        relations: frozenset[str],
+        route: conninfo.Route,
+        clock: Clock,
+    ) -> None:
+        self.stale = False
+        self.facts: Facts
+        self._postgres = database.postgres
+        self._connection = connection
+        self._relations = relations
+        self._route = route
+        self._clock = clock
+        self._opened = clock.monotonic()
+        self._pid = connection.pgconn.backend_pid
+        self._stream: _Stream | None = None
+
+    @classmethod
+    def open(
+        cls,
+        database: Database,
+        *,
+        relations: frozenset[str],
+        password: Callable[[], str] | None = None,
+        clock: Clock | None = None,
+        dbname: str | None = None,
+        lane: str = "fast",
+        wire: Wire | None = None,
+        resolver: Resolver | None = None,
+    ) -> Self:
+        """Open a session and read the facts, columns for these `relations`.
+
+        `dbname` visits another database of the same server; `password` is a source of tokens;
+        `lane` goes into messages. `wire` lets another thread end the attempt, `resolver` keeps
+        good addresses between attempts. Raises `TargetDown`, `TargetRefused`,
+        `ConfigurationError`.
+        """
+        postgres = database.postgres
+        route = conninfo.route(database, password=passwords.find(postgres, password), dbname=dbname)
+        connection = dial(
+            route,
+            postgres.connect_timeout,
+            wire=wire or Wire(),
+            resolver=resolver or Resolver(),
+        )
+        session = cls(
+            database, connection, relations=relations, route=route, clock=clock or SystemClock()
+        )
+        try:
+            session._greet(lane)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    # --- asking
+
+    def moment(self) -> Moment:
+        """Return the server's time and role; after a promotion the facts are read again.
+
+        Raises `SamplerError`, `TargetDown`.
+        """
+        at, in_recovery = self.fetch(_MOMENT).rows[0]
+        if in_recovery != self.facts.in_recovery:
+            self.refresh()
+        return Moment(at, in_recovery)
+
+    def fetch(self, sql: str, params: Params = None, *, timeout: float | None = None) -> Answer:
+        """Run one statement and return all of its rows, ready for JSON.
+
+        `timeout` in seconds replaces the configured query_timeout. Raises `SamplerTimeout`,
+        `SamplerUnavailable`, another `SamplerError`, or `TargetDown` when the session is lost.
+        """
+        with self._statement(timeout) as connection:
+            cursor = connection.execute(sql.encode(), params)
+            if cursor.description is None:
+                return Answer((), [])
+            columns = tuple(column.name for column in cursor.description)
+            return Answer(columns, cursor.fetchall())
+
+    def stream(
+        self, sql: str, params: Params = None, *, timeout: float | None = None, chunk: int = 500
+    ) -> Iterator[Answer]:
+        """Run one statement and yield its rows in chunks, in constant memory.
+
+        The bound covers the whole answer, with what the caller does between two chunks. Any
+        other call on the session ends the stream: its next chunk raises `SamplerError` then.
+        Nothing is yielded where there is no row. Raises as `fetch` does.
+        """
+        self._settle()
+        self._stream = _Stream(self._chunks(sql, params, timeout, chunk))
+        return self._stream
+
+    def refresh(self) -> None:
+        """Read the facts again. Raises `SamplerError`, `TargetDown`; the old ones stay then."""
+        self.facts = facts.read(self.fetch, self._relations)
+        self.stale = False
+
+    # --- its life
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked, as far as is known without asking."""
+        return not self._connection.closed and not self._connection.wire.is_cut
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was opened."""
+        return self._clock.monotonic() - self._opened
+
+    @property
+    def backend_pid(self) -> int:
+        """The process of the server behind it."""
+        return self._pid
+
+    def close(self) -> None:
+        """End it, without waiting for the far side."""
+        self._connection.close()
+        self._settle()
+
+    def interrupt(self) -> None:
+        """Free the thread that waits on this session, now. The session is lost. Any thread."""
+        self._connection.wire.cut()
+
+    # --- within
+
+    def _greet(self, lane: str) -> None:
+        """Refuse what is too old or behind a pooler, then read the facts."""
+        version = self._connection.pgconn.server_version
+        if version // 10_000 < OLDEST:
+            raise TargetRefused(
+                f"{self._route.target}: PostgreSQL {version // 10_000} is too old for the collector",
+                remedy=f"PostgreSQL {OLDEST} and later are supported",
+            )
+        try:
+            self._refuse_poolers(facts.identify(self.fetch))
+            self.refresh()
+        except SamplerError as error:
+            raise TargetDown(
+                f"{self._route.target}: the {lane} session cannot be prepared: {error}",
+                remedy=error.remedy,
+                sqlstate=error.sqlstate,
+            ) from error
+
+    def _refuse_poolers(self, identity: facts.Identity) -> None:
+        if identity.backend_pid != self._pid:
+            raise trouble.pooled(
+                f"{self._route.target}: a connection pooler answers: the backend's process id is "
+                f"not the one that the connection was told"
+            )
+        ours = conninfo.settings(self._postgres)
+        seen = {
+            "default_transaction_read_only": identity.read_only,
+            "search_path": identity.search_path,
+            "TimeZone": self._status("TimeZone"),
+            "IntervalStyle": self._status("IntervalStyle"),
+            "DateStyle": self._status("DateStyle").partition(",")[0],
+        }
+        for name, value in seen.items():
+            if value != ours[name]:
+                raise _not_taken(self._route.target, name, value)
+        if identity.statement_timeout == "0":
+            raise _not_taken(self._route.target, "statement_timeout", "0")
+
+    def _status(self, name: str) -> str:
+        value = self._connection.pgconn.parameter_status(name.encode())
+        return value.decode("utf-8", "replace") if value is not None else ""
+
+    @contextmanager
+    def _statement(self, timeout: float | None) -> Iterator[Connection]:
+        """Bound what the block asks, and translate what goes wrong."""
+        self._settle()
+        with self._translating(), self._allowing(timeout) as connection:
+            yield connection
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._ours(error) from error
+
+    def _ours(self, error: psycopg.Error) -> SamplerError | TargetError:
+        if error.sqlstate in trouble.STALE:
+            self.stale = True
+        role = self._route.params["user"]
+        return trouble.statement_failed(error, alive=self.alive, role=role, scrub=self._route.scrub)
+
+    @contextmanager
+    def _allowing(self, timeout: float | None) -> Iterator[Connection]:
+        """Set the deadline of what follows; let the server have more time where we do."""
+        usual = self._postgres.query_timeout
+        seconds = usual if timeout is None else timeout
+        connection = self._connection
+        connection.deadline = time.monotonic() + seconds
+        # Where the server's own limit comes later than ours, it must be told to stop.
+        connection.cancel_first = seconds < conninfo.statement_timeout(usual)
+        if seconds <= usual:
+            yield connection
+            return
+        self._limit(seconds)
+        try:
+            yield connection
+        finally:
+            if self.alive:
+                connection.deadline = time.monotonic() + usual
+                self._limit(usual)
+
+    def _limit(self, seconds: float) -> None:
+        # No pooler is between (that was checked), so this stays with the session.
+        limit = str(conninfo.milliseconds(conninfo.statement_timeout(seconds)))
+        self._connection.execute(_LIMIT, (limit,))
+
+    def _settle(self) -> None:
+        """End a stream that nobody read to its end."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cut()
+
+    def _chunks(
+        self, sql: str, params: Params, timeout: float | None, chunk: int
+    ) -> Generator[Answer, None, None]:
+        with self._translating(), self._allowing(timeout) as connection:
+            cursor = connection.cursor()
+            rows = cursor.stream(sql.encode(), params, size=chunk)
+            connection.cancels = False  # an answer that ends by itself needs no cancelling
+            complete = False
+            try:
+                columns: tuple[str, ...] = ()
+                while batch := list(islice(rows, chunk)):
+                    columns = columns or tuple(one.name for one in cursor.description or ())
+                    yield Answer(columns, batch)
+                complete = True
+            except psycopg.Error:
+                complete = True  # psycopg has read the rest, or the connection is closed
+                raise
+            finally:
+                connection.cancels = True
+                if not complete:
+                    connection.abandon(rows)
+
+
+class _Stream(Iterator[Answer]):
+    """The chunks of one answer, until the session is used for something else."""
+
+    def __init__(self, chunks: Generator[Answer, None, None]) -> None:
+        self._chunks = chunks
+        self._ended = self._cut = False
+
+    def __next__(self) -> Answer:
+        if self._cut:
+            raise SamplerError("the answer was cut off: the session was used for something else")
+        try:
+            return next(self._chunks)
+        except BaseException:
+            self._ended = True
+            raise
+
+    def cut(self) -> None:
+        """Stop in the middle, if it is there."""
+        self._cut = not self._ended
+        self._chunks.close()
+
+
+def _not_taken(target: str, name: str, value: str) -> TargetRefused:
+    variable = {"TimeZone": "PGTZ", "DateStyle": "PGDATESTYLE"}.get(name, "")
+    if variable and variable in os.environ:
+        return TargetRefused(
+            f"{target}: the environment variable {variable} overrides the session's {name}",
+            remedy=f"Unset {variable} for the agent",
+        )
+    return trouble.pooled(
+        f"{target}: {name} is {value!r} although the session asked otherwise: a connection pooler "
+        "dropped the startup options"
+    )
+
+
+_MOMENT = "/* pgc:moment */ SELECT clock_timestamp(), pg_is_in_recovery()"
+_LIMIT = "/* pgc:limit */ SELECT set_config('statement_timeout', %s, false)"

@@ -1,0 +1,76 @@
+"""A sample on the spot, for `pgc sample`: one full turn whose lines go to whoever asked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pg_collector.clock import SystemClock
+from pg_collector.errors import CollectorError
+from pg_collector.metrics import Metrics
+from pg_collector.pg.session import Session
+from pg_collector.privacy.mask import Masker
+from pg_collector.runner import Runner
+from pg_collector.sample import Batch, Keep
+from pg_collector.samplers._sampler import Sampler, compose, statements
+from pg_collector.states import States
+from pg_collector.turn import Turn
+
+
+class Asked(Protocol):
+    """The part of a request that matters here."""
+
+    explain: bool
+
+
+class Tray:
+    """A buffer that only gathers."""
+
+    losses = 0
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def put(self, line: bytes, keep: Keep) -> int:  # noqa: ARG002  # the buffer's interface
+        """Keep the line."""
+        self.lines.append(line)
+        return len(self.lines)
+
+    def peek(self, max_bytes: int, max_lines: int) -> Batch | None:  # noqa: ARG002
+        """Return nothing: nobody sends from here."""
+        return None
+
+    def ack(self, through: int) -> None:
+        """Forget nothing."""
+
+    def set_aside(self, number: int, reason: str) -> None:
+        """Set nothing aside."""
+
+
+def chosen(samplers: Mapping[str, Sampler], names: Sequence[str]) -> list[Sampler]:
+    """Return the samplers of these names, all of them where none is named.
+
+    Raises CollectorError for a name that does not exist.
+    """
+    for name in names:
+        if name not in samplers:
+            raise CollectorError(f"no sampler {name!r}", remedy=f"There are: {', '.join(samplers)}")
+    return [samplers[name] for name in names or samplers]
+
+
+def take(sampler: Sampler, target: str, session: Session, asked: Asked) -> list[bytes]:
+    """Take a sample, and return its lines; or the SQL of its statements, to explain it."""
+    if asked.explain:
+        return [text.encode() for text in explain(sampler, session)]
+    tray = Tray()
+    clock = SystemClock()
+    turn = Turn(sampler, target, sampler.every, States(target, tray))
+    Runner(tray, Masker(), Metrics(clock), clock).take(turn, session)
+    return tray.lines
+
+
+def explain(sampler: Sampler, session: Session) -> list[str]:
+    """Return the SQL that this server would be asked, a comment with the set's name before each."""
+    facts = session.facts
+    found, lacking = statements(sampler, facts)
+    searches = [compose(sampler.name, one.query, facts) for one in sampler.lookups]
+    texts = [f"-- {one.query.set}\n{one.sql};" for one in (*found, *searches) if one is not None]
+    return texts + [f"-- {query.set}: this server cannot answer it" for query in lacking]
