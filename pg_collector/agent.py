@@ -14,19 +14,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from pg_collector import spot
+from pg_collector import __version__, spot
 from pg_collector.buffer.memory import MemoryBuffer
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Config
 from pg_collector.control import ControlServer, Request
 from pg_collector.errors import CollectorError
+from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
-from pg_collector.health.vitals import Vital, Vitals, VitalState
+from pg_collector.health.vitals import Vital, Vitals
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet
 from pg_collector.outlets.file import FileOutlet
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.scrub import scrub
 from pg_collector.runner import Runner
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
@@ -72,7 +74,7 @@ class Agent:
         self.samplers = discover() if samplers is None else samplers
         self.stopping = threading.Event()
         self.metrics = Metrics(self.clock)
-        self.vitals = Vitals(self.clock)
+        self.vitals = Vitals(self.clock, self.metrics, scrub=scrub)
         self.buffer = MemoryBuffer(config.buffers.memory_max, self.metrics, self.clock)
         self.masker = Masker(config.security.query_masking_level, on_failure=self._unmasked)
         self.runner = Runner(
@@ -96,6 +98,9 @@ class Agent:
             for database in config.databases
             if database.enabled
         }
+        self.health = HealthServer(
+            config.http, self.vitals, self.metrics, version={"version": __version__}
+        )
         self.scheduler = Scheduler(self._take, self.metrics, self.clock, self.stopping)
         if outlet is None and config.local.enabled:
             outlet = partial(FileOutlet, config.local)
@@ -113,9 +118,8 @@ class Agent:
         Raises StateError where the HTTP address or the output cannot be used.
         """
         with contextlib.ExitStack() as stack:
-            health = HealthServer(self.config.http, self.vitals, self.metrics)
-            health.start()
-            stack.callback(health.stop)
+            self.health.start()
+            stack.callback(self.health.stop)
             stack.callback(self._close_targets)
             if self.outlet is not None:
                 stack.enter_context(self._sending(self.outlet))
@@ -171,9 +175,8 @@ class Agent:
         found: list[bytes] = []
         for sampler in spot.chosen(self.samplers, request.samplers):
             lane = target.lane_for(sampler)
-            work = partial(
-                target.lend, lane, lambda s, one=sampler: spot.take(one, target.name, s, request)
-            )
+            take = partial(spot.take, sampler, target.name, explain=request.explain)
+            work = partial(target.lend, lane, take)
             try:
                 found += self.scheduler.borrow(target.name, lane, work, SAMPLE_DEADLINE)
             except TimeoutError as error:
@@ -195,6 +198,7 @@ class Agent:
 
     def stop(self) -> None:
         """Stop the parts in reverse order, within ten seconds."""
+        self.vitals.ending()
         self.stopping.set()
         self._stack.close()
 
@@ -237,11 +241,11 @@ class Agent:
             linger=FILE_LINGER,
             max_bytes=self.config.platform.batch_max_bytes,
             max_lines=self.config.platform.batch_max_lines,
-            beat=self.vitals.beat("sender"),
+            beat=self.vitals.heart("sender").beat,
         )
         thread = threading.Thread(target=self._essential, args=(sender.run,), name="sender")
         thread.daemon = True  # its own stop follows; a hung disk must not keep the process alive
-        self.vitals.register("output", lambda: _output_vital(outlet.name, sender))
+        self.vitals.register("output", partial(_output_vital, outlet.name, sender))
         thread.start()
         try:
             yield
@@ -269,39 +273,50 @@ class Agent:
 
     def _register(self) -> None:
         self.vitals.register("scheduler", self._scheduler_vital)
-        self.vitals.register("plan", self._plan_vital)
+        self.vitals.require("plan", self._plan_vital)
+        self.vitals.require("postgres", self._any_target_vital)
         for target in self.targets.values():
-            self.vitals.register(f"postgres:{target.name}", lambda t=target: _target_vital(t))
+            self.vitals.register(f"postgres:{target.name}", partial(_target_vital, target))
 
     def _scheduler_vital(self) -> Vital:
         if self.scheduler.alive:
-            return Vital(VitalState.OK)
-        return Vital(VitalState.DOWN, "the scheduler's threads are dead", "Restart the agent.")
+            return vitals.OK
+        return Vital(
+            state=vitals.State.DOWN,
+            reason="the scheduler's threads are dead",
+            remedy="Restart the agent, and report this with the log.",
+            essential=True,
+        )
 
     def _plan_vital(self) -> Vital:
         if self._grants.grant() is not None:
-            return Vital(VitalState.OK)
+            return vitals.OK
         return Vital(
-            VitalState.DOWN,
-            "UNPROVISIONED: this device has no plan",
-            "Set local.enabled: true (or start with --local PATH) to collect into files.",
+            state=vitals.State.DOWN,
+            reason="UNPROVISIONED: this device has no plan, nothing is collected",
+            remedy="Set local.enabled: true, or start with --local DIR, to collect into files.",
         )
+
+    def _any_target_vital(self) -> Vital:
+        answers = [_target_vital(target) for target in self.targets.values()]
+        return next((one for one in answers if one.state is vitals.State.OK), answers[0])
 
 
 def _target_vital(target: Target) -> Vital:
-    trouble = target.trouble
-    if trouble is not None:
-        return Vital(VitalState.DOWN, trouble)
+    if target.trouble is not None:
+        return Vital(state=vitals.State.DOWN, reason=target.trouble)
     if not target.connected:
-        return Vital(VitalState.DOWN, "not connected yet")
-    return Vital(VitalState.OK)
+        return Vital(state=vitals.State.DOWN, reason="not connected yet")
+    return vitals.OK
 
 
 def _output_vital(name: str, sender: Sender) -> Vital:
     trouble = sender.trouble
     if trouble is None:
-        return Vital(VitalState.OK)
-    return Vital(VitalState.DEGRADED, f"{name}: {trouble.message}", trouble.remedy)
+        return vitals.OK
+    return Vital(
+        state=vitals.State.DEGRADED, reason=f"{name}: {trouble.message}", remedy=trouble.remedy
+    )
 
 
 def run(

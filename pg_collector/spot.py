@@ -1,7 +1,6 @@
 """A sample on the spot, for `pgc sample`: one full turn whose lines go to whoever asked."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from pg_collector.clock import SystemClock
 from pg_collector.errors import CollectorError
@@ -13,12 +12,6 @@ from pg_collector.sample import Batch, Keep
 from pg_collector.samplers._sampler import Sampler, compose, statements
 from pg_collector.states import States
 from pg_collector.turn import Turn
-
-
-class Asked(Protocol):
-    """The part of a request that matters here."""
-
-    explain: bool
 
 
 class Tray:
@@ -56,10 +49,10 @@ def chosen(samplers: Mapping[str, Sampler], names: Sequence[str]) -> list[Sample
     return [samplers[name] for name in names or samplers]
 
 
-def take(sampler: Sampler, target: str, session: Session, asked: Asked) -> list[bytes]:
-    """Take a sample, and return its lines; or the SQL of its statements, to explain it."""
-    if asked.explain:
-        return [text.encode() for text in explain(sampler, session)]
+def take(sampler: Sampler, target: str, session: Session, *, explain: bool) -> list[bytes]:
+    """Take a sample, and return its lines; or, to explain it, the SQL of its statements."""
+    if explain:
+        return [text.encode() for text in _texts(sampler, session)]
     tray = Tray()
     clock = SystemClock()
     turn = Turn(sampler, target, sampler.every, States(target, tray))
@@ -67,7 +60,7 @@ def take(sampler: Sampler, target: str, session: Session, asked: Asked) -> list[
     return tray.lines
 
 
-def explain(sampler: Sampler, session: Session) -> list[str]:
+def _texts(sampler: Sampler, session: Session) -> list[str]:
     """Return the SQL that this server would be asked, a comment with the set's name before each."""
     facts = session.facts
     found, lacking = statements(sampler, facts)

@@ -20,6 +20,7 @@ from tests.support.pgbouncer import PgBouncer, start_pgbouncer
 from tests.support.pki import Pki
 from tests.support.proxy import FaultProxy
 from tests.support.scratch import new_directory
+from tests.support.workers import ByVersion
 
 T = TypeVar("T")
 _names = itertools.count(1)
@@ -48,29 +49,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """With several workers, keep the tests of one version on one: it starts the server once."""
-    if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
-
-
 @pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker: it reads the command line again and would not know."""
-    node.workerinput["grouped"] = node.config.option.dist == "loadgroup"
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByVersion | None:
+    """With several workers, keep the tests of one version on one: it starts the server once."""
+    return ByVersion(config, log) if config.getvalue("dist") in {"load", "loadgroup"} else None
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if getattr(config, "workerinput", {}).get("grouped"):
-        config.option.loadgroup = True
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        if (major := parameters.get("major")) is not None:
-            item.add_marker(pytest.mark.xdist_group(f"pg{major}"))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))
 
@@ -141,6 +127,12 @@ def lab() -> Iterator[Lab]:
 def server(lab: Lab, major: int) -> Server:
     """A running server of each version (pg12 ... pg18), shared by the tests of this worker."""
     return lab.server(major)
+
+
+@pytest.fixture(scope="session")
+def newest_server(lab: Lab) -> Server:
+    """The newest version's shared server, for tests that do not depend on the version."""
+    return lab.server(max(chosen_majors()))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from pg_collector.pg.session import Session
 from pg_collector.samplers import discover
 from pg_collector.secret import Secret
 
-
 CELL_MAX = 60  # characters of a cell
 
 
@@ -55,10 +54,10 @@ def sample(
         target = Database(name="dsn", postgres=Postgres(conn_string=Secret(dsn)))
         lines = _directly(target, request)
     else:
-        loaded = read(context, config, overrides)
-        lines = _through_the_agent(request, loaded.config.state_dir)
-        if lines is None:
-            lines = _directly(_chosen(loaded.config.databases, database), request)
+        loaded = read(context, config, overrides).config
+        lines = _through_the_agent(request, loaded.state_dir) or _directly(
+            _chosen(loaded.databases, database), request
+        )
     if explain:
         print("\n\n".join(line.decode() for line in lines))
     elif as_json:
@@ -89,7 +88,8 @@ def _directly(target: Database, request: control.Request) -> list[bytes]:
     relations = frozenset(name for one in samplers.values() for name in one.relations)
     session = Session.open(target, relations=relations)
     try:
-        return [line for one in wanted for line in spot.take(one, target.name, session, request)]
+        taken = [spot.take(one, target.name, session, explain=request.explain) for one in wanted]
+        return [line for lines in taken for line in lines]
     finally:
         session.close()
 

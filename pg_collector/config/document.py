@@ -6,12 +6,12 @@ decided by the key it stands under. https://yaml.org/spec/1.1/
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 import yaml
 
-from pg_collector.config.problems import Origin, Problems, named
+from pg_collector.config.problems import Origin, Problems, joined, named
 
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 20_000  # aliases count as often as they are used
@@ -76,9 +76,7 @@ class _Frame:
         """Return the dotted path of the value that comes next."""
         if not self.is_map:
             return f"{self.path}[{len(self.items)}]"
-        if self.key is None:
-            return self.path
-        return f"{self.path}.{self.key[0]}" if self.path else self.key[0]
+        return self.path if self.key is None else joined(self.path, self.key[0])
 
 
 class _Known(NamedTuple):
@@ -87,11 +85,24 @@ class _Known(NamedTuple):
     height: int
 
 
-def parse(text: str, source: str, problems: Problems, *, template: bool = True) -> Tree | None:
+def parse(text: str, source: str, problems: Problems, *, template: bool) -> Tree | None:
     """Return the document's tree, or None where it could not be read to its end.
 
     What is wrong goes to `problems`; a document that is empty is an empty tree.
     """
+    root = parse_value(text, source, problems, template=template)
+    if root is None or isinstance(root, Tree):
+        return root
+    if isinstance(root, Scalar) and root.text is None:
+        return Tree({}, root.origin)
+    problems.add(root.origin, "", "not a configuration", "write `key: value`, one key per line")
+    return None
+
+
+def parse_value(
+    text: str, source: str, problems: Problems, *, template: bool = False
+) -> Node | None:
+    """Return the node that the whole text is, or None where it could not be read to its end."""
     builder = _Builder(source, problems, template=template)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -110,7 +121,7 @@ def parse(text: str, source: str, problems: Problems, *, template: bool = True) 
             place(text, position, source), "", "a control character", "remove it, or escape it"
         )
         return None
-    return builder.tree()
+    return builder.root or Scalar(None, Origin(source, 1, 1))
 
 
 def place(text: str, position: int, source: str) -> Origin:
@@ -128,7 +139,7 @@ class _Builder:
         self._template = template
         self._frames: list[_Frame] = []
         self._anchors: dict[str, _Known | None] = {}  # None: not complete yet
-        self._root: Node | None = None
+        self.root: Node | None = None
         self._documents = 0
         self._nodes = 0
 
@@ -151,18 +162,6 @@ class _Builder:
         elif isinstance(event, yaml.CollectionEndEvent):
             self._close()
 
-    def tree(self) -> Tree | None:
-        """Return the whole document."""
-        if isinstance(self._root, Tree):
-            return self._root
-        origin = Origin(self._source, 1, 1)
-        if self._root is None or (isinstance(self._root, Scalar) and self._root.text is None):
-            return Tree({}, origin)
-        self._problems.add(
-            self._root.origin, "", "not a configuration", "write `key: value`, one key per line"
-        )
-        return None
-
     def _document(self, origin: Origin) -> None:
         self._documents += 1
         if self._documents > 1:
@@ -183,7 +182,6 @@ class _Builder:
         known = self._anchors[anchor]
         if known is None:
             self._stop(origin, "an alias inside of what it stands for", remedy)
-            raise AssertionError
         return known
 
     def _open(self, event: yaml.CollectionStartEvent, origin: Origin) -> None:
@@ -217,31 +215,27 @@ class _Builder:
         if anchor is not None:
             self._anchors[anchor] = known
         if not self._frames:
-            self._root = known.node
+            self.root = known.node
             return
         frame = self._frames[-1]
         if frame.is_map and frame.key is None:
-            self._key(frame, known.node, key_text, origin)
+            frame.key = (self._key(known.node, key_text, origin), origin)
             return
         self._weigh(frame, known, origin)
-        if not frame.is_map:
+        if frame.key is None:
             frame.items.append(known.node)
             return
-        self._entry(frame, known.node)
+        self._entry(frame, known.node, *frame.key)
         frame.key = None
 
-    def _key(self, frame: _Frame, node: Node, text: str | None, origin: Origin) -> None:
+    def _key(self, node: Node, text: str | None, origin: Origin) -> str:
         if text is None and isinstance(node, Scalar):
             text = node.text
         if text is None:
             self._stop(origin, "a key must be a text", "write `key: value`")
-            raise AssertionError
-        frame.key = (text, origin)
+        return text
 
-    def _entry(self, frame: _Frame, node: Node) -> None:
-        if frame.key is None:
-            raise AssertionError
-        key, origin = frame.key
+    def _entry(self, frame: _Frame, node: Node, key: str, origin: Origin) -> None:
         if key == "<<":
             self._merge(frame, node, origin)
         elif key in frame.entries:
@@ -274,7 +268,7 @@ class _Builder:
         if len(self._frames) + known.height > MAX_DEPTH:
             self._stop(origin, "nested too deeply", f"at most {MAX_DEPTH} levels")
 
-    def _stop(self, origin: Origin, message: str, remedy: str) -> None:
+    def _stop(self, origin: Origin, message: str, remedy: str) -> NoReturn:
         path = self._frames[-1].child_path() if self._frames else ""
         self._problems.add(origin, path, message, remedy)
         raise _Stop

@@ -81,6 +81,12 @@ def named(word: str) -> str:
     return f"'{word}'" if _PLAIN_NAME.fullmatch(word) else "(not a plain name)"
 
 
+def joined(path: str, key: str) -> str:
+    """Return the dotted path of a key under `path`."""
+    shown = key if _PLAIN_NAME.fullmatch(key) else "?"
+    return f"{path}.{shown}" if path else shown
+
+
 def one_line(text: str) -> str:
     """Return the text without line breaks and other characters that a terminal might obey."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

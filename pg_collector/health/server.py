@@ -6,23 +6,22 @@ that has kept one waiting longest without a request loses it.
 """
 
 import contextlib
-import errno
 import hmac
 import itertools
 import logging
-import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pg_collector.config.model import Http
 from pg_collector.errors import ConfigurationError, StateError
+from pg_collector.health.address import parse_address, remedy, resolve
+from pg_collector.health.conversation import MAX_HEAD_BYTES, METHODS, Conversation
 from pg_collector.health.pages import Page, Pages, text
 from pg_collector.health.vitals import Heart, Vitals
 from pg_collector.metrics import Metrics
@@ -30,15 +29,13 @@ from pg_collector.metrics import Metrics
 log = logging.getLogger(__name__)
 
 MAX_THREADS: Final = 8
-MAX_HEAD_BYTES: Final = 8192  # request line and headers together
-METHODS: Final = ("GET", "HEAD")
 
 _POLL: Final = 0.5  # seconds between looks at whether to stop
 _PATIENT: Final = 0.5  # seconds for which a client without a request keeps its thread in any case
 _ROOM: Final = 0.1  # seconds that a client waits for a thread
 _GOODBYE: Final = 0.3  # seconds for the last answers
-_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
-_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+
+Answer = Callable[[BaseHTTPRequestHandler], Page]
 
 
 class HealthServer:
@@ -70,11 +67,11 @@ class HealthServer:
         if self._endpoint is None:
             return
         try:
-            self._server = _Server(self._endpoint, self)
+            self._server = _Server(self._endpoint, self._http, self._answer, self._tls)
         except OSError as error:
             raise StateError(
                 f"cannot listen on {self._http.address}: {error.strerror or error}",
-                remedy=_remedy(error, self._endpoint[1]),
+                remedy=remedy(error, self._endpoint[1]),
             ) from error
         self._server.heart = self._vitals.heart("http")
         self._thread = threading.Thread(
@@ -92,8 +89,7 @@ class HealthServer:
         self._server.end(_GOODBYE)
         self._server = self._thread = None
 
-    def answer(self, request: "_Conversation") -> Page:
-        """Answer a request that was read. Never raises."""
+    def _answer(self, request: BaseHTTPRequestHandler) -> Page:
         if request.command not in METHODS:
             return text(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only")
         if self._token and not hmac.compare_digest(_bearer(request), self._token):
@@ -105,17 +101,6 @@ class HealthServer:
             log.exception("a page failed")
             return text(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed; the log says why")
 
-    def secured(self, connection: socket.socket) -> socket.socket:
-        """Return the connection, to be encrypted by a handshake if TLS is configured."""
-        if self._tls is None:
-            return connection
-        return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-
-    @property
-    def limits(self) -> Http:
-        """The timeouts."""
-        return self._http
-
 
 class _Server(ThreadingHTTPServer):
     """Bounded threads; knows every connection, and since when it waits for a request."""
@@ -124,17 +109,21 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, endpoint: tuple[str, int], owner: HealthServer) -> None:
-        self.owner = owner
+    def __init__(
+        self, endpoint: tuple[str, int], limits: Http, answer: Answer, tls: ssl.SSLContext | None
+    ) -> None:
+        self.limits = limits
+        self.answer = answer
         self.heart: Heart | None = None
+        self._tls = tls
         self._slots = threading.BoundedSemaphore(MAX_THREADS)
         self._numbers = itertools.count(1)
         self._ending = threading.Event()
         self._lock = threading.Lock()  # guards the two below
         self._threads_alive: set[threading.Thread] = set()
         self._waiting: dict[socket.socket, float | None] = {}  # None: it has its request
-        self.address_family, address = _resolve(*endpoint)
-        super().__init__(address, _Conversation)
+        self.address_family, address = resolve(*endpoint)
+        super().__init__(address, Conversation)
 
     def server_bind(self) -> None:
         """Bind, without the reverse DNS look-up of the parent class."""
@@ -175,6 +164,12 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._threads_alive.add(thread)
         thread.start()
+
+    def secured(self, connection: socket.socket) -> socket.socket:
+        """Return the connection, to be encrypted by a handshake if TLS is configured."""
+        if self._tls is None:
+            return connection
+        return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def waits(self, connection: socket.socket) -> None:
         """Note that a connection begins to wait for a request."""
@@ -241,158 +236,6 @@ class _Server(ThreadingHTTPServer):
             request.send(head.encode() + body)
             request.recv(MAX_HEAD_BYTES)  # closing with unread bytes would take the answer back
         self.shutdown_request(request)
-
-
-class _Conversation(BaseHTTPRequestHandler):
-    """One connection: reads each head as a whole, answers it as a whole."""
-
-    server_version = "pg-collector"
-    protocol_version = "HTTP/1.1"
-
-    def setup(self) -> None:
-        """Begin; with TLS, shake hands within the read timeout."""
-        self._house = cast("_Server", self.server)
-        self._limits = self._house.owner.limits
-        self._unread = b""
-        self.connection = self._house.owner.secured(self.request)
-        self._house.waits(self.connection)
-        try:
-            self.connection.settimeout(self._limits.read_timeout)
-            if isinstance(self.connection, ssl.SSLSocket):
-                self.connection.do_handshake()
-        except BaseException:
-            self.finish()
-            raise
-
-    def finish(self) -> None:
-        """End; the server closes what TLS did not take over."""
-        self._house.gone(self.connection)
-        if self.connection is not self.request:
-            self.connection.close()
-
-    def handle_one_request(self) -> None:
-        """Read one request and answer it."""
-        self.close_connection = True
-        self.wfile = BytesIO()
-        self._house.waits(self.connection)
-        head = self._read_head()
-        self._house.asks(self.connection)
-        if head is not None:
-            self.rfile = BytesIO(head)
-            self.raw_requestline = self.rfile.readline()
-            if self.parse_request():
-                if {"content-length", "transfer-encoding"} & {k.lower() for k in self.headers}:
-                    self.close_connection = True  # nobody reads that body
-                self._write(self._house.owner.answer(self))
-        self._send(self.wfile.getvalue())
-
-    def _read_head(self) -> bytes | None:
-        """Return a request's head; None if there is none, and what to say is in `wfile`."""
-        deadline = time.monotonic() + self._limits.read_timeout
-        while not (end := _HEAD_END.search(self._unread)):
-            if len(self._unread) > MAX_HEAD_BYTES:
-                line_ended = b"\n" in self._unread
-                self.send_error(431 if line_ended else 414)
-                return None
-            try:
-                self.connection.settimeout(max(0.001, deadline - time.monotonic()))
-                chunk = self.connection.recv(MAX_HEAD_BYTES)
-            except TimeoutError:
-                if self._unread:
-                    self.send_error(408)
-                return None
-            if not chunk:
-                return None
-            self._unread = (self._unread + chunk).lstrip(b"\r\n")
-        head, self._unread = self._unread[: end.end()], self._unread[end.end() :]
-        return head
-
-    def _write(self, page: Page) -> None:
-        self.send_response(page.status)
-        self.send_header("Content-Type", page.content_type)
-        self.send_header("Content-Length", str(len(page.body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        if page.status == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.send_header("Allow", ", ".join(METHODS))
-        if page.status == HTTPStatus.UNAUTHORIZED:
-            self.send_header("WWW-Authenticate", "Bearer")
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(page.body)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what was no proper request; the parent class calls this, too."""
-        del message, explain  # they quote the request
-        self.close_connection = True
-        self.command = self.command if hasattr(self, "command") else ""
-        self.request_version = self.protocol_version
-        status = HTTPStatus(code)
-        self._write(text(status, status.phrase))
-
-    def handle_expect_100(self) -> bool:
-        """Ask for no body."""
-        return True
-
-    def version_string(self) -> str:
-        """Return the name alone."""
-        return self.server_version
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent's name
-        """Log requests for who debugs, and nobody else."""
-        log.debug(format, *args)
-
-    def _send(self, data: bytes) -> None:
-        if not data:
-            return
-        self.connection.settimeout(self._limits.write_timeout)
-        self.connection.sendall(data)  # the timeout is that of the whole call
-        if self.close_connection:
-            self._linger()
-
-    def _linger(self) -> None:
-        """Read what is still coming for a moment: closing at once would take the answer back."""
-        deadline = time.monotonic() + _ROOM
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_WR)
-            while (left := deadline - time.monotonic()) > 0:
-                self.connection.settimeout(left)
-                if not self.connection.recv(64 * 1024):
-                    return
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Split `127.0.0.1:8080`, `[::1]:8080` or `:8080` (every interface) into host and port.
-
-    Raises ConfigurationError for anything else.
-    """
-    found = _ADDRESS.fullmatch(address)
-    if not found or int(found["port"]) > 0xFFFF:
-        raise ConfigurationError(
-            f"http.address {address!r} is not an address",
-            remedy="Write it as 127.0.0.1:8080, [::1]:8080, :8080 for every interface, or off.",
-        )
-    return found["v6"] or found["host"], int(found["port"])
-
-
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    if not host:
-        if socket.has_dualstack_ipv6():
-            return socket.AF_INET6, ("::", port)
-        return socket.AF_INET, ("0.0.0.0", port)  # noqa: S104  # every interface was asked for
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
-    return family, cast("tuple[str, int]", address[:2])
-
-
-def _remedy(error: OSError, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"Stop what listens there (ss -ltnp sport = :{port}), or set http.address."
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return "Ports below 1024 need a privilege: set http.address to a higher one."
-    return "Set http.address to an address of this machine, or to off."
 
 
 def _token(http: Http) -> bytes | None:

@@ -6,7 +6,6 @@ far side can go silent, drip a byte at a time, or stop in the middle of a TLS ha
 ends at the deadline all the same, and the connection with it, because the wire's state is unknown.
 """
 
-import contextlib
 import ctypes
 import math
 import select
@@ -53,7 +52,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that gives up at `deadline` (of `time.monotonic`), whatever it waits for."""
 
     deadline = math.inf
-    cancel_first = False  # at the deadline the server may be well and still at work: tell it
+    cancel_first = False  # at the deadline the server may be well and still at work: stop it
     cancels = True  # whether psycopg may send a cancel request where it gives up early
     wire: Wire
 
@@ -65,7 +64,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Run libpq's generator to its end, but no longer than the deadline.
 
-        Raises `DeadlineExceeded` or `Interrupted`; the connection is closed then.
+        Raises `DeadlineExceeded` or `Interrupted`, the connection is closed then; with
+        `cancel_first` also `QueryCanceled`, and the connection is at rest.
         """
         left = max(self.deadline - time.monotonic(), 0.0)
         if timeout is not None:
@@ -76,7 +76,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                     gen, interval=max(interval, 1.0), timeout=left if left < math.inf else None
                 )
         except psycopg.errors._WaitTimeout:  # noqa: SLF001  # the name psycopg documents for wait
-            self._give_up()
+            if self.cancel_first and self._stopped():
+                raise psycopg.errors.QueryCanceled("no answer within the time limit") from None
+            self.pgconn.finish()
             raise DeadlineExceeded("no answer within the time limit") from None
         except WireCut:
             self.pgconn.finish()
@@ -99,12 +101,28 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         if self.cancels:
             super()._try_cancel(timeout=min(timeout, CANCEL_WITHIN))
 
-    def _give_up(self) -> None:
-        if self.cancel_first:
-            # Where even this fails, the server will find out by its own limits.
-            with contextlib.suppress(psycopg.Error):
-                self.cancel_safe(timeout=CANCEL_WITHIN)
-        self.pgconn.finish()
+    def _stopped(self) -> bool:
+        """Tell the server to stop, and say whether the connection came to rest."""
+        deadline = time.monotonic() + CANCEL_WITHIN
+        try:
+            self.cancel_safe(timeout=CANCEL_WITHIN)
+            return _drained(self.pgconn, deadline)
+        except psycopg.Error:
+            return False
+
+
+def _drained(pgconn: pq.abc.PGconn, deadline: float) -> bool:
+    """Throw away what is still to come of an answer; False when the deadline comes first."""
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    while True:
+        while not pgconn.is_busy():
+            if pgconn.get_result() is None:
+                return True
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(math.ceil(left * 1000)):
+            return False
+        pgconn.consume_input()
 
 
 def connect(conninfo: str, deadline: float, wire: Wire) -> Connection:

@@ -35,6 +35,7 @@ _KEEPALIVES = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",  # ms
 }
+_PORTS = 65_535
 # Our sessions are read-only themselves, so libpq's test for "read-write" could never pass.
 _ATTRS = {"read-write": "primary", "read-only": "standby"}
 
@@ -102,7 +103,7 @@ def route(database: Database, *, password: str | None = None, dbname: str | None
     scrub = scrubber([password or "", *(own.get(name, "") for name in _SECRETS)])
     values = _filled_in(database.name, own, scrub)
     scrub = scrubber([password or "", *(values.get(name, "") for name in _SECRETS)])
-    endpoints = _endpoints(values)
+    endpoints = _endpoints(database.name, values)
     if postgres.auth_method is AuthMethod.PEER and not all(one.is_socket for one in endpoints):
         raise ConfigurationError(
             f"{database.name}: auth_method peer works on a Unix socket only",
@@ -197,11 +198,16 @@ def _look(target: str, own: Mapping[str, str], stop_at: str, scrub: Scrub) -> di
         pgconn.finish()
 
 
-def _endpoints(values: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def _endpoints(target: str, values: Mapping[str, str]) -> tuple[Endpoint, ...]:
     hosts = values.get("host", "").split(",")
     addresses = values.get("hostaddr", "").split(",")
     ports = values.get("port", "").split(",")
     count = max(len(hosts), len(addresses))
+    if not all(port.isdecimal() and 0 < int(port) <= _PORTS for port in ports if port):
+        raise ConfigurationError(
+            f"{target}: a port of the connection is not a number from 1 to {_PORTS}",
+            remedy="Check conn_string and PGPORT; percent-encode special characters of a password",
+        )
     if len(ports) == 1:
         ports *= count
     hosts += [""] * (count - len(hosts))

@@ -104,11 +104,7 @@ class Lane:
             wire.cut()
 
     def close(self) -> None:
-        """Interrupt what is under way and open no session any more.
-
-        The thread that uses the session ends it with `drop`; where none does, its last user calls
-        `close` itself, and the socket is closed here.
-        """
+        """Interrupt what is under way, close the session, and open none any more."""
         with self._lock:
             self._closed = True
         self.interrupt()

@@ -5,11 +5,12 @@ changes a setting that a pooler could hand on. Specification: docs/specs/session
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import psycopg
 
@@ -26,7 +27,10 @@ from pg_collector.sample import Answer, Facts
 
 OLDEST = 12  # the first major version that is supported
 
+CLOSE_WITHIN = 2.0  # seconds that `close` waits for another thread to let go
+
 Params = Mapping[str, Any] | None
+_Rows = Generator[tuple[Any, ...], None, None]
 
 
 class Moment(NamedTuple):
@@ -60,6 +64,7 @@ class Session:
         self._clock = clock
         self._opened = clock.monotonic()
         self._pid = connection.pgconn.backend_pid
+        self._in_use = threading.Lock()  # while libpq works: closing then would crash it
         self._stream: _Stream | None = None
 
     @classmethod
@@ -135,7 +140,7 @@ class Session:
         Nothing is yielded where there is no row. Raises as `fetch` does.
         """
         self._settle()
-        self._stream = _Stream(self._chunks(sql, params, timeout, chunk))
+        self._stream = _Stream(self._chunks(sql, params, timeout, chunk), self._in_use)
         return self._stream
 
     def refresh(self) -> None:
@@ -161,9 +166,16 @@ class Session:
         return self._pid
 
     def close(self) -> None:
-        """End it, without waiting for the far side."""
-        self._connection.close()
-        self._settle()
+        """End it, without waiting for the far side. From another thread: `interrupt` it first.
+
+        Where the thread that uses it does not let go, it stays open for that one to close.
+        """
+        if self._in_use.acquire(timeout=CLOSE_WITHIN):
+            try:
+                self._connection.close()
+                self._settle()
+            finally:
+                self._in_use.release()
 
     def interrupt(self) -> None:
         """Free the thread that waits on this session, now. The session is lost. Any thread."""
@@ -176,7 +188,7 @@ class Session:
         version = self._connection.pgconn.server_version
         if version // 10_000 < OLDEST:
             raise TargetRefused(
-                f"{self._route.target}: PostgreSQL {version // 10_000} is too old for the collector",
+                f"{self._route.target}: PostgreSQL {version // 10_000} is too old",
                 remedy=f"PostgreSQL {OLDEST} and later are supported",
             )
         try:
@@ -216,9 +228,10 @@ class Session:
     @contextmanager
     def _statement(self, timeout: float | None) -> Iterator[Connection]:
         """Bound what the block asks, and translate what goes wrong."""
-        self._settle()
-        with self._translating(), self._allowing(timeout) as connection:
-            yield connection
+        with self._in_use:
+            self._settle()
+            with self._translating(), self._allowing(timeout) as connection:
+                yield connection
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -269,7 +282,7 @@ class Session:
     ) -> Generator[Answer, None, None]:
         with self._translating(), self._allowing(timeout) as connection:
             cursor = connection.cursor()
-            rows = cursor.stream(sql.encode(), params, size=chunk)
+            rows = cast(_Rows, cursor.stream(sql.encode(), params, size=chunk))
             connection.cancels = False  # an answer that ends by itself needs no cancelling
             complete = False
             try:
@@ -290,15 +303,17 @@ class Session:
 class _Stream(Iterator[Answer]):
     """The chunks of one answer, until the session is used for something else."""
 
-    def __init__(self, chunks: Generator[Answer, None, None]) -> None:
+    def __init__(self, chunks: Generator[Answer, None, None], in_use: threading.Lock) -> None:
         self._chunks = chunks
+        self._in_use = in_use
         self._ended = self._cut = False
 
     def __next__(self) -> Answer:
         if self._cut:
             raise SamplerError("the answer was cut off: the session was used for something else")
         try:
-            return next(self._chunks)
+            with self._in_use:
+                return next(self._chunks)
         except BaseException:
             self._ended = True
             raise

@@ -72,7 +72,7 @@ def statement_failed(
         return TargetDown(f"the session was lost: {text}", remedy=_lost_remedy(code), sqlstate=code)
     if code == "57014":
         return SamplerTimeout(
-            f"cancelled by the server: {text}", reason=Reason.TIMEOUT, sqlstate=code
+            f"the statement took too long: {text}", reason=Reason.TIMEOUT, sqlstate=code
         )
     if code == "55P03":
         return SamplerTimeout(
@@ -141,9 +141,10 @@ def connection_failed(text: str, peer: Peer, *, scrub: Scrub = _keep) -> TargetE
 def _refusal(code: str, text: str, message: str, peer: Peer) -> TargetError:
     if "startup parameter" in text:  # a pooler's text, which is never translated
         return pooled(f"{message}, says a connection pooler", sqlstate=code)
-    remedy = _REMEDIES.get(code, "").format(**_names(peer))
-    if code == "28000" and "pg_hba" in text:
-        remedy = _HBA.format(**_names(peer))
+    remedy = _REMEDIES.get(code, "")
+    if code == "28000":  # one code for many reasons: take the words' remedy where they are English
+        remedy = next((one for words, _, one in _PHRASES if words in text), _ROLE)
+    remedy = remedy.format(**_names(peer))
     kind: type[TargetError] = TargetDown
     if code.startswith(("28", "3D", "22", "42", "0A", "55")) or code == "57P04":
         kind = TargetRefused
@@ -164,12 +165,15 @@ _HBA = (
     "then SELECT pg_reload_conf();"
 )
 _PASSWORD = "Check the password of role {role}: postgres.password_file, or libpq's password file"  # noqa: S105
+_PEER = (
+    "On a Unix socket role {role} must have the name of the account that the agent runs under, "
+    "or a line in pg_ident.conf"
+)
 _ROLE = "CREATE ROLE {role} LOGIN; GRANT pg_monitor TO {role}; (pgc setup sql prints it all)"
 _DATABASE = "Name a database that exists and accepts connections; {dbname} does not"
 
 _REMEDIES = {
     "28P01": _PASSWORD,
-    "28000": _ROLE,
     "3D000": _DATABASE,
     "55000": _DATABASE,
     "42501": "GRANT CONNECT ON DATABASE {dbname} TO {role};",
@@ -185,6 +189,7 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("password authentication failed", TargetRefused, _PASSWORD),
     ("no pg_hba.conf entry", TargetRefused, _HBA),
     ("pg_hba.conf rejects", TargetRefused, _HBA),
+    ("Peer authentication failed", TargetRefused, _PEER),
     ("valid client certificate", TargetRefused, _TLS),
     ("certificate authentication failed", TargetRefused, _TLS),
     ("does not match host name", TargetRefused, _TLS),
@@ -200,8 +205,9 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("remaining connection slots", TargetDown, _LIMIT),
     ("uthentication", TargetRefused, _PASSWORD),
     ("channel binding", TargetRefused, _PASSWORD),
-    ("does not exist", TargetRefused, _DATABASE),
     ("is not permitted to log in", TargetRefused, _ROLE),
+    ("FATAL: role", TargetRefused, _ROLE),
+    ("does not exist", TargetRefused, _DATABASE),
     ("Connection refused", TargetDown, "Is PostgreSQL running, and does it listen on {place}?"),
     ("No such file or directory", TargetDown, "Is PostgreSQL running? Its socket is missing"),
 )

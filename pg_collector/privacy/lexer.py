@@ -59,6 +59,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _BLANK = re.compile(r"[ \t\n\r\f\v]*+")
 _LINE_COMMENT = re.compile(r"--[^\n\r]*+")
 
+_MOST_ROUNDS = 8  # two or three suffice; a text that needs more is not masked but refused
 _SPANS_PER_TURN = 64  # bounds the memory of the regular expression's own stack
 _CURLY = re.compile("[\u2018-\u201f]")
 _DASHES_OF_A_UUID = 2
@@ -70,7 +71,8 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
 
     Groups: n a number, s a string that is complete, e the start of a string with backslash
     escapes, c a line comment, b the start of a block comment, d the start of a dollar quote,
-    q a quoted identifier that is not one.
+    q a quoted identifier that may be none; a letter before its quote goes with it if it is masked,
+    so that what stands in its place is no string of another kind.
     """
     beyond = _NOT_ASCII_NOR_CURLY if curly else _NOT_ASCII
     word = f"[A-Za-z0-9_${beyond}]*+"
@@ -80,8 +82,8 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
     skip = (
         f"{no_uuid}[ac-df-tv-wyzAC-DF-TV-WYZ_{beyond}]{word}{_PUNCTUATION}*+",
         f"{_PUNCTUATION}++",
-        f"{no_uuid}[eEbBxX](?![{quotes}]){word}{_PUNCTUATION}*+",
-        f"[uU](?!&'){word}",
+        f'{no_uuid}[eEbBxX](?!["{quotes}]){word}{_PUNCTUATION}*+',
+        f'[uU](?!&["{quotes}]){word}',
         r"\.(?:\.|(?!\d))",
         r"\$\d{1,5}(?!\d)",
         f'"[^"\']{{0,{NAME_LENGTH}}}+"(?!")',
@@ -94,11 +96,12 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
     plain = f"{prefix}'[^']*+(?:''[^']*+){{0,{_SPANS_PER_TURN}}}'?"
     if curly:
         plain += "".join(
-            f"|[eEbBxX]?[{c}][^{c}]*+(?:[{c}](?=[A-Za-z0-9_])[^{c}]*+)*[{c}]?"
+            f"|(?:[eEbBxX]|[uU]&)?[{c}][^{c}]*+(?:[{c}](?=[A-Za-z0-9_])[^{c}]*+)*[{c}]?"
             for c in (CURLY_SINGLE, CURLY_DOUBLE)
         )
     junk = f"(?:(?!(?i:{_GLUED_KEYWORDS})(?![A-Za-z0-9_${beyond}]))[A-Za-z_{beyond}]{word})?"
-    number = rf"(?:\d++(?:\.(?!\.)\d*+)?|\.\d++)(?:[eE][+-]?\d++)?{junk}|\$\d{{6,}}+"
+    digits = r"\d[\d_]*+"
+    number = rf"(?:{digits}(?:\.(?!\.)[\d_]*+)?|\.{digits})(?:[eE][+-]?{digits})?{junk}|\$\d{{6,}}+"
     literal = (
         f"(?P<n>{_UUID + '|' if uuid else ''}{number})",
         f"(?P<s>{plain})",
@@ -106,7 +109,7 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
         r"(?P<c>--[^\n\r]*+)",
         r"(?P<b>/\*)",
         rf"(?P<d>\${tag}\$)",
-        r'(?P<q>"[^"]*+(?:""[^"]*+)*"?)',
+        r'(?P<q>(?:[eEbBxX]|[uU]&)?"[^"]*+(?:""[^"]*+)*"?)',
     )
     text = f"(?:{'|'.join(skip)}){{0,{_SPANS_PER_TURN}}}(?:{'|'.join(literal)})?"
     return re.compile(text, re.ASCII | re.DOTALL)
@@ -171,23 +174,24 @@ def _is_name(text: str, start: int, end: int) -> bool:
     return complete and end - start - 2 <= NAME_LENGTH and "'" not in text[start:end]
 
 
-def _ending(text: str, found: re.Match[str], group: str) -> tuple[int, Kind]:
-    """Return where the literal that `found` begins with ends, and its kind."""
-    at = found.end()
+def _literal(text: str, found: re.Match[str], group: str) -> Span | None:
+    """Return the whole literal that `found` begins with; None for a good quoted identifier."""
+    start, at, kind = found.start(group), found.end(), Kind.STRING
+    if group == "q" and _is_name(text, text.index('"', start), at):
+        return None
     match group:
         case "c":
-            return at, Kind.COMMENT
+            kind = Kind.COMMENT
         case "b":
-            return _comment_end(text, at), Kind.COMMENT
+            at, kind = _comment_end(text, at), Kind.COMMENT
         case "e":
-            return _escaped_end(text, at), Kind.STRING
+            at = _escaped_end(text, at)
         case "d":
-            return _dollar_end(text, at, found["d"]), Kind.STRING
+            at = _dollar_end(text, at, found["d"])
         case "s":
             # Pieces matter only where backslashes escape; elsewhere a new string reads the same.
-            return _plain_end(text, at), Kind.STRING
-        case _:
-            return at, Kind.STRING
+            at = _plain_end(text, at)
+    return start, at, kind
 
 
 def read(text: str, *, escapes: bool, curly: bool) -> list[Span]:
@@ -201,18 +205,20 @@ def read(text: str, *, escapes: bool, curly: bool) -> list[Span]:
     at, length = 0, len(text)
     while at < length:
         found = match(text, at)
-        if found is None or found.end() == at:  # cannot happen: every character is in the pattern
-            raise AssertionError("the lexer stands still")
-        group, at = found.lastgroup, found.end()
-        if group is None:
+        group = found and found.lastgroup
+        if not found or not group:
+            if not found or found.end() == at:  # every character is in the pattern
+                raise AssertionError("the lexer stands still")
+            at = found.end()
             continue
-        start, kind = found.start(group), Kind.STRING
+        (start, at), kind = found.span(group), Kind.STRING
         if group == "n":
             kind = Kind.NUMBER
         elif group != "s" or escapes:
-            at, kind = _ending(text, found, group)
-            if group == "q" and _is_name(text, start, at):
+            literal = _literal(text, found, group)
+            if literal is None:
                 continue
+            start, at, kind = literal
         if spans and spans[-1][1] == start and spans[-1][2] is kind:
             start = spans.pop()[0]
         spans.append((start, at, kind))
@@ -220,13 +226,15 @@ def read(text: str, *, escapes: bool, curly: bool) -> list[Span]:
 
 
 def _union(found: list[Span]) -> list[Span]:
-    """Return the spans of several readings as one list, in order, none overlapping another."""
+    """Return the spans of several readings as one list, in order, none overlapping another.
+
+    Where they overlap the kind is that of the first: what stands before it was read with it.
+    """
     merged: list[Span] = []
     last_start, last_end, last_kind = -1, -1, Kind.COMMENT
     for start, end, kind in sorted(found):
         if start < last_end or (start == last_end and kind is last_kind):
             last_end = max(last_end, end)
-            last_kind = kind if kind is last_kind else Kind.STRING
         else:
             merged.append((last_start, last_end, last_kind))
             last_start, last_end, last_kind = start, end, kind
@@ -234,24 +242,26 @@ def _union(found: list[Span]) -> list[Span]:
     return merged[1:]
 
 
-def spans(text: str) -> list[Span]:
-    r"""Return everything in `text` that must not be shown, in order, none overlapping.
+def _doubts(text: str) -> tuple[bool, bool]:
+    r"""Return whether backslashes, and whether typographic quotes, make `text` ambiguous.
 
-    Source: privacy rules of the lexer, docs/specs/masking.md. A backslash can only change where
-    a string ends when `\'` occurs, so other texts are read once.
+    A backslash can only change where a string ends when `\'` occurs.
     """
-    escapes = "\\'" in text
-    curly = not text.isascii() and _CURLY.search(text) is not None
-    found = read(text, escapes=False, curly=False)
-    if not escapes and not curly:
-        return found
-    if escapes:
-        found += read(text, escapes=True, curly=False)
-    if curly:
-        found += read(text, escapes=False, curly=True)
-    if escapes and curly:
-        found += read(text, escapes=True, curly=True)
-    return _union(found)
+    return "\\'" in text, not text.isascii() and _CURLY.search(text) is not None
+
+
+def spans(text: str) -> list[Span]:
+    """Return everything in `text` that must not be shown, in order, none overlapping.
+
+    Source: docs/specs/masking.md.
+    """
+    escapes, curly = _doubts(text)
+    found = first = read(text, escapes=False, curly=False)
+    for also in ((escapes, False), (False, curly), (escapes and curly, curly)):
+        if any(also):
+            other = read(text, escapes=also[0], curly=also[1])
+            found = found if other == first else _union(found + other)
+    return found
 
 
 def render(text: str, found: list[Span]) -> str:
@@ -263,3 +273,17 @@ def render(text: str, found: list[Span]) -> str:
         at = end
     parts.append(text[at:])
     return "".join(parts)
+
+
+def hide(text: str) -> str:
+    """Return `text` with every literal and comment replaced.
+
+    Readings that disagree can leave halves of quoted identifiers, so their union is read again
+    until nothing changes; all that follows may then trust every quote that is left.
+    """
+    for _ in range(_MOST_ROUNDS):
+        hidden = render(text, spans(text))
+        if hidden == text or not any(_doubts(text)):
+            return hidden
+        text = hidden
+    raise ValueError("the readings do not settle")

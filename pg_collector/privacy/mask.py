@@ -103,7 +103,7 @@ class Masker:
         if source == "error":
             masked = scrub.scrub_error(None, text)
         else:
-            masked = lexer.render(text, lexer.spans(text))
+            masked = lexer.hide(text)
             self._check_budget(started)
             masked = statements.apply_rules(masked, activity=source == "activity")
         self._check_budget(started)

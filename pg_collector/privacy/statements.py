@@ -141,7 +141,7 @@ _RUN = r"[^\s;\"]*+(?:\"[^\"]*+\"[^\s;\"]*+)*"
 _ROLE = re.compile(rf"{_BEGINS}(?:create|alter)\s++(?:role|user|group){_ENDS}", _FLAGS)
 _PASSWORD = re.compile(
     rf"{_BEGINS}(password|identified\s++by){_ENDS}(?:\s*+=)?\s*+"
-    rf"(?!null{_ENDS}|'\?'(?:[\s;,)]|\Z))(?=[^\s;]){_RUN}",
+    rf"(?!null{_ENDS}|'\?'(?:[\s;,)]|\Z))(?=[^\s;]){_RUN}(?:\s*+'\?'{_RUN})*",
     _FLAGS,
 )
 
@@ -202,9 +202,11 @@ def mask_settings(text: str) -> str:
 
 
 _PLACE = r"(?:'\?'|\?|-\?|\+\?)"
-_STRINGS = re.compile(r"'\?'(?:\s*+'\?')+")
-_LIST = re.compile(rf"({_PLACE})(?:\s*+,\s*+{_PLACE})+(?=\s*+(?:[)\],;]|\Z|[^{_NO_START}]))")
-_ROWS = re.compile(r"(\([^()?]*+\?[^()]*+\))(?:\s*+,\s*+\1)+")
+_STRINGS = re.compile(r"'\?'(?:\s*+'\?')+", re.ASCII)
+_LIST = re.compile(
+    rf"({_PLACE})(?:\s*+,\s*+{_PLACE})+(?=\s*+(?:[)\],;]|\Z|[^{_NO_START}]))", re.ASCII
+)
+_ROWS = re.compile(r"(\([^()?]*+\?[^()]*+\))(?:\s*+,\s*+\1)+", re.ASCII)
 
 
 def _first_of_list(found: re.Match[str]) -> str:
@@ -235,13 +237,14 @@ def apply_rules(masked: str, *, activity: bool) -> str:
     activity: the text comes from pg_stat_activity, where anything a person typed may stand;
     other sources also hold expressions, which begin with no command.
     """
+    masked = _STRINGS.sub("'?'", masked)
     low = masked.lower()
     if "stdin" in low:
         masked = drop_copy_data(masked)
-    if activity:
-        masked = drop_unrecognized(masked)
     if "password" in low or "identified" in low:
         masked = mask_role_password(masked)
     if "set" in low:
         masked = mask_settings(masked)
+    if activity:  # after the others: they may mask a parenthesis, and so move where statements end
+        masked = drop_unrecognized(masked)
     return collapse(masked)

@@ -40,7 +40,9 @@ class LaneName(enum.StrEnum):
 
 TextSource = Literal["activity", "statements"]
 
-OWN_TAG = "/* pgc:"  # every statement of ours starts with it
+# Every statement of ours starts with it. The comment comes after the first word because from
+# PostgreSQL 18 on pg_stat_statements drops what stands before.
+OWN_TAG = "SELECT /* pgc:"
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +155,7 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
         return None
     if query.cap is not None:
         chosen.append("count(*) OVER () AS total_rows")
-    sql = f"{OWN_TAG}{sampler} */ SELECT {', '.join(chosen)} {query.source}"
+    sql = f"{OWN_TAG}{sampler} */ {', '.join(chosen)} {query.source}"
     if query.cap is not None:
         sql += f" LIMIT {query.cap}"
     return Statement(query, sql.replace("{schema}", schema), tuple(columns), tuple(missing))

@@ -97,7 +97,8 @@ _SESSIONS = Query(
         "query": "CASE WHEN octet_length(a.query) > 65536 THEN left(a.query, 65536)"
         " ELSE a.query END",
         "query_truncated": "octet_length(a.query)"
-        " >= current_setting('track_activity_query_size')::int8 - 1",
+        " >= (SELECT g.setting::int8 - 1 FROM pg_settings AS g"
+        " WHERE g.name = 'track_activity_query_size')",
         "query_id": "a.query_id::text",
     },
     # Servers' own background processes are counted, not listed: they never end.

@@ -8,8 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import Lab
-from tests.support.lab.home import MAJORS
+from tests.conftest import chosen_majors
 from tests.support.lab.server import Server
 from tests.support.netns import Network
 from tests.support.pgbouncer import PgBouncer
@@ -18,9 +17,8 @@ from tests.support.until import until
 
 
 @pytest.fixture
-def proxy(lab: Lab, fault_proxy: Callable[[Server], FaultProxy]) -> FaultProxy:
-    """A FaultProxy in front of the newest server: it does not know versions."""
-    return fault_proxy(lab.server(MAJORS[-1]))
+def proxy(newest_server: Server, fault_proxy: Callable[[Server], FaultProxy]) -> FaultProxy:
+    return fault_proxy(newest_server)
 
 
 def connected(proxy: FaultProxy) -> psycopg.Connection[Any]:
@@ -175,7 +173,9 @@ def test_packets_vanish_between_two_namespaces_and_come_back(netns: Network):
     )
     address = netns.server.address
     rules = [f"host all all {netns.agent.address}/32 trust"]
-    with Server(MAJORS[-1], inside=netns.server.prefix, host=address, hba=rules) as server:
+    with Server(
+        max(chosen_majors()), inside=netns.server.prefix, host=address, hba=rules
+    ) as server:
         target = server.dsn(connect_timeout=2)
         assert netns.agent.python(code, target).strip() == "connected"
         netns.server.drop(f"tcp dport {server.port}")

@@ -1,0 +1,113 @@
+"""libpq's connection strings as far as a configuration must understand them.
+
+Enough to find a password in one, to add a keyword to one and to tell which may be shown. libpq
+itself decides what is valid. https://www.postgresql.org/docs/current/libpq-connect.html
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote
+
+_SCHEMES: Final = ("postgresql://", "postgres://")
+_SECRETS: Final = frozenset(
+    (
+        "password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key",
+        "options",  # may carry anything
+    )
+)  # fmt: skip
+_HARMLESS: Final = frozenset(
+    (
+        "host", "hostaddr", "port", "dbname", "user", "passfile", "service", "servicefile",
+        "sslmode", "sslnegotiation", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcertmode",
+        "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval",
+        "keepalives_count", "tcp_user_timeout", "target_session_attrs", "load_balance_hosts",
+        "channel_binding", "gssencmode", "krbsrvname", "require_auth", "application_name",
+        "ssl_min_protocol_version", "ssl_max_protocol_version", "min_protocol_version",
+        "max_protocol_version", "client_encoding", "requirepeer", "sslsni", "sslcompression",
+    )
+)  # fmt: skip
+KEYWORDS: Final = _HARMLESS | _SECRETS
+_PAIR: Final = re.compile(
+    r"\s*(?P<key>[^\s=]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<bare>(?:[^\s\\]|\\.)*))",
+    re.DOTALL,
+)
+
+
+def parse(text: str) -> dict[str, str]:
+    """Return the keywords and values of a URI or of a `key=value` string.
+
+    Raises `ValueError` with a sentence that repeats nothing of the text.
+    """
+    if text.startswith(_SCHEMES):
+        return _parse_uri(text.split("://", 1)[1])
+    found: dict[str, str] = {}
+    position = 0
+    end = len(text.rstrip())
+    while position < end:
+        match = _PAIR.match(text, position)
+        if match is None:
+            raise ValueError("neither a URI nor `key=value` pairs")
+        if match["quoted"] is None and match["bare"].startswith("'"):
+            raise ValueError("a quote is never closed")
+        value = match["bare"] if match["quoted"] is None else match["quoted"]
+        found[match["key"]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        position = match.end()
+    return found
+
+
+def has_password(text: str) -> bool:
+    """Say whether the string holds a password, or cannot be understood well enough to tell."""
+    try:
+        found = parse(text)
+    except ValueError:
+        return True
+    return any(found.get(keyword) for keyword in _SECRETS - {"options"})
+
+
+def may_be_shown(text: str) -> bool:
+    """Say whether every keyword in it is known to be harmless."""
+    try:
+        return parse(text).keys() <= _HARMLESS
+    except ValueError:
+        return False
+
+
+def add(text: str, parameters: Mapping[str, str]) -> str:
+    """Return the string with these keywords set; they win over those it already has."""
+    if not parameters:
+        return text
+    if text.startswith(_SCHEMES):
+        added = "&".join(f"{key}={quote(value, safe='')}" for key, value in parameters.items())
+        return f"{text}{'&' if '?' in text else '?'}{added}"
+    pairs = [f"{key}='{_escaped(value)}'" for key, value in parameters.items()]
+    return " ".join([text, *pairs] if text.strip() else pairs)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _parse_uri(rest: str) -> dict[str, str]:
+    """Read what follows the scheme. The last `@` ends the credentials, to be on the safe side."""
+    front, _, query = rest.partition("?")
+    credentials, _, place = front.rpartition("@")
+    user, _, password = credentials.partition(":")
+    hosts, _, dbname = place.partition("/")
+    names: list[str] = []
+    ports: list[str] = []
+    for one in hosts.split(","):
+        match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?", one)
+        if match is None:
+            raise ValueError("the host of the URI is not well formed")
+        names.append(unquote(match[1].strip("[]")))
+        ports.append(match[2] or "")
+    found = {
+        "user": unquote(user),
+        "password": unquote(password),
+        "host": ",".join(names),
+        "port": ",".join(ports),
+        "dbname": unquote(dbname),
+    }
+    found |= dict(parse_qsl(query, keep_blank_values=True))
+    return {key: value for key, value in found.items() if value.strip(",")}

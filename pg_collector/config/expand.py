@@ -1,0 +1,74 @@
+"""`${VAR}`, `${VAR:-default}`, `${file:/path}` and `$${` in one scalar.
+
+Expansion happens after YAML is parsed and its result is not looked at again, so that a value can
+bring in neither structure nor further expansions.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pg_collector.config.document import Scalar
+from pg_collector.config.files import read_secret
+from pg_collector.config.problems import did_you_mean
+from pg_collector.errors import ConfigurationError
+
+_MAX_CHARACTERS: Final = 256 * 1024
+_PIECE: Final = re.compile(r"\$\$\{|\$\{(?P<inside>[^{}]*)\}|\$\{")
+_VARIABLE: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+_FORMS: Final = "write ${NAME}, ${NAME:-default}, ${file:/path}, or $${ for a literal ${"
+
+
+def expand(scalar: Scalar, environ: Mapping[str, str]) -> Scalar:
+    """Return the scalar with every reference replaced, marked as private where there was one.
+
+    Raises `ConfigurationError` for a variable that is not set, a file that cannot be read, and a
+    reference that is not well formed.
+    """
+    text = scalar.text
+    if not scalar.template or text is None or "${" not in text:
+        return scalar
+    pieces: list[str] = []
+    length = 0
+    end = 0
+    private = False
+    for match in _PIECE.finditer(text):
+        if match[0] == "$${":
+            piece = "${"
+        else:
+            piece = _value(match["inside"], environ)
+            private = True
+        pieces += (text[end : match.start()], piece)
+        length += len(piece)
+        if length > _MAX_CHARACTERS:
+            raise ConfigurationError("the expanded value is too long", remedy="shorten it")
+        end = match.end()
+    pieces.append(text[end:])
+    return Scalar("".join(pieces), scalar.origin, private=private or scalar.private)
+
+
+def escape(text: str) -> str:
+    """Return the text so that `expand` gives it back."""
+    return text.replace("${", "$${")
+
+
+def _value(inside: str | None, environ: Mapping[str, str]) -> str:
+    if inside is None:
+        raise ConfigurationError("a `${` that is never closed, or one in another", remedy=_FORMS)
+    if inside.startswith("file:"):
+        return read_secret(Path(inside.removeprefix("file:").strip()))
+    match = _VARIABLE.fullmatch(inside)
+    if match is None:
+        raise ConfigurationError("not a reference to a variable or a file", remedy=_FORMS)
+    name, default = match["name"], match["default"]
+    value = environ.get(name, "")
+    if default is not None:
+        return value or str(default)
+    if name not in environ:
+        hint = did_you_mean(name, environ)
+        raise ConfigurationError(
+            f"the variable {name} is not set{hint}",
+            remedy=f"set it, or write ${{{name}:-}} where it may be missing",
+        )
+    return value

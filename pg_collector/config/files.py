@@ -1,0 +1,141 @@
+"""Reading the files of a configuration: bounded, and never from something that could block."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from pg_collector.config.problems import Origin
+from pg_collector.errors import ConfigurationError
+
+MAX_CONFIG_BYTES: Final = 1024 * 1024
+MAX_SECRET_BYTES: Final = 64 * 1024
+_MAX_DROP_INS: Final = 256
+
+
+class Unreadable(ConfigurationError):
+    """A file cannot be used. `fault` completes a sentence that begins with its path."""
+
+    def __init__(self, path: Path, fault: str, remedy: str, place: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(f"{path} {fault}", remedy=remedy)
+        self.fault = fault
+        self.origin = Origin(str(path), *place)
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Return the text of a regular file of at most `limit` bytes of UTF-8.
+
+    Raises `Unreadable`, which never repeats what the file holds.
+    """
+    try:
+        # Without O_NONBLOCK a named pipe would wait here for somebody to write.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except PermissionError:
+        raise _forbidden(path) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unreadable(path, "does not exist", "check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise Unreadable(path, f"cannot be opened: {reason}", "check the path") from None
+    try:
+        _refuse_irregular(path, os.fstat(descriptor))
+        content = _read(descriptor, limit + 1)
+    except OSError as error:
+        raise Unreadable(path, f"cannot be read: {error.strerror}", "check the disk") from None
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise Unreadable(path, f"is larger than {limit // 1024} kB", "is it the right file?")
+    return _decoded(path, content)
+
+
+def read_secret(path: Path) -> str:
+    """Return the trimmed text of a file that holds one secret. Raises `Unreadable`."""
+    text = read_text(path, MAX_SECRET_BYTES).strip()
+    if not text:
+        raise Unreadable(path, "is empty", "write the value into it")
+    return text
+
+
+def drop_ins(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the files of `config.d` beside `path`, sorted, and warnings on what is passed over.
+
+    Raises `Unreadable` where the directory cannot be listed.
+    """
+    directory = path.parent / "config.d"
+    try:
+        names = sorted(os.listdir(directory))  # noqa: PTH208  # names are what is sorted
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    except PermissionError:
+        raise _forbidden(directory) from None
+    visible = [name for name in names if not name.startswith(".")]
+    found = [directory / name for name in visible if name.endswith(".yaml")]
+    if len(found) > _MAX_DROP_INS:
+        fault = f"holds more than {_MAX_DROP_INS} files"
+        raise Unreadable(directory, fault, "is it the right place?")
+    passed = [
+        f"{directory / name} is not read: only names that end in .yaml are"
+        for name in visible
+        if name.endswith((".yml", ".json"))
+    ]
+    return found, passed
+
+
+def readable_by_everyone(path: Path) -> str | None:
+    """Return the mode (`0644`) of a file that every user of the host can read, else None."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    return f"{stat.S_IMODE(mode):04o}" if mode & stat.S_IROTH else None
+
+
+def _read(descriptor: int, count: int) -> bytes:
+    """Read until the end, or until there are `count` bytes."""
+    content = b""
+    while len(content) < count:
+        piece = os.read(descriptor, count - len(content))
+        if not piece:
+            break
+        content += piece
+    return content
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        raise Unreadable(path, "is not UTF-8", "save it as UTF-8", (line, column)) from None
+
+
+def _refuse_irregular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise Unreadable(path, "is a directory", "name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable(path, "is not a regular file", "name a file")
+
+
+def _forbidden(path: Path) -> Unreadable:
+    """Say whose it is, and how to let this user read it."""
+    user = _user_name(os.geteuid())
+    try:
+        status = path.stat()
+    except OSError:
+        remedy = f"chgrp {user} {path.parent} && chmod 750 {path.parent}"
+        return Unreadable(path, f"is in a directory that {user} may not enter", remedy)
+    mode = "750" if stat.S_ISDIR(status.st_mode) else "640"
+    owner = f"owner {_user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+    remedy = f"chgrp {user} {path} && chmod {mode} {path}"
+    return Unreadable(path, f"may not be read by {user} ({owner})", remedy)
+
+
+def _user_name(uid: int) -> str:
+    import pwd  # noqa: PLC0415  # only when something is wrong
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,338 @@
+"""Each sampler, asked on each supported server, primary and standby: strictly as it declares."""
+
+import msgspec
+import pytest
+
+from pg_collector.errors import Reason
+from tests.support.conditions.crowd import latin1_session
+from tests.support.conditions.locks import blocked_chain, deadlock, idle_in_transaction
+from tests.support.conditions.statements import evicted_statements, reset_statements, statements
+from tests.support.sampling import SAMPLERS, sampling
+from tests.support.until import until
+
+NAMES = sorted(SAMPLERS)
+
+
+@pytest.fixture(params=["primary", "standby"])
+def role_dsn(request, pair):
+    server = getattr(pair, request.param)
+    return request.param, server.dsn("pgcollector")
+
+
+def strictly(query, line):
+    """The columns are the declared ones in their order, and every value has the declared type."""
+    fields = query.row.__struct_fields__
+    columns = line.head["c"]
+    assert columns == [name for name in fields if name in columns]
+    for row in line.rows:
+        msgspec.convert(row, query.row, strict=True)
+    missing = {one["field"] for one in line.head.get("unavailable", ())}
+    assert set(columns) | missing == set(fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_it_declares_are_the_rows_it_gets(role_dsn, name):
+    role, dsn = role_dsn
+    queries = {}
+    for query in SAMPLERS[name].all_queries:
+        queries.setdefault(query.set, query)
+    with sampling(dsn) as there:
+        assert there.session.facts.in_recovery is (role == "standby")
+        lines = there.take(name)
+        assert "sampler_state" not in lines, lines["sampler_state"][0].rows
+        assert set(lines) == set(queries)
+        for found in lines.values():
+            for line in found:
+                strictly(queries[line.set], line)
+                assert line.head["target"] == "prod"
+                assert line.head["server"] == there.session.facts.system_identifier
+        assert any(line.rows for found in lines.values() for line in found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_version_lacks_what_every_version_has(pair, name):
+    """What is missing is missing because it came later: it has a default in the row type."""
+    with sampling(pair.primary.dsn("pgcollector")) as there:
+        for lines in there.take(name).values():
+            for line in lines:
+                query = next(q for q in SAMPLERS[name].all_queries if q.set == line.set)
+                optional = dict(
+                    zip(
+                        reversed(query.row.__struct_fields__),
+                        reversed(query.row.__struct_defaults__),
+                        strict=False,
+                    )
+                )
+                for missing in line.head.get("unavailable", ()):
+                    assert missing["reason"] == "version"
+                    assert missing["field"] in optional
+
+
+def test_the_newest_version_lacks_nothing(pair):
+    if pair.major < 18:
+        pytest.skip("only the newest version has everything")
+    absent = {"generic_plan_calls", "custom_plan_calls"}  # of PostgreSQL 19
+    with sampling(pair.primary.dsn("pgcollector")) as there:
+        for name in NAMES:
+            for lines in there.take(name).values():
+                fields = {
+                    one["field"] for line in lines for one in line.head.get("unavailable", ())
+                }
+                assert fields <= absent
+
+
+def test_a_blocked_chain_is_seen_with_who_blocks_whom(database):
+    with sampling(database.dsn()) as there, blocked_chain(database) as chain:
+        found = {row["pid"]: row for row in there.rows("activity", "activity.sessions")}
+        assert found[chain.tail]["blocking_pids"] == [chain.middle]
+        assert found[chain.middle]["blocking_pids"] == [chain.head]
+        assert found[chain.head]["blocking_pids"] is None
+        assert found[chain.head]["state"] == "idle in transaction"
+        assert found[chain.tail]["wait_event_type"] == "Lock"
+        assert found[chain.tail]["query"] == f"update {chain.table} set v = ? where id = ?"
+        assert found[chain.tail]["xact_age_seconds"] >= 0
+        (server,) = there.rows("activity", "activity.server")
+        assert server["blocked_sessions"] == 2
+        assert server["max_connections"] > 0
+
+
+def test_a_session_that_only_holds_a_transaction_open_is_listed(database):
+    with sampling(database.dsn()) as there, idle_in_transaction(database) as idle:
+        found = {row["pid"]: row for row in there.rows("activity", "activity.sessions")}
+        assert found[idle.pid]["state"] == idle.state
+        assert found[idle.pid]["application_name"] == idle.application_name
+        identity, _, pid = found[idle.pid]["session_id"].partition("-")
+        assert int(pid) == idle.pid
+        assert int(identity) > 10**15
+
+
+def test_counts_add_up_to_the_sessions_there_are(database):
+    with sampling(database.dsn()) as there, blocked_chain(database):
+        counted = sum(row["sessions"] for row in there.rows("activity", "activity.counts"))
+        own = 1
+        assert counted + own == pytest.approx(
+            database.value("select count(*) from pg_stat_activity") - 1, abs=2
+        )
+
+
+def test_limits_of_roles_are_compared_with_what_is_used(database):
+    with sampling(database.dsn()) as there:
+        found = {(r["scope"], r["name"]): r for r in there.rows("activity", "activity.limits")}
+        limit = found["role", "pgcollector"]
+        assert (limit["connection_limit"], limit["connections"]) == (2, 1)
+
+
+def test_our_own_session_is_not_among_what_it_sees(database):
+    with sampling(database.dsn()) as there:
+        found = there.rows("activity", "activity.sessions")
+        assert there.session.backend_pid not in {row["pid"] for row in found}
+
+
+def test_a_deadlock_is_counted(database):
+    with sampling(database.dsn()) as there:
+
+        def deadlocks():
+            rows = {row["datname"]: row for row in there.rows("database")}
+            return rows[database.name]["deadlocks"]
+
+        before = deadlocks()
+        with deadlock(database):
+            until(lambda: deadlocks() == before + 1, what="the deadlock is counted")
+
+
+def test_databases_have_their_size_age_and_the_shared_row(database):
+    with sampling(database.dsn()) as there:
+        lines = there.take("database")
+        rows = {row["datid"]: row for line in lines["database"] for row in line.rows}
+        assert rows[0]["datname"] is None
+        mine = next(row for row in rows.values() if row["datname"] == database.name)
+        assert mine["frozen_xid_age"] >= 0
+        assert mine["xact_commit"] >= 0
+        sizes = {row["datname"]: row["size_bytes"] for row in lines["database.size"][0].rows}
+        assert sizes[database.name] > 1_000_000
+        temporary = {row["spcname"] for row in lines["database.temp_files"][0].rows}
+        assert temporary == {"pg_default"}
+
+
+def test_sizes_are_measured_in_turns_each_database_once_in_five(database):
+    with sampling(database.dsn()) as there:
+        everything = {row["datid"] for row in there.rows("database", "database.size")}
+        seen = []
+        for _ in range(10):  # every other turn: sizes come every 60 s, the sampler every 30 s
+            seen += [row["datid"] for row in there.rows("database", "database.size")]
+        assert sorted(seen) == sorted(everything)
+
+
+def test_a_reset_of_a_database_begins_an_epoch(database):
+    with sampling(database.dsn()) as there:
+        (first,) = there.take("database")["database"]
+        assert "epoch_changed" not in first.head
+        (second,) = there.take("database")["database"]
+        assert "epoch_changed" not in second.head
+        database.query("select pg_stat_reset()")
+
+        def changed():
+            (line,) = there.take("database")["database"]
+            return line if line.head.get("epoch_changed") else None
+
+        line = until(changed, what="the reset is told")
+        assert line.head["epoch"] > (first.head["epoch"] or "")
+        (after,) = there.take("database")["database"]
+        assert "epoch_changed" not in after.head
+
+
+def test_statements_are_counted_and_their_text_is_sent_once_and_masked(database):
+    with sampling(database.dsn()) as there:
+        reset_statements(database)
+        there.take("statements")
+        for value in (1, 2, 3):
+            database.query(f"select 'secret-{value}', {value} where 'x' <> 'canary-4711'")
+        lines = there.take("statements")
+        texts = [row for line in lines["query_text"] for row in line.rows]
+        (mine,) = [row for row in texts if "where" in row["query"] and "<>" in row["query"]]
+        counters = {row["queryid"]: row for line in lines["statements"] for row in line.rows}
+        assert counters[mine["queryid"]]["calls"] == 3
+        assert counters[mine["queryid"]]["rows"] == 3
+        everything = b"".join(line.raw for found in lines.values() for line in found)
+        assert b"secret-" not in everything
+        assert b"canary" not in everything
+        again = there.take("statements")
+        known = [row["queryid"] for line in again.get("query_text", ()) for row in line.rows]
+        assert mine["queryid"] not in known
+
+
+def test_only_changed_statements_are_sent_and_a_reset_sends_all(database):
+    with sampling(database.dsn()) as there, statements(database, 200):
+        first = there.take("statements")["statements"]
+        assert sum(len(line.rows) for line in first) >= 200
+        assert "delta" not in first[0].head
+        database.query("select 42 + 42")
+        (second,) = there.take("statements")["statements"]
+        assert second.head["delta"] is True
+        assert second.head["base"] == first[0].head["at"]
+        assert 0 < len(second.rows) < 20
+        assert second.head["total_rows"] >= 200
+        reset_statements(database)
+        third = there.take("statements")["statements"]
+        assert "delta" not in third[0].head
+        assert third[0].head["epoch_changed"] is True
+
+
+def test_our_own_statements_are_left_out_once_they_are_known(database):
+    with sampling(database.dsn()) as there:
+        reset_statements(database)
+        for _ in range(3):
+            lines = there.take("statements")
+        texts = [row["query"] for line in lines.get("query_text", ()) for row in line.rows]
+        assert not any("pg_stat_statements(" in text for text in texts)
+        mine = database.query(
+            "select queryid::text from pg_stat_statements where query like 'SELECT /* pgc:statements%'"
+        )
+        sent = {row["queryid"] for line in lines["statements"] for row in line.rows}
+        assert mine
+        assert not sent & {queryid for (queryid,) in mine}
+
+
+def test_evictions_are_told(fresh_server):
+    with evicted_statements(fresh_server), sampling(fresh_server.dsn("pgcollector")) as there:
+        (info,) = there.rows("statements", "statements.info")
+        assert info["max_entries"] == 100
+        if fresh_server.major >= 14:
+            assert info["dealloc"] > 0
+
+
+EXTENSION_VERSIONS = {
+    12: ["1.4", "1.5", "1.6", "1.7"],
+    13: ["1.7", "1.8"],
+    14: ["1.8", "1.9"],
+    15: ["1.9", "1.10"],
+    16: ["1.10"],
+    17: ["1.10", "1.11"],
+    18: ["1.4", "1.7", "1.8", "1.9", "1.10", "1.11", "1.12"],
+}
+
+
+def test_every_version_of_the_extension_is_read_and_updated_under_way(database):
+    versions = EXTENSION_VERSIONS[database.server.major]
+    database.query("drop extension pg_stat_statements")
+    database.query(f"create extension pg_stat_statements version '{versions[0]}'")
+    query = next(q for q in SAMPLERS["statements"].queries if q.set == "statements")
+    with sampling(database.dsn()) as there:
+        widths = []
+        for version in versions:
+            database.query(f"alter extension pg_stat_statements update to '{version}'")
+            lines = there.take("statements")
+            assert "sampler_state" not in lines, lines["sampler_state"][0].rows
+            for line in lines["statements"]:
+                strictly(query, line)
+                assert line.rows
+            widths.append(len(lines["statements"][0].head["c"]))
+            there.session.refresh()
+        assert widths == sorted(widths)
+
+
+def test_an_extension_that_is_dropped_is_told_and_read_again_when_it_is_back(database):
+    with sampling(database.dsn()) as there:
+        assert there.rows("statements")
+        database.query("drop extension pg_stat_statements")
+        lines = there.take("statements")
+        (state,) = [r for x in lines["sampler_state"] for r in x.rows if r["set"] == "statements"]
+        assert state["state"] == "unavailable"
+        assert "CREATE EXTENSION pg_stat_statements" in state["remedy"]
+        database.query("create extension pg_stat_statements")
+        for _ in range(12):  # turns of a minute: the server is looked at again within ten
+            lines = there.take("statements")
+            if "statements" in lines:
+                break
+        assert lines["statements"][0].rows
+        (back,) = [r for x in lines["sampler_state"] for r in x.rows if r["set"] == "statements"]
+        assert back["state"] == "ok"
+
+
+def test_a_session_of_another_encoding_spoils_nothing(server):
+    with latin1_session(server) as session, sampling(server.dsn("pgcollector")) as there:
+        found = {row["pid"]: row for row in there.rows("activity", "activity.sessions")}
+        assert found[session.pid]["query"].startswith("select '?', pg_sleep(?)")
+        assert found[session.pid]["wait_event"] == "PgSleep"
+
+
+def test_a_role_with_only_login_is_told_what_it_misses_and_what_mends_it(database):
+    with sampling(database.dsn("plain")) as there, blocked_chain(database):
+        told = {}
+        for name in NAMES:
+            lines = there.take(name)
+            told[name] = [row for line in lines["sampler_state"] for row in line.rows]
+            assert lines[SAMPLERS[name].queries[0].set]
+        for rows in told.values():
+            assert rows
+            for row in rows:
+                assert row["state"] in {"limited", "unavailable"}
+                assert row["reason"] == Reason.PRIVILEGE
+                assert row["remedy"] == "GRANT pg_monitor TO plain;"
+        (server,) = there.rows("activity", "activity.server")
+        assert server["hidden_sessions"] >= 3
+
+
+def test_what_is_missing_is_told_once_and_mended_without_a_restart(database):
+    role = f"mended_{database.name}"
+    database.query(f"create role {role} login")
+    try:
+        with sampling(database.dsn(role)) as there:
+            assert "sampler_state" in there.take("activity")
+            assert "sampler_state" not in there.take("activity")
+            database.query(f"grant pg_monitor to {role}")
+            told = []
+            for _ in range(70):  # turns of ten seconds
+                told += there.take("activity").get("sampler_state", [])
+            assert {row["state"] for line in told for row in line.rows} == {"ok"}
+    finally:
+        database.query(f"drop owned by {role}")
+        database.query(f"drop role {role}")
+
+
+def test_an_extension_that_is_not_there_names_its_remedy(server):
+    with sampling(server.dsn("pgcollector", "template1")) as there:
+        lines = there.take("statements")
+        told = [row for line in lines["sampler_state"] for row in line.rows]
+        assert {row["state"] for row in told} == {"unavailable"}
+        assert 'In the database "template1": CREATE EXTENSION' in told[0]["remedy"]

@@ -1,0 +1,145 @@
+"""What PostgreSQL's complaints mean, and that no secret is in any of them."""
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_collector.errors import (
+    Reason,
+    SamplerError,
+    SamplerTimeout,
+    SamplerUnavailable,
+    TargetDown,
+    TargetRefused,
+)
+from pg_collector.pg.trouble import (
+    STALE,
+    Peer,
+    connection_failed,
+    scrubber,
+    statement_failed,
+)
+
+PEER = Peer("prod", "db1:5432", "watcher", "shop")
+
+
+def failed(sqlstate: str, text: str = "no") -> psycopg.Error:
+    return psycopg.errors.lookup(sqlstate)(text)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind", "reason"),
+    [
+        ("57014", SamplerTimeout, Reason.TIMEOUT),
+        ("55P03", SamplerTimeout, Reason.LOCK),
+        ("42501", SamplerUnavailable, Reason.PRIVILEGE),
+        ("42P01", SamplerUnavailable, Reason.VERSION),
+        ("42703", SamplerUnavailable, Reason.VERSION),
+        ("42883", SamplerUnavailable, Reason.VERSION),
+        ("0A000", SamplerUnavailable, Reason.UNSUPPORTED),
+        ("55000", SamplerUnavailable, Reason.UNSUPPORTED),
+    ],
+)
+def test_a_refusal_has_its_reason(sqlstate: str, kind: type[SamplerError], reason: Reason):
+    error = statement_failed(failed(sqlstate), alive=True, role="watcher")
+    assert type(error) is kind
+    assert isinstance(error, SamplerTimeout | SamplerUnavailable)
+    assert (error.reason, error.sqlstate) == (reason, sqlstate)
+
+
+@pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "57P03", "08006", "08003"])
+def test_a_lost_session_is_an_outage(sqlstate: str):
+    assert type(statement_failed(failed(sqlstate), alive=True)) is TargetDown
+
+
+def test_whatever_happens_to_a_dead_connection_is_an_outage():
+    assert type(statement_failed(failed("22012"), alive=False)) is TargetDown
+    assert type(statement_failed(psycopg.OperationalError("gone"), alive=False)) is TargetDown
+
+
+def test_a_library_that_is_not_loaded_is_recognised_in_any_language():
+    text = "pg_stat_statements muss über »shared_preload_libraries« geladen werden"
+    error = statement_failed(failed("55000", text), alive=True)
+    assert isinstance(error, SamplerUnavailable)
+    assert error.reason is Reason.SETTING
+    assert "ALTER SYSTEM SET shared_preload_libraries" in error.remedy
+
+
+def test_a_missing_privilege_comes_with_the_grant_for_this_role():
+    error = statement_failed(failed("42501"), alive=True, role="Odd Name")
+    assert error.remedy == 'GRANT pg_monitor TO "Odd Name";'
+
+
+@pytest.mark.parametrize("sqlstate", ["25006", "42601", "22012"])
+def test_a_mistake_of_ours_is_called_one(sqlstate: str):
+    error = statement_failed(failed(sqlstate), alive=True)
+    assert type(error) is SamplerError
+    assert "defect of the collector" in error.remedy
+
+
+def test_errors_that_show_another_shape_make_the_facts_stale():
+    assert {"42703", "42P01", "42883", "0A000"} == STALE
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "remedy"),
+    [
+        ("FATAL:  28P01: Passwort-Authentifizierung fehlgeschlagen", TargetRefused, "password of"),
+        ("FATAL:  28000: kein Eintrag in pg_hba.conf", TargetRefused, "CREATE ROLE"),
+        ("FATAL:  28000: no pg_hba.conf entry for host", TargetRefused, "hostssl shop watcher"),
+        ("FATAL:  28000: Peer authentication failed", TargetRefused, "pg_ident"),
+        ("FATAL:  3D000: Datenbank existiert nicht", TargetRefused, "shop does not"),
+        ("FATAL:  42501: keine Berechtigung", TargetRefused, "GRANT CONNECT ON DATABASE shop"),
+        ("FATAL:  53300: zu viele Verbindungen", TargetDown, "CONNECTION LIMIT"),
+        ("FATAL:  57P03: das Datenbanksystem startet", TargetDown, ""),
+        ("FATAL:  08P01: unsupported startup parameter: options", TargetRefused, "directly"),
+        ("FATAL: password authentication failed for user", TargetRefused, "password of"),
+        ('FATAL: role "watcher" does not exist', TargetRefused, "CREATE ROLE"),
+        ("fe_sendauth: no password supplied", TargetRefused, "password_file"),
+        ("SSL error: certificate verify failed", TargetRefused, "ca_file"),
+        ("SSL SYSCALL error: EOF detected", TargetDown, ""),
+        ("Connection refused", TargetDown, "running"),
+        ("something new", TargetDown, ""),
+    ],
+)
+def test_a_failed_connection_is_sorted_whatever_the_servers_language(
+    text: str, kind: type[TargetDown], remedy: str
+):
+    full = f'connection to server at "db1", port 5432 failed: {text}\nLOCATION:  here, there.c:1'
+    error = connection_failed(full, PEER)
+    assert type(error) is kind
+    assert remedy in error.remedy
+    assert str(error).startswith("db1:5432: ")
+    assert "LOCATION" not in str(error)
+
+
+def test_the_sqlstate_of_a_refused_connection_is_kept():
+    assert connection_failed("x failed: FATAL:  3D000: nix", PEER).sqlstate == "3D000"
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:hunter2@db/x",
+        "postgresql://:hunter2@db",
+        "host=db password=hunter2 user=x",
+        "host=db PASSWORD = 'hun\\'ter2 hunter2' user=x",
+        "sslpassword=hunter2",
+        "?user=x&password=hunter2&x=1",
+    ],
+)
+def test_what_looks_like_a_password_is_scrubbed(text: str):
+    assert "hunter2" not in scrubber()(text)
+
+
+@given(
+    before=st.text(max_size=20),
+    secret=st.text(min_size=4, max_size=40).filter(lambda text: "*" not in text),
+    after=st.text(max_size=20),
+)
+def test_a_known_secret_is_in_no_message(before: str, secret: str, after: str):
+    assert secret not in scrubber([secret])(f"{before.replace(secret, '')} {secret} {after}")
