@@ -269,7 +269,6 @@ class Agent:
             log.exception("a part that nothing works without died")
             self._failed = True
             self.end("a part died")
-            raise
 
     def _register(self) -> None:
         self.vitals.register("scheduler", self._scheduler_vital)

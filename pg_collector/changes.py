@@ -26,13 +26,13 @@ class Changes:
         self._full_at = -math.inf
         self._base: str | None = None
         self._full = True
-        self.fell = False
+        self._fell = False
 
     def begin(self, now: float, *, full: bool) -> str | None:
         """Start a turn; return the `at` of the full line it builds on, None if it is one itself."""
         self._full = full or self._base is None or now - self._full_at >= FULL_EVERY
         self._next = {}
-        self.fell = False
+        self._fell = False
         return None if self._full else self._base
 
     def changed(self, row: Sequence[Any]) -> bool:
@@ -43,8 +43,17 @@ class Changes:
         self._next[key] = now
         before = self._seen.get(key)
         if before is not None and counter < before[1]:
-            self.fell = True
+            self._fell = True
         return self._full or now != before
+
+    @property
+    def reset(self) -> bool:
+        """Whether this turn's rows tell that counting began anew since the turn before.
+
+        A counter fell, or most rows went away: evictions take a few per cent at a time.
+        """
+        gone = sum(key not in self._next for key in self._seen)
+        return self._fell or gone > len(self._seen) / 2
 
     def commit(self, now: float, at: str) -> None:
         """Remember this turn: its line is in the buffer. Rows that went away are forgotten."""

@@ -178,7 +178,7 @@ class _Descriptor:
     def put(self, line: str, level: str) -> None:
         if self._journal:
             prefix = f"<{_PRIORITY[level]}>"
-            line = "".join(f"{prefix}{part}\n" for part in line.splitlines())
+            line = "".join(f"{prefix}{part}\n" for part in line[:-1].split("\n"))
         data = line.encode()
         if self._lost:
             data = f"({self._lost} log lines were lost: nobody read them)\n".encode() + data

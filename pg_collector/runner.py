@@ -151,12 +151,16 @@ class Runner:
         if changes is not None:
             base = changes.begin(asking.now, full=epoch != memory.epoch)
         reading = self._read(asking, statement, memory)
+        reset = changes is not None and query.set not in turn.epochs and changes.reset
+        if changes is not None and reset and base is not None:
+            # A line of changes builds on rows that are gone: take a full one at once.
+            base = changes.begin(asking.now, full=True)
+            reading = self._read(asking, statement, memory)
         if reading.resets:
             sets = query.epoch_for or (query.set,)
             turn.epochs.update(dict.fromkeys(sets, max(reading.resets)))
             if query.set in sets:
                 epoch = max(*reading.resets, shared_reset or "")
-        fell = changes is not None and changes.fell and query.set not in turn.epochs
         moved = memory.epoch is not None and epoch != memory.epoch
         counts = query.keep is Keep.CUMULATIVE
         sample = self._sample(
@@ -164,7 +168,7 @@ class Runner:
             statement,
             took_ms=round(reading.seconds * 1000, 3),
             epoch=epoch if counts else None,
-            epoch_changed=(moved or fell) and counts,
+            epoch_changed=(moved or reset) and counts,
             delta=base is not None,
             base=base,
             total_rows=reading.total if reading.total != reading.body.rows else None,

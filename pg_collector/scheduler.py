@@ -102,6 +102,12 @@ class Scheduler:
         thread = self._aps._thread  # noqa: SLF001  # the one way to see that it died
         return self._watchdog.is_alive() and thread is not None and thread.is_alive()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a turn runs now."""
+        with self._idle:
+            return self._running > 0
+
     def apply(self, jobs: Iterable[Job]) -> None:
         """Make these the jobs: new ones run at once, changed ones at their new interval."""
         wanted = {job.id: job for job in jobs}

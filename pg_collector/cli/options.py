@@ -1,27 +1,27 @@
-"""Options that several verbs share, and how they meet those given before the verb.
-
-`pgc --config FILE start` and `pgc start --config FILE` are the same.
-"""
+"""Options that several verbs share, and how an invalid configuration is told."""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
-import msgspec
 import typer
 
 from pg_collector.config.load import Loaded, find, load
+from pg_collector.config.rules import CheckConnString
+from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
+
+EXIT_CONFIGURATION: Final = 78  # EX_CONFIG; systemd does not start the unit again after it
 
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
         "-c",
-        metavar="FILE",
-        help="Configuration file. Without it: ./pg-collector.yaml, the user's, then "
-        "/etc/pg-collector/config.yaml, or the environment alone.",
+        metavar="PATH",
         show_default=False,
+        help="The configuration file; else ./pg-collector.yaml, "
+        "$XDG_CONFIG_HOME/pg-collector/config.yaml or /etc/pg-collector/config.yaml.",
     ),
 ]
 SetOption = Annotated[
@@ -29,32 +29,33 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override one key, as in --set sampling.activity=5s. Repeatable.",
         show_default=False,
+        help="Set one key, above file and environment: --set sampling.activity=5s. Repeatable.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing; the exit code says it.")
+]
 
 
-class Globals(msgspec.Struct):
-    """What stood before the verb."""
-
-    config: Path | None = None
-    overrides: tuple[str, ...] = ()
-
-
-def read(
-    context: typer.Context, config: Path | None = None, overrides: list[str] | None = None
+def loaded(
+    config: Path | None, overrides: list[str] | None, check: CheckConnString | None = None
 ) -> Loaded:
-    """Load the configuration that a verb was called with.
+    """Return the configuration that these options and the environment give.
 
-    Raises ConfigurationError with every problem found.
+    Raises `ConfigurationError`.
     """
-    before = context.find_object(Globals) or Globals()
-    path = config or before.config or find(os.environ)
     return load(
-        path,
+        config if config is not None else find(os.environ),
         environ=os.environ,
-        overrides=(*before.overrides, *(overrides or ())),
+        overrides=overrides or (),
         samplers=discover(),
+        check_conn_string=check,
     )
+
+
+def exit_invalid(error: ConfigurationError) -> NoReturn:
+    """Tell what is wrong on stderr and end with 78."""
+    typer.echo(str(error), err=True)
+    raise typer.Exit(EXIT_CONFIGURATION)

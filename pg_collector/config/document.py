@@ -26,7 +26,6 @@ class Scalar(msgspec.Struct, frozen=True):
     text: str | None
     origin: Origin
     template: bool = False
-    private: bool = False  # from a variable or a file: not to be repeated in a message
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -146,7 +145,8 @@ class _Builder:
     def take(self, event: yaml.Event) -> None:
         """Add what the event says to the tree."""
         mark = event.start_mark
-        origin = Origin(self._source, mark.line + 1, mark.column + 1)
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
+        origin = Origin(self._source, line, column)
         if isinstance(event, yaml.DocumentStartEvent):
             self._document(origin)
         elif isinstance(event, yaml.ScalarEvent):
@@ -175,9 +175,9 @@ class _Builder:
                 "put a text that begins with `!` into quotes",
             )
 
-    def _alias(self, anchor: str, origin: Origin) -> _Known:
+    def _alias(self, anchor: str | None, origin: Origin) -> _Known:
         remedy = "put a text that begins with `*` into quotes"
-        if anchor not in self._anchors:
+        if anchor is None or anchor not in self._anchors:
             self._stop(origin, "an alias without its anchor", remedy)
         known = self._anchors[anchor]
         if known is None:

@@ -20,32 +20,30 @@ _VARIABLE: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default
 _FORMS: Final = "write ${NAME}, ${NAME:-default}, ${file:/path}, or $${ for a literal ${"
 
 
-def expand(scalar: Scalar, environ: Mapping[str, str]) -> Scalar:
-    """Return the scalar with every reference replaced, marked as private where there was one.
+def expand(scalar: Scalar, environ: Mapping[str, str]) -> str | None:
+    """Return the scalar's text with every reference replaced; None for YAML's null.
 
     Raises `ConfigurationError` for a variable that is not set, a file that cannot be read, and a
     reference that is not well formed.
     """
     text = scalar.text
     if not scalar.template or text is None or "${" not in text:
-        return scalar
+        return text
     pieces: list[str] = []
     length = 0
     end = 0
-    private = False
     for match in _PIECE.finditer(text):
         if match[0] == "$${":
             piece = "${"
         else:
             piece = _value(match["inside"], environ)
-            private = True
         pieces += (text[end : match.start()], piece)
         length += len(piece)
         if length > _MAX_CHARACTERS:
             raise ConfigurationError("the expanded value is too long", remedy="shorten it")
         end = match.end()
     pieces.append(text[end:])
-    return Scalar("".join(pieces), scalar.origin, private=private or scalar.private)
+    return "".join(pieces)
 
 
 def escape(text: str) -> str:

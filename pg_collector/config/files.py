@@ -16,7 +16,9 @@ _MAX_DROP_INS: Final = 256
 class Unreadable(ConfigurationError):
     """A file cannot be used. `fault` completes a sentence that begins with its path."""
 
-    def __init__(self, path: Path, fault: str, remedy: str, place: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, path: Path, fault: str, remedy: str, place: tuple[int, int] = (0, 0)
+    ) -> None:
         super().__init__(f"{path} {fault}", remedy=remedy)
         self.fault = fault
         self.origin = Origin(str(path), *place)

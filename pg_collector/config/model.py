@@ -9,7 +9,7 @@ messages are `config.load`'s work; a `Config` that exists is valid.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from pg_collector.config.kinds import (
     DAY,
@@ -87,17 +87,17 @@ class Sampling(Section, frozen=True):
     enabled: Annotated[
         dict[str, bool],
         Meta(
-            description="`{statements: false}` switches a sampler off; the plan says what may be on",
+            description="`{statements: false}` switches one off; the plan says what may be on",
             extra={"of": "samplers"},
         ),
-    ] = {}
+    ] = field(default_factory=dict)
     every: Annotated[
         dict[str, Interval],  # in the file: one key per sampler, beside the others
         Meta(
             description="a sampler's interval: `activity: 10s`; clamped to the plan's minimum",
             extra={"of": "samplers", "beside": True},
         ),
-    ] = {}
+    ] = field(default_factory=dict)
     jitter: Annotated[
         Fraction, Meta(description="how far runs are spread, as a part of the interval")
     ] = 0.1
@@ -131,7 +131,9 @@ class Buffers(Section, frozen=True):
     ] = None
     disk_max: Annotated[
         Bytes,
-        Meta(ge=MIB, description="beyond it samples are thinned, then dropped, counted and declared"),
+        Meta(
+            ge=MIB, description="beyond it samples are thinned, then dropped, counted and declared"
+        ),
     ] = 500 * MIB
     min_free: Annotated[Fraction, Meta(description="of the volume, which is never filled")] = 0.05
 
@@ -229,7 +231,8 @@ class Log(Section, frozen=True):
         LogFormat, Meta(description="one JSON object a line, or lines for people")
     ] = LogFormat.JSON
     repeat_window: Annotated[
-        Seconds, Meta(ge=0, le=DAY, description="a repeated line is written once in it, then counted")
+        Seconds,
+        Meta(ge=0, le=DAY, description="a repeated line is written once in it, then counted"),
     ] = 60.0
     file: Annotated[Path | None, Meta(description="instead, on hosts without systemd")] = None
 

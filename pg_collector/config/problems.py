@@ -33,7 +33,8 @@ class Problem(msgspec.Struct, frozen=True):
     remedy: str = ""
 
     def __str__(self) -> str:
-        parts = [part for part in (str(self.origin), self.path) if part]
+        parts = [str(self.origin)] if self.origin != DEFAULT else []
+        parts += [self.path] if self.path else []
         text = ": ".join([*parts, self.message])
         return one_line(f"{text}; {self.remedy}" if self.remedy else text)
 

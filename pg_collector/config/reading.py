@@ -1,5 +1,6 @@
 """From the merged tree to plain values, finding every fault on the way."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,7 @@ _EXPECTED: Final = {
     Kind.MAP: ("must hold keys and values", "write `{key: value}`"),
     Kind.LIST: ("must be a list", "write `[first, second]`"),
 }
+_REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 _ANY_NAME: Final = "no-name"  # stands in for a missing one, so that the rest can be checked
 
 
@@ -54,6 +56,7 @@ class Reading:
         self.origins: dict[str, Origin] = {}
         self.given: dict[str, Scalar] = {}  # secrets as they were written, by path
         self.bad: set[str] = set()
+        self.used: set[str] = set()  # names of variables that a value refers to
 
     def config(self, tree: Tree) -> dict[str, Any]:
         """Return the values of a whole configuration, ready for `msgspec.convert`."""
@@ -63,6 +66,14 @@ class Reading:
         """Note a problem, and that the value at `path` is not to be judged further."""
         self._problems.add(origin, path, message, remedy)
         self.bad.add(path)
+
+    def sound(self, *paths: str) -> bool:
+        """Say whether the values at these paths are what was asked for, not stand-ins."""
+        return not any(
+            path == bad or path.startswith((f"{bad}.", f"{bad}["))
+            for path in paths
+            for bad in self.bad
+        )
 
     def place(self, path: str) -> Origin:
         """Return where the value came from, or the nearest part of the tree above it."""
@@ -118,7 +129,8 @@ class Reading:
             return default
         if path == "databases":
             return []
-        self.fault(self.place(path), path, "missing", "give each database a name of its own")
+        if path.rpartition(".")[0] not in self.bad:
+            self.fault(self.place(path), path, "missing", "give each database a name of its own")
         return _ANY_NAME
 
     def _list(self, shape: Shape, node: Node, path: str, *, empty: bool) -> list[Any]:
@@ -130,15 +142,9 @@ class Reading:
         items: list[Any] = []
         for number, item in enumerate(node.items):
             below = f"{path}[{number}]"
-            if shape.of.section is not None and not isinstance(item, Tree):
-                self._misshapen(shape.of, item, below)
-                continue
-            value = self._value(shape.of, item, below, "")
-            if shape.of.section is not None and below not in self.bad:
-                items.append(value)
-            elif shape.of.section is None:
-                self._sampler(value, item.origin, below, wanted=shape.of_samplers)
-                items.append(value)
+            value = self._value(shape.of, item, below, "" if shape.of.section is None else None)
+            self._sampler(value, item.origin, below, wanted=shape.of_samplers)
+            items.append(value)
         return items
 
     def _map(self, shape: Shape, node: Node, path: str, *, empty: bool) -> dict[str, Any]:
@@ -172,22 +178,20 @@ class Reading:
         if not isinstance(node, Scalar):
             self.fault(node.origin, path, f"must be one {shape.kind}", "write it behind the colon")
             return stand_in
+        if node.template:
+            self.used.update(_REFERENCE.findall(node.text or ""))
         try:
             full = expand(node, self._environ)
-            if full.text is None or (shape.optional and not full.text):
-                if shape.optional:
-                    return None
-                raise ConfigurationError("has no value", remedy="give it one, or remove the line")
+            if shape.optional and not full:
+                return None
             if shape.kind is Kind.SECRET:
                 self.given[path] = node
-            return scalars.convert(shape, full.text, private=full.private)
+            return scalars.convert(shape, full)
         except ConfigurationError as error:
             self.fault(node.origin, path, str(error), error.remedy)
             return stand_in
 
-    def _twin(
-        self, values: dict[str, Any], twin: str, name: str, node: Node, path: str
-    ) -> None:
+    def _twin(self, values: dict[str, Any], twin: str, name: str, node: Node, path: str) -> None:
         """Read `x_file`, the file that holds the secret `x`."""
         below, plain = joined(path, twin), joined(path, name)
         if twin in values:  # a field of its own: whoever uses it reads the file
@@ -208,7 +212,7 @@ class Reading:
         """Return the secret that the file holds, or note why not."""
         try:
             text = read_secret(file)
-            value: Secret = scalars.convert(Shape(kind=Kind.SECRET), text, private=True)
+            value: Secret = scalars.convert(Shape(kind=Kind.SECRET), text)
         except ConfigurationError as error:
             self.fault(origin, path, str(error), error.remedy)
             return None
@@ -228,15 +232,17 @@ class Reading:
         self.fault(origin, path, *_EXPECTED[shape.kind])
 
     def _unknown(self, name: str, origin: Origin, path: str, known: Iterable[str]) -> None:
-        hint = did_you_mean(name, known) or _elsewhere(name)
+        hint = did_you_mean(name, known) or _elsewhere(name, path)
         remedy = f"the keys here are: {', '.join(sorted(known)) or 'none'}"
+        if hint:
+            remedy = "correct it, or remove it"
         self.fault(origin, joined(path, name), f"unknown key {named(name)}{hint}", remedy)
 
 
-def _elsewhere(name: str) -> str:
+def _elsewhere(name: str, here: str) -> str:
     """Say where a key of this name belongs."""
-    for path, _, key in documented(config_shape()):
-        if path.rpartition(".")[2].removesuffix("[]") == name and (key is None or path != name):
+    for path, _, _ in documented(config_shape()):
+        if path.rpartition(".")[2].removesuffix("[]") == name and path != here:
             return f" - did you mean '{path}'?"
     return ""
 

@@ -17,19 +17,19 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\ud800-\udfff]")
 
 
-def convert(shape: Shape, text: str, *, private: bool) -> Any:
+def convert(shape: Shape, text: str | None) -> Any:
     """Return the value that the text stands for under a key of this shape.
 
-    Raises `ConfigurationError` with message and remedy. They repeat nothing of the text where
-    `private` is set, and never a secret.
+    Raises `ConfigurationError` with message and remedy. They repeat nothing of the text: it may be
+    a secret under the wrong key.
     """
+    if text is None:
+        raise ConfigurationError("has no value", remedy="give it one, or remove the line")
     if _CONTROL.search(text):
         raise ConfigurationError("holds a control character or a line break", remedy="remove it")
     if shape.off and text.lower() == "off":
         return None
     try:
-        if shape.kind is Kind.CHOICE:
-            return _choice(shape, text, private=private)
         return _READERS[shape.kind](shape, text)
     except ValueError as error:
         message, _, remedy = str(error).partition("; ")
@@ -72,10 +72,10 @@ def _percent(shape: Shape, text: str) -> float:
     return _bounded(shape, units.percent(text))
 
 
-def _choice(shape: Shape, text: str, *, private: bool) -> str:
+def _choice(shape: Shape, text: str) -> str:
     if text.lower() in shape.choices:  # LOG_LEVEL=INFO is common
         return text.lower()
-    hint = "" if private else did_you_mean(text, shape.choices)
+    hint = did_you_mean(text, shape.choices)
     raise ValueError(f"not one of the choices{hint}; choose {' or '.join(shape.choices)}")
 
 
@@ -111,6 +111,7 @@ _READERS: Final[dict[Kind, Callable[[Shape, str], Any]]] = {
     Kind.DURATION: _duration,
     Kind.SIZE: _size,
     Kind.PERCENT: _percent,
+    Kind.CHOICE: _choice,
     Kind.TEXT: _text,
     Kind.PATH: _path,
     Kind.SECRET: _secret,

@@ -37,6 +37,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     optional: bool = False
     off: bool = False  # `off` means none
+    conninfo: bool = False  # secret only as far as the connection string holds a secret
     least: float | None = None
     most: float | None = None
     longest: int | None = None
@@ -144,15 +145,20 @@ def _shape(described: inspect.Type, extra: Mapping[str, Any]) -> Shape:
     if isinstance(described, inspect.IntType | inspect.FloatType):
         kind = _UNITS[extra.get("unit", "")]
         return Shape(kind=kind, least=described.ge, most=described.le)
-    if isinstance(described, inspect.VarTupleType):
-        of = _shape(described.item_type, {})
-        return Shape(kind=Kind.LIST, of=of, of_samplers=extra.get("of") == "samplers")
-    if isinstance(described, inspect.DictType):
-        of = _shape(described.value_type, {})
-        return Shape(kind=Kind.MAP, of=of, of_samplers=extra.get("of") == "samplers")
     if isinstance(described, inspect.StructType):
         return Shape(kind=Kind.SECTION, section=_section(described))
-    return _scalar(described)
+    if isinstance(described, inspect.VarTupleType | inspect.DictType):
+        return _collection(described, of_samplers=extra.get("of") == "samplers")
+    shape = _scalar(described)
+    return msgspec.structs.replace(shape, conninfo=bool(extra.get("conninfo")))
+
+
+def _collection(described: inspect.VarTupleType | inspect.DictType, *, of_samplers: bool) -> Shape:
+    if isinstance(described, inspect.DictType):
+        kind, inner = Kind.MAP, described.value_type
+    else:
+        kind, inner = Kind.LIST, described.item_type
+    return Shape(kind=kind, of=_shape(inner, {}), of_samplers=of_samplers)
 
 
 def _scalar(described: inspect.Type) -> Shape:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from pg_collector.config.kinds import AuthMethod, Seconds, Section, Timeout, TlsMode
 from pg_collector.secret import Secret
@@ -58,7 +58,8 @@ class Postgres(Section, frozen=True):
         Secret,
         Meta(
             description="URI or `key=value` string as psql takes it; what it leaves out comes from "
-            "PGHOST and its like, from the service file and from the password file"
+            "PGHOST and its like, from the service file and from the password file",
+            extra={"conninfo": True},
         ),
     ] = Secret("postgresql:///postgres")
     auth_method: Annotated[
@@ -125,11 +126,13 @@ class Database(Section, frozen=True):
     )
     samplers: Annotated[
         tuple[str, ...],
-        Meta(description="only these; empty means all that the plan allows", extra={"of": "samplers"}),
+        Meta(
+            description="only these; empty means all that the plan allows", extra={"of": "samplers"}
+        ),
     ] = ()
     tags: Annotated[
         dict[str, str],
         Meta(description="labels of low cardinality, sent with the samples: `tags: {env: prod}`"),
-    ] = {}
+    ] = field(default_factory=dict)
     discover: Discover = Discover()
     postgres: Postgres = Postgres()

@@ -186,7 +186,7 @@ class Vitals:
         except Exception as error:
             self._metrics.panics_recovered_total.labels("health").inc()
             log.exception("the health check of %s failed", name)
-            return Vital(state=State.DEGRADED, reason=f"its check failed: {type(error).__name__}")
+            return Vital(state=State.DOWN, reason=f"its check failed: {type(error).__name__}")
 
 
 def _overall(parts: Mapping[str, Vital]) -> State:

@@ -47,7 +47,7 @@ class FileOutlet:
         self._root = local.path
         self._durable = local.fsync is not Fsync.NEVER
         self._open: OrderedDict[Folder, CurrentFile] = OrderedDict()
-        self._written: dict[Folder, int] = {}  # the last number: a repeated batch writes no twin
+        self._written: dict[Folder, int] = {}  # through which number: a batch comes again
         self._lock_fd = -1
         self._closed = False
         metrics.introduce_output(self.name)
@@ -72,7 +72,8 @@ class FileOutlet:
                 self._write(folder, lines)
         except OSError as error:
             raise _deferred(error, where) from error
-        self._written.clear()
+        # The next batch may be another cut: what was written beyond this one is still remembered.
+        self._written = {f: n for f, n in self._written.items() if n > batch.last}
         return batch.last
 
     def close(self) -> None:

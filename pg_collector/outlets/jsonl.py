@@ -15,7 +15,7 @@ from pg_collector.clock import Clock
 log = logging.getLogger(__name__)
 
 CURRENT: Final = "current.jsonl"
-COMPLETE: Final = re.compile(r"\d{8}T\d{6}\.\d{6}Z--(\d{8}T\d{6}\.\d{6}Z)(?:-\d+)?\.jsonl")
+COMPLETE: Final = re.compile(r"\d{8}T\d{6}\.\d{6}Z--(\d{8}T\d{6}\.\d{6}Z)\.jsonl")
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 
@@ -141,13 +141,13 @@ class CurrentFile:
         return now - max(0.0, (self._clock.now() - self._first).total_seconds())
 
     def _complete_path(self) -> Path:
-        name = f"{_stamp(self._first or self._last)}--{_stamp(self._last)}"
-        path = self.path.with_name(f"{name}.jsonl")
-        twin = 1
-        while path.exists():
-            path = self.path.with_name(f"{name}-{twin}.jsonl")
-            twin += 1
-        return path
+        """Return a free name; of two files of one moment the later one ends a microsecond later."""
+        last = self._last
+        while True:
+            path = self.path.with_name(f"{_stamp(self._first or last)}--{_stamp(last)}.jsonl")
+            if not path.exists():
+                return path
+            last += dt.timedelta(microseconds=1)
 
 
 def is_at(fd: int, path: Path) -> bool:

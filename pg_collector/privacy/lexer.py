@@ -250,18 +250,24 @@ def _doubts(text: str) -> tuple[bool, bool]:
     return "\\'" in text, not text.isascii() and _CURLY.search(text) is not None
 
 
+def _readings(text: str) -> tuple[list[Span], bool]:
+    """Return the union of all readings of `text`, and whether they agree."""
+    escapes, curly = _doubts(text)
+    both = escapes and curly
+    found = first = read(text, escapes=False, curly=False)
+    for also in ((escapes, False), (False, curly), (both, both)):
+        if any(also):
+            other = read(text, escapes=also[0], curly=also[1])
+            found = found if other == first else _union(found + other)
+    return found, found is first
+
+
 def spans(text: str) -> list[Span]:
     """Return everything in `text` that must not be shown, in order, none overlapping.
 
     Source: docs/specs/masking.md.
     """
-    escapes, curly = _doubts(text)
-    found = first = read(text, escapes=False, curly=False)
-    for also in ((escapes, False), (False, curly), (escapes and curly, curly)):
-        if any(also):
-            other = read(text, escapes=also[0], curly=also[1])
-            found = found if other == first else _union(found + other)
-    return found
+    return _readings(text)[0]
 
 
 def render(text: str, found: list[Span]) -> str:
@@ -282,8 +288,9 @@ def hide(text: str) -> str:
     until nothing changes; all that follows may then trust every quote that is left.
     """
     for _ in range(_MOST_ROUNDS):
-        hidden = render(text, spans(text))
-        if hidden == text or not any(_doubts(text)):
+        found, agreed = _readings(text)
+        hidden = render(text, found)
+        if agreed or hidden == text:
             return hidden
         text = hidden
     raise ValueError("the readings do not settle")

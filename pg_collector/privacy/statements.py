@@ -41,6 +41,7 @@ _SERVER_TEXT = re.compile(
     "|<FASTPATH> |autovacuum: (?:VACUUM|ANALYZE|BRIN summarize) "
     f"|{UNRECOGNIZED}|{INLINE_COPY_DATA}"
 )
+_EMPTY = re.compile(r"[;\s]*+", re.ASCII)
 _SEMICOLON = re.compile(r"\"[^\"]*+\"|;")
 _MARK = re.compile(
     rf"\"[^\"]*+\"|[;()]|{_BEGINS}(?:begin\s++atomic|case|end){_ENDS}",
@@ -61,10 +62,8 @@ def leading_command(text: str) -> str:
 
 
 def _known(segment: str) -> bool:
-    """Return whether `segment` is empty, begins with a command or is a text of the server."""
-    return bool(
-        leading_command(segment) or not segment.strip() or _SERVER_TEXT.match(segment.lstrip())
-    )
+    """Return whether `segment` begins with a command or is a text of the server."""
+    return bool(leading_command(segment) or _SERVER_TEXT.match(segment))
 
 
 def _segment_end(text: str, start: int) -> int:
@@ -90,16 +89,19 @@ def _segment_end(text: str, start: int) -> int:
     return len(text)
 
 
+def _skip_empty(text: str, at: int) -> int:
+    """Return the place of the first character from `at` on that is no `;` and no space."""
+    empty = _EMPTY.match(text, at)
+    return empty.end() if empty else at
+
+
 def _segments(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each statement of `text` begins and ends, its `;` excluded."""
-    if ";" not in text:
-        yield 0, len(text)
-        return
-    at = 0
-    while at < len(text):
-        end = _segment_end(text, at)
+    """Yield where each statement of `text` begins and ends, without the `;` around it."""
+    at, length = _skip_empty(text, 0), len(text)
+    while at < length:
+        end = _segment_end(text, at) if ";" in text else length
         yield at, end
-        at = end + 1
+        at = _skip_empty(text, end)
 
 
 def drop_unrecognized(text: str) -> str:
@@ -190,15 +192,17 @@ def _mask_clauses(text: str, start: int, end: int) -> str:
 def mask_settings(text: str) -> str:
     """Return `text` with the values of SET and ALTER .. SET masked, bare words included."""
     parts: list[str] = []
+    at = 0
     for start, end in _segments(text):
+        parts.append(text[at:start])
         if found := _SETTING.match(text, start, end):
-            segment = text[start : found.end()] + _masked_value(text[found.end() : end])
+            parts += (text[start : found.end()], _masked_value(text[found.end() : end]))
         elif _ROUTINE.match(text, start, end):
-            segment = _mask_clauses(text, start, end)
+            parts.append(_mask_clauses(text, start, end))
         else:
-            segment = text[start:end]
-        parts.append(segment + text[end : end + 1])
-    return "".join(parts)
+            parts.append(text[start:end])
+        at = end
+    return "".join((*parts, text[at:]))
 
 
 _PLACE = r"(?:'\?'|\?|-\?|\+\?)"

@@ -90,7 +90,8 @@ class Network:
             ("nsswitch.conf", "hosts: files dns\n"),
         ):
             (place / name).write_text(line)
-            self.agent.run(["mount", "--bind", place / name, f"/etc/{name}"])
+            if (seen := Path("/etc", name)).exists():  # without nsswitch.conf it is `files dns`
+                self.agent.run(["mount", "--bind", place / name, seen])
 
 
 @contextmanager

@@ -65,11 +65,22 @@ def sweep(parent: Path) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+            _empty(path)
         except BlockingIOError:
-            pass  # its owner lives
+            pass  # its owner lives, or another process removes it just now
         finally:
             os.close(lock)
+
+
+def _empty(path: Path) -> None:
+    """Remove the lock last: what a dying server still wrote is then found by the next sweep."""
+    for one in path.iterdir():
+        if one.is_dir():
+            shutil.rmtree(one, ignore_errors=True)
+        elif one.name != "lock":
+            one.unlink(missing_ok=True)
+    if [one.name for one in path.iterdir()] == ["lock"]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(path: Path, held: int, owner: int) -> None:

@@ -7,7 +7,7 @@ so one cheap search over a masked text finds any piece of any secret.
 import random
 import re
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 LETTERS: Final = "qxzjQXZJ"
 LEAK: Final = re.compile(r"[qxzjQXZJ]{4}|[0-9]{4}")
@@ -81,7 +81,9 @@ TYPED: Final = (
     "postgres://u:%W@h/d?x=%W",
 )
 
-Fragment = Callable[[random.Random, bool], str]
+# What the server's standard_conforming_strings makes of a backslash: "standard" is on.
+Mode: TypeAlias = Literal["standard", "escapes"]
+Fragment: TypeAlias = Callable[[random.Random, Mode], str]
 
 
 class Text(NamedTuple):
@@ -89,6 +91,11 @@ class Text(NamedTuple):
 
     sql: str
     typed: bool
+
+
+def seeded(seed: int) -> random.Random:
+    """Return a generator that says the same for the same seed."""
+    return random.Random(seed)  # noqa: S311 - repeatable on purpose
 
 
 def _secret(rng: random.Random) -> str:
@@ -106,14 +113,14 @@ def _content(rng: random.Random) -> str:
     return "".join(parts)
 
 
-def _plain(rng: random.Random, escapes: bool) -> str:  # noqa: FBT001 - a mode of the server
+def _plain(rng: random.Random, mode: Mode) -> str:
     content = _content(rng)
-    if escapes:
-        return _escaped(rng, escapes)[1:]
+    if mode == "escapes":
+        return _escaped(rng, mode)[1:]
     return "'" + content.replace("'", "''") + "'"
 
 
-def _escaped(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
+def _escaped(rng: random.Random, _mode: Mode) -> str:
     quote = rng.choice(("\\'", "''"))
     pieces = [_content(rng).replace("\\", "\\\\").replace("'", quote)]
     while not rng.randrange(4):
@@ -122,7 +129,7 @@ def _escaped(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
     return rng.choice("eE") + "'" + gap.join(pieces) + "'"
 
 
-def _other(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
+def _other(rng: random.Random, _mode: Mode) -> str:
     bare = _secret(rng)
     return rng.choice(
         (
@@ -136,33 +143,33 @@ def _other(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
     )
 
 
-def _dollar(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
+def _dollar(rng: random.Random, _mode: Mode) -> str:
     tag = rng.choice(("", "a", "fn", "é1", "_", "A2b"))
     inside = "$1 $b$ $ " if tag != "" else "$1 $b $ "
     body = _content(rng).replace("$$", inside).replace("$a$", inside)
     return f"${tag}${body}${tag}$"
 
 
-def _number(rng: random.Random, _escapes: bool = False) -> str:  # noqa: FBT001, FBT002
+def _number(rng: random.Random, _mode: Mode = "standard") -> str:
     digits = "".join(rng.choices("0123456789", k=rng.randrange(4, 12)))
     return rng.choice(
         (digits, digits, f".{digits}", f"{digits}.", f"{digits}.{digits}", f"{digits}e-{digits}")
     )
 
 
-def _comment(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
+def _comment(rng: random.Random, _mode: Mode) -> str:
     body = _content(rng).replace("*/", "*").replace("/*", "").strip("*/")
     nested = f"/*{body}/*{body}*/ {body}**/"
     line = "--" + body.replace("\n", " ")
     return rng.choice((" ", " ", f"/*{body}*/", nested, line + "\n", line + "\r", f"/*/{body}*/"))
 
 
-def _row(rng: random.Random, _escapes: bool) -> str:  # noqa: FBT001
+def _row(rng: random.Random, _mode: Mode) -> str:
     return rng.choice("\t,|").join((_secret(rng), _number(rng), _content(rng)))
 
 
-def _literal(rng: random.Random, escapes: bool) -> str:  # noqa: FBT001
-    return rng.choice((_plain, _plain, _escaped, _dollar, _other, _number))(rng, escapes)
+def _literal(rng: random.Random, mode: Mode) -> str:
+    return rng.choice((_plain, _plain, _escaped, _dollar, _other, _number))(rng, mode)
 
 
 FRAGMENTS: Final[dict[str, Fragment]] = {
@@ -171,7 +178,7 @@ FRAGMENTS: Final[dict[str, Fragment]] = {
     "N": _number,
     "C": _comment,
     "R": _row,
-    "W": lambda rng, _escapes: _secret(rng),
+    "W": lambda rng, _mode: _secret(rng),
 }
 
 
@@ -180,14 +187,14 @@ def _split(template: str) -> tuple[str, str]:
     return re.sub("%[A-Z]", "%s", template), "".join(re.findall("%([A-Z])", template))
 
 
-def texts(seed: int, count: int, *, escapes: bool, typed: bool = True) -> Iterator[Text]:
+def texts(seed: int, count: int, *, mode: Mode, typed: bool = True) -> Iterator[Text]:
     r"""Yield `count` whole texts, the same for the same seed.
 
-    escapes: write them for standard_conforming_strings = off (`\'` does not end a string).
+    mode: "escapes" writes them for standard_conforming_strings = off (`\'` ends no string).
     typed: with what people type that is no statement.
     """
-    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    pools = {kind: [make(rng, escapes) for _ in range(POOL)] for kind, make in FRAGMENTS.items()}
+    rng = seeded(seed)
+    pools = {kind: [make(rng, mode) for _ in range(POOL)] for kind, make in FRAGMENTS.items()}
     kinds = [(*_split(template), False) for template in (*STATEMENTS, *EXPRESSIONS)]
     if typed:
         kinds += [(*_split(template), True) for template in TYPED]

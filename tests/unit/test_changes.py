@@ -39,13 +39,26 @@ def test_a_row_that_was_away_is_sent_again():
     assert turn(changes, 120, [("a", 1), ("b", 1)])[1] == [("a", 1)]
 
 
+def read(changes, now, rows):
+    changes.begin(now, full=False)
+    for row in rows:
+        changes.changed(row)
+    return changes.reset
+
+
 def test_a_counter_that_fell_tells_of_a_reset():
     changes = Changes([0], counter=1)
     turn(changes, 0, [("a", 5)])
-    turn(changes, 60, [("a", 6)])
-    assert not changes.fell
-    turn(changes, 120, [("a", 1)])
-    assert changes.fell
+    assert not read(changes, 60, [("a", 6)])
+    assert read(changes, 60, [("a", 1)])
+
+
+def test_most_rows_going_away_tells_of_a_reset_and_a_few_do_not():
+    changes = Changes([0], counter=1)
+    rows = [(key, 5) for key in range(20)]
+    turn(changes, 0, rows)
+    assert not read(changes, 60, rows[1:])
+    assert read(changes, 60, [("new", 1)])
 
 
 turns = st.lists(

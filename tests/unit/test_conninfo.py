@@ -72,11 +72,11 @@ def test_a_service_file_is_read_by_libpq(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_several_hosts_become_one_endpoint_each():
-    route = conninfo.route(database("host=10.0.0.1,db2,/tmp port=5432,6000,7000 user=u"))
+    route = conninfo.route(database("host=10.0.0.1,db2,/run/pg port=5432,6000,7000 user=u"))
     assert [one.place for one in route.endpoints] == [
         "10.0.0.1:5432",
         "db2:6000",
-        "/tmp (port 7000)",
+        "/run/pg (port 7000)",
     ]
     assert [one.address for one in route.endpoints] == ["10.0.0.1", None, None]
 
@@ -207,7 +207,7 @@ def test_a_wrong_connection_string_is_refused_without_quoting_it(text: str):
 
 def test_a_misspelt_parameter_is_recognised():
     with pytest.raises(ConfigurationError, match=r"did you mean user\?"):
-        conninfo.route(database("hosst=db usr=x"))
+        conninfo.route(database("host=db usr=x"))
 
 
 def test_the_password_is_scrubbed_from_what_libpq_says():

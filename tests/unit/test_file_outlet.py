@@ -44,6 +44,10 @@ def numbers(*files: Path) -> list[int]:
     return found
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 class Bench:
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root
@@ -58,9 +62,8 @@ class Bench:
 
     def files(self, folder: str = "prod/activity") -> list[Path]:
         """Complete files in the order of their names, then the current one."""
-        return sorted((self.root / folder).glob("2*.jsonl")) + [
-            self.root / folder / "current.jsonl"
-        ]
+        path = self.root / folder
+        return [*sorted(path.glob("2*.jsonl")), path / "current.jsonl"]
 
 
 @pytest.fixture
@@ -178,9 +181,9 @@ def test_only_the_oldest_complete_files_beyond_the_limit_are_deleted(tmp_path: P
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(bytes(10 * size))
     for n in range(10, 20):
-        bench.outlet.deliver(batch(n, line(n, target="prod" if n % 2 else "other")))
+        bench.outlet.deliver(batch(n, line(n, target="prod" if n % 2 else "test")))
         bench.clock.advance(1)
-    prod, other = bench.files(), bench.files("other/activity")
+    prod, other = bench.files(), bench.files("test/activity")
     assert foreign.exists()
     prod.remove(foreign)
     assert numbers(*prod) == [15, 17, 19]
@@ -273,14 +276,14 @@ def test_after_closing_nothing_is_taken(bench: Bench):
 
 def test_the_number_of_open_files_is_bounded(bench: Bench):
     targets = [f"t{n}" for n in range(MAX_OPEN + 30)]
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for turn in range(2):
         first = turn * len(targets) + 1
         bench.outlet.deliver(batch(first, *(line(turn, target=name) for name in targets)))
-    assert len(os.listdir("/proc/self/fd")) - before == MAX_OPEN + 1
+    assert open_files() - before == MAX_OPEN + 1
     assert all(numbers(bench.root / n / "activity/current.jsonl") == [0, 1] for n in targets)
     bench.outlet.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("fsync", list(Fsync))

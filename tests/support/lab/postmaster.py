@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -178,8 +178,14 @@ class Postmaster:
     # --- faults
 
     def kill_backend(self, pid: int) -> None:
-        """End one server process as the kernel's OOM killer does; the server then recovers."""
+        """End one server process as the kernel's OOM killer does.
+
+        On return the server has noticed and ended all the others; it recovers: wait_ready().
+        """
+        children = psutil.Process(self.pid).children()
         os.kill(pid, signal.SIGKILL)
+        _, left = psutil.wait_procs(children, timeout=20)
+        assert not left, f"processes that outlived a crash: {left}"
 
     def pause(self) -> None:
         """Freeze every process of the server (SIGSTOP): the kernel answers, nobody else."""
@@ -187,7 +193,8 @@ class Postmaster:
         postmaster.suspend()  # first: no new children then
         children = postmaster.children(recursive=True)
         for child in children:
-            child.suspend()
+            with suppress(psutil.NoSuchProcess):  # a session that was just closed
+                child.suspend()
         pids = [str(one.pid) for one in (*children, postmaster)]
         # This waits for the end of its input: also when we are killed, the server goes on and dies.
         self._paused = subprocess.Popen(

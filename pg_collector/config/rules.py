@@ -1,0 +1,261 @@
+"""What no single key can tell: values that contradict each other, or ask for what is not there."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pg_collector.config import conninfo
+from pg_collector.config.model import AuthMethod, Config, Database, Durability, MaskingLevel
+from pg_collector.config.problems import Origin, did_you_mean
+from pg_collector.config.reading import Reading
+
+CheckConnString = Callable[[str], str | None]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})")
+_REFERENCE: Final = re.compile(r"\$\{[^{}]*\}")
+_FILLER: Final = "00000000"  # digits fit wherever a reference may stand, a port included
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_MAX_PORT: Final = 65_535
+
+# Keys whose other values this version cannot serve yet. Delete a line when its part is built.
+# `*` stands for every database; None: nothing but the default.
+NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
+    (
+        "databases.*.postgres.auth_method",
+        frozenset((AuthMethod.AWS_IAM, AuthMethod.GCP_IAM, AuthMethod.AZURE_AD)),
+    ),
+    ("databases.*.postgres.aws_iam", None),
+    ("databases.*.postgres.azure_ad", None),
+    ("databases.*.discover", None),
+    ("buffers.durability", frozenset((Durability.OVERFLOW,))),
+    ("buffers.disk_path", None),
+    ("buffers.disk_max", None),
+    ("buffers.min_free", None),
+    ("platform.proxy", None),
+    ("platform.no_proxy", None),
+    ("platform.ca_file", None),
+    ("platform.client_cert", None),
+    ("platform.compression", None),
+    ("platform.drain_rate_max", None),
+    ("platform.resume_delay_max", None),
+    ("platform.timeout", None),
+    ("breakers", None),
+    ("http.trusted_proxies", None),
+    ("http.token_file", None),
+    ("http.tls", None),
+    (
+        "security.query_masking_level",
+        frozenset((MaskingLevel.NONE, MaskingLevel.FULL, MaskingLevel.CUSTOM)),
+    ),
+    ("security.keep_query_tags", None),
+    ("security.masking_patterns", None),
+    ("security.audit_logging", None),
+    ("security.audit_log_path", None),
+    ("security.ip_allowlist", None),
+)
+
+
+class Rules:
+    """Judges a configuration whose values are each well formed."""
+
+    def __init__(
+        self, config: Config, reading: Reading, check_conn_string: CheckConnString | None
+    ) -> None:
+        self._config = config
+        self._reading = reading
+        self._check_conn_string = check_conn_string
+        self.warnings: list[str] = []
+
+    def apply(self) -> None:
+        """Note every violation with the reading, and gather warnings."""
+        self._names()
+        for number in range(len(self._config.databases)):
+            self._connection(number)
+        self._pairs()
+        self._platform()
+        self._http()
+        self._not_yet()
+        self._secrets_on_flags()
+
+    def _fault(self, path: str, message: str, remedy: str, *others: str) -> None:
+        if self._reading.sound(path, *others):
+            self._reading.fault(self._reading.place(path), path, message, remedy)
+
+    def _names(self) -> None:
+        seen: dict[str, str] = {}
+        for number, database in enumerate(self._config.databases):
+            path = f"databases[{number}].name"
+            if not self._reading.sound(path):
+                continue
+            if not _NAME.fullmatch(database.name):
+                self._fault(
+                    path,
+                    "not usable as a name",
+                    "write letters, digits, `.`, `_` and `-`, at most 63, the first no sign",
+                )
+            elif database.name.lower() in seen:  # directories may not tell cases apart
+                first = self._reading.place(seen[database.name.lower()])
+                self._fault(path, f"used before, at {first}", "give each database its own name")
+            seen.setdefault(database.name.lower(), path)
+
+    def _connection(self, number: int) -> None:
+        path = f"databases[{number}].postgres.conn_string"
+        postgres = self._config.databases[number].postgres
+        if not self._reading.sound(path):
+            return
+        text = postgres.conn_string.reveal()
+        try:
+            keywords = conninfo.parse(text)
+        except ValueError as error:
+            self._fault(path, str(error), "write it as psql takes it: host=db1 dbname=postgres")
+            return
+        complaint = self._check_conn_string(text) if self._check_conn_string else None
+        if complaint is not None:
+            unknown = [word for word in keywords if word not in conninfo.KEYWORDS]
+            hint = did_you_mean(unknown[0], conninfo.KEYWORDS) if unknown else ""
+            told = re.sub(r'"[^"]*"?', "(…)", complaint).strip()  # it repeats parts of the string
+            self._fault(path, f"libpq refuses it: {told}{hint}", "try it with psql")
+        if conninfo.has_password(text):
+            self._password(
+                path, postgres.password is not None or postgres.password_file is not None
+            )
+
+    def _password(self, path: str, twice: bool) -> None:  # noqa: FBT001  # private, one caller
+        given = self._reading.given.get(path)
+        origin = self._reading.place(path)
+        outside = given is None or origin.source == "--set" or origin.source.startswith("env ")
+        if given is not None and given.template and not _literal_password(given.text or ""):
+            outside = True
+        remedy = "move it to password_file, or to libpq's password file"
+        if twice:
+            self._fault(path, "a password here and another one beside it", "keep one of them")
+        elif outside or self._config.local.enabled:
+            self.warnings.append(f"{origin}: {path}: holds a password; {remedy}")
+        else:
+            self._fault(path, "holds a password", remedy, "local.enabled")
+
+    def _pairs(self) -> None:
+        paths = ["http.tls", "platform.client_cert"]
+        paths += [f"databases[{n}].postgres.tls" for n in range(len(self._config.databases))]
+        for path in paths:
+            section = _at(self._config, path)
+            given = [name for name in ("cert_file", "key_file") if getattr(section, name)]
+            if len(given) == 1:
+                other = "key_file" if given[0] == "cert_file" else "cert_file"
+                self._fault(
+                    f"{path}.{given[0]}", f"without {other}", f"set {other}, too", f"{path}.{other}"
+                )
+
+    def _platform(self) -> None:
+        config = self._config
+        if config.api_key is not None:
+            key = config.api_key.reveal()
+            if not key.isascii() or any(char.isspace() for char in key):
+                self._fault("api_key", "holds blanks or letters that no key has", "copy it again")
+            if config.local.enabled:
+                self._fault(
+                    "local.enabled", "not together with an api_key", "choose one", "api_key"
+                )
+            if config.platform.url is None:
+                self._fault("platform.url", "missing", "an api_key needs it", "api_key")
+        if config.platform.url is not None:
+            self._url("platform.url", config.platform.url)
+        timeout = config.platform.timeout
+        if timeout.connect > timeout.total:
+            self._fault(
+                "platform.timeout.connect",
+                "longer than the whole request may take",
+                "make it shorter than platform.timeout.total",
+                "platform.timeout.total",
+            )
+
+    def _url(self, path: str, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port, user = parts.hostname, parts.port, parts.username
+        except ValueError:
+            host, port, user, parts = None, None, None, urlsplit("")
+        if parts.scheme not in ("http", "https") or not host or port == 0:
+            self._fault(path, "not an address", "write https://host/path")
+        elif user is not None or parts.password is not None:
+            self._fault(path, "holds a user or password", "the api_key says who asks")
+        elif parts.scheme == "http" and host not in _LOOPBACK:
+            self._fault(path, "not encrypted", "write https://")
+
+    def _http(self) -> None:
+        address = self._config.http.address
+        if address != "off":
+            match = _HOST.fullmatch(address)
+            if match is None or int(match["port"]) > _MAX_PORT:
+                self._fault(
+                    "http.address", "not an address", "write host:port, :port for every one, or off"
+                )
+        lists = (
+            ("http.trusted_proxies", self._config.http.trusted_proxies),
+            ("security.ip_allowlist.allowlist", self._config.security.ip_allowlist.allowlist),
+        )
+        for path, networks in lists:
+            for number, network in enumerate(networks):
+                if not _is_network(network):
+                    self._fault(
+                        f"{path}[{number}]", "not a network", "write 10.0.0.0/8 or 192.0.2.7"
+                    )
+
+    def _not_yet(self) -> None:
+        for pattern, refused in NOT_YET:
+            for path, value, default in _found(self._config, pattern):
+                if value == default or (refused is not None and value not in refused):
+                    continue
+                choice = f" ({value})" if refused is not None else ""
+                self._fault(
+                    path, f"not available in this version{choice}", "leave it at its default"
+                )
+
+    def _secrets_on_flags(self) -> None:
+        for path in self._reading.given:
+            if self._reading.place(path) == Origin("--set"):
+                self.warnings.append(
+                    f"--set: {path}: every user of this host can see it; use {path}_file"
+                )
+
+
+def _literal_password(template: str) -> bool:
+    """Say whether the text as written, before `${…}` is replaced, holds a password of its own."""
+    filled = _REFERENCE.sub(_FILLER, template)
+    try:
+        found = conninfo.parse(filled)
+    except ValueError:
+        return "password" in filled.lower() or "@" in filled
+    return any(found.get(name, "").replace(_FILLER, "") for name in ("password", "sslpassword"))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _found(config: Config, pattern: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, value and default of each key that the pattern names."""
+    head, _, rest = pattern.partition(".*.")
+    if not rest:
+        yield pattern, _at(config, pattern), _at(_BLANK, pattern)
+        return
+    for number in range(len(_at(config, head))):
+        path = f"{head}[{number}].{rest}"
+        yield path, _at(config, path), _at(_BLANK, f"{head}[0].{rest}")
+
+
+def _at(config: Config, path: str) -> Any:
+    value: Any = config
+    for part in re.findall(r"[^.\[\]]+", path):
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
+    return value
+
+
+_BLANK: Final = Config(databases=(Database(name="blank"),))

@@ -1,0 +1,47 @@
+"""The SQL that makes the monitoring role: `pgc setup sql` prints it, the demo runs it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+AUTHENTICATION: Final = {
+    "password": "-- Then give it a password, which pgc reads from a file:  \\password {user}",
+    "cert": "-- pg_hba.conf:  hostssl all {user} <agent's address>/32 cert clientcert=verify-full",
+    "peer": "-- pg_hba.conf:  local all {user} peer   (pgc runs as the system user {user})",
+}
+
+
+def script(user: str, auth: str, connection_limit: int, databases: Sequence[str]) -> list[str]:
+    """Return the lines of a psql script that can be run again without harm.
+
+    `auth` is a key of AUTHENTICATION.
+    """
+    role, literal = _identifier(user), _literal(user)
+    lines = [
+        "-- A role for PG Collector: it reads statistics, holds "
+        f"{connection_limit} connections at most, and writes nothing.",
+        "DO $pgc$ BEGIN",
+        f"  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) THEN",
+        f"    CREATE ROLE {role} LOGIN;",
+        "  END IF;",
+        "END $pgc$;",
+        f"ALTER ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION"
+        f" CONNECTION LIMIT {connection_limit};",
+        f"ALTER ROLE {role} SET default_transaction_read_only = on;",
+        f"GRANT pg_monitor TO {role};",
+    ]
+    lines += [f"GRANT CONNECT ON DATABASE {_identifier(one)} TO {role};" for one in databases]
+    lines += [
+        "-- For the sampler `statements`. pg_stat_statements must also stand in",
+        "-- shared_preload_libraries, which needs a restart.",
+        "CREATE EXTENSION IF NOT EXISTS pg_stat_statements;",
+        AUTHENTICATION[auth].format(user=role),
+    ]
+    return lines
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,254 @@
+"""The whole agent while its servers, its output and its own parts misbehave."""
+
+import shutil
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import msgspec
+import pytest
+
+from pg_collector import control
+from pg_collector.agent import Agent
+from pg_collector.config.model import Config, Http
+from pg_collector.errors import AgentUnreachable, CollectorError, StateError
+from pg_collector.plan import NoGrant
+from pg_collector.samplers._sampler import LaneName
+from tests.support.agents import configuration, running, written
+from tests.support.proxy import Mode
+from tests.support.sampling import SAMPLERS, target
+from tests.support.until import until
+
+QUERY_TIMEOUT = 2.0
+
+
+def get(agent, path):
+    host, port = agent.health.address
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def moments(output, sampler="activity"):
+    return {line.head["at"] for line in written(output, "prod", sampler)}
+
+
+def sampled(output, count=2, deadline=20.0):
+    """Wait for that many more turns of every sampler."""
+    for sampler in SAMPLERS:
+        before = len(moments(output, sampler))
+        until(
+            lambda s=sampler, b=before: len(moments(output, s)) >= b + count,
+            deadline=deadline,
+            what=f"{count} turns of {sampler}",
+        )
+
+
+def test_samples_arrive_and_the_endpoints_say_so(server, tmp_path):
+    config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        sampled(tmp_path)
+        for path in ("/healthz", "/livez", "/readyz"):
+            assert get(agent, path)[0] == 200, path
+        metrics = get(agent, "/metrics")[1]
+        assert 'pg_collector_pg_up{target="prod"} 1.0' in metrics
+        assert 'pg_collector_pg_connections{target="prod"} 2.0' in metrics
+        assert 'pg_collector_samples_total{sampler="activity",target="prod"}' in metrics
+    server_lines = written(tmp_path, "prod", "server")
+    assert server_lines[0].rows[0]["server_version_num"] // 10_000 == server.major
+    assert server_lines[0].rows[0]["extensions"]["pg_stat_statements"]
+    account = agent.buffer.account()
+    assert account.balanced
+    assert account.produced == account.delivered
+
+
+@pytest.mark.parametrize("fault", ["paused", "black hole"])
+def test_a_server_that_goes_silent_frees_the_lanes_and_all_resumes(
+    server, fault_proxy, tmp_path, fault
+):
+    proxy = fault_proxy(server)
+    dsn = server.dsn("pgcollector", port=proxy.port)
+    config = configuration(
+        {"prod": dsn}, tmp_path, query_timeout=QUERY_TIMEOUT, connect_timeout=2.0
+    )
+    with running(config) as agent:
+        sampled(tmp_path)
+        if fault == "paused":
+            server.pause()
+        else:
+            proxy.set(Mode.BLACKHOLE)
+        try:
+            until(lambda: agent.targets["prod"].trouble, what="the trouble is noticed")
+            for lane in LaneName:
+                asked = time.monotonic()
+                agent.scheduler.borrow("prod", lane, lambda: None, 10.0)
+                assert time.monotonic() - asked < QUERY_TIMEOUT + 0.5
+            assert get(agent, "/livez")[0] == 200
+            assert get(agent, "/readyz")[0] == 503
+        finally:
+            if fault == "paused":
+                server.resume()
+            else:
+                proxy.set(Mode.PASS)
+        sampled(tmp_path, deadline=40.0)
+        assert until(lambda: get(agent, "/readyz")[0] == 200)
+        assert proxy.peak <= 2
+    told = [row for line in written(tmp_path, "prod", "sampler_state") for row in line.rows]
+    assert "down" in {row["state"] for row in told}
+    assert "ok" in {row["state"] for row in told}
+
+
+def test_a_promotion_while_sampling_loses_nothing_but_the_role(fresh_pair, tmp_path):
+    config = configuration({"prod": fresh_pair.standby.dsn("pgcollector")}, tmp_path)
+    with running(config):
+        sampled(tmp_path)
+        fresh_pair.promote()
+        sampled(tmp_path)
+    roles = [x.rows[0]["in_recovery"] for x in written(tmp_path, "prod", "server")]
+    assert roles[0] is True
+    assert roles[-1] is False
+    told = [row for line in written(tmp_path, "prod", "sampler_state") for row in line.rows]
+    assert not [row for row in told if row["state"] == "error"]
+
+
+def test_a_crashed_backend_begins_an_epoch(fresh_server, tmp_path):
+    config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
+    with running(config):
+        sampled(tmp_path)
+        with fresh_server.connect() as victim:
+            fresh_server.kill_backend(victim.info.backend_pid)
+        sampled(tmp_path, deadline=60.0)
+        changed = until(
+            lambda: [
+                line
+                for line in written(tmp_path, "prod", "database")
+                if line.head.get("epoch_changed")
+            ],
+            what="the counters are said to begin anew",
+        )
+    assert len(changed) == 1
+
+
+def test_a_server_that_is_down_at_the_start_is_waited_for(fresh_server, tmp_path):
+    fresh_server.stop()
+    config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        until(lambda: agent.targets["prod"].trouble, what="it says why")
+        status, body = get(agent, "/readyz")
+        assert status == 503
+        assert "refused" in body
+        fresh_server.start()
+        sampled(tmp_path, deadline=40.0)
+
+
+def test_a_stop_takes_less_than_ten_seconds_with_a_server_that_hangs(server, tmp_path):
+    config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        sampled(tmp_path)
+        with server.paused():
+            until(lambda: agent.scheduler.busy, what="a turn hangs")
+            started = time.monotonic()
+            agent.stop()
+            assert time.monotonic() - started < 10
+    assert agent.buffer.account().balanced
+    assert not [one for one in threading.enumerate() if one.name.startswith(("prod:", "sender"))]
+
+
+def test_without_a_plan_it_stays_up_collects_nothing_and_says_what_to_do(server):
+    there = target(server.dsn("pgcollector"))
+    config = Config(databases=(there,), http=Http(address="127.0.0.1:0"))
+    with Agent(config, NoGrant()) as agent:
+        status, body = get(agent, "/readyz")
+        assert status == 503
+        assert "UNPROVISIONED" in body
+        assert "--local" in body
+        assert get(agent, "/livez")[0] == 200
+        assert agent.layout.jobs == ()
+
+
+def test_an_address_in_use_ends_the_start_with_the_remedy(server, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = msgspec.structs.replace(
+            configuration({"prod": server.dsn("pgcollector")}, tmp_path),
+            http=Http(address=f"127.0.0.1:{taken.getsockname()[1]}"),
+        )
+        with pytest.raises(StateError, match="cannot listen") as caught, running(config):
+            pass
+    assert caught.value.remedy
+
+
+def test_an_essential_part_that_dies_ends_the_wait_with_one(server, tmp_path):
+    config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        sampled(tmp_path, count=1)
+
+        class Poison:
+            """An outlet that takes its thread down."""
+
+            name = "poison"
+
+            def deliver(self, _batch):
+                raise SystemExit
+
+            def close(self):
+                """Nothing is open."""
+
+        agent.outlet.deliver = Poison().deliver
+        assert agent.wait() == 1
+
+
+def test_an_output_that_cannot_be_written_degrades_and_recovers(server, tmp_path):
+    output = tmp_path / "output"
+    config = configuration({"prod": server.dsn("pgcollector")}, output)
+    with running(config) as agent:
+        sampled(output)
+        shutil.rmtree(output)
+        output.write_text("in the way")
+        until(lambda: '"degraded"' in get(agent, "/healthz")[1], what="it is degraded")
+        assert get(agent, "/livez")[0] == 200
+        output.unlink()
+        sampled(output, deadline=40.0)
+    account = agent.buffer.account()
+    assert account.balanced
+    assert account.produced == account.delivered
+
+
+def test_a_command_borrows_a_lane_instead_of_opening_a_third_session(server, fault_proxy, tmp_path):
+    proxy = fault_proxy(server)
+    path = tmp_path / "pgc.sock"
+    config = configuration({"prod": server.dsn("pgcollector", port=proxy.port)}, tmp_path / "out")
+    with running(config, path) as agent:
+        sampled(tmp_path / "out")
+        assert path.stat().st_mode & 0o777 == 0o660
+        for name in SAMPLERS:
+            reply = control.ask(control.Request(samplers=(name,), target="prod"), path)
+            assert any(f'"set":"{name}' in line for line in reply.lines)
+        explained = control.ask(control.Request(samplers=("activity",), explain=True), path)
+        assert "FROM pg_stat_activity" in explained.lines[0]
+        with pytest.raises(CollectorError, match="no target 'x'"):
+            control.ask(control.Request(samplers=("activity",), target="x"), path)
+        with pytest.raises(CollectorError, match="no sampler 'x'"):
+            control.ask(control.Request(samplers=("x",)), path)
+        assert proxy.accepted == 2
+        with pytest.raises(StateError, match="an agent listens there"):
+            control.ControlServer(agent.sample, path).start()
+    assert not path.exists()
+    with pytest.raises(AgentUnreachable):
+        control.ask(control.Request(samplers=("activity",)), path)
+
+
+def test_a_socket_of_a_dead_agent_is_replaced_and_nonsense_is_answered(server, tmp_path):
+    path = tmp_path / "pgc.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    config = configuration({"prod": server.dsn("pgcollector")}, tmp_path / "out")
+    with running(config, path), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(path))
+        client.sendall(b'{"verb": "drop"}\n')
+        reply = msgspec.json.decode(client.makefile("rb").read(), type=control.Reply)
+        assert reply.error.startswith("not a request")

@@ -1,0 +1,146 @@
+import threading
+import time
+
+import pytest
+
+from pg_collector.clock import SystemClock
+from pg_collector.metrics import Metrics
+from pg_collector.samplers._sampler import LaneName
+from pg_collector.schedule import Job
+from pg_collector.scheduler import Scheduler
+from tests.support.until import until
+
+
+class Bench:
+    """A scheduler whose jobs wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(SystemClock())
+        self.stopping = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.runs: list[tuple[str, float, str]] = []
+        self.scheduler = Scheduler(self.run, self.metrics, SystemClock(), self.stopping)
+
+    def run(self, job: Job) -> None:
+        self.runs.append((job.sampler, time.monotonic(), threading.current_thread().name))
+        self.gate.wait(30)
+
+    def count(self, sampler: str) -> int:
+        return sum(name == sampler for name, _, _ in self.runs)
+
+    def skipped(self, sampler: str, reason: str) -> float:
+        name = "pg_collector_sampler_skipped_total"
+        labels = {"sampler": sampler, "reason": reason}
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    bench.scheduler.start()
+    yield bench
+    bench.gate.set()
+    bench.stopping.set()
+    assert bench.scheduler.stop(5.0)
+
+
+def job(sampler="activity", every=0.2, lane=LaneName.FAST, target="prod"):
+    return Job(target, sampler, every, lane)
+
+
+def test_a_job_runs_at_once_and_then_at_its_interval(bench):
+    started = time.monotonic()
+    bench.scheduler.apply([job(every=0.3)])
+    until(lambda: bench.count("activity") >= 4, what="four runs")
+    moments = [moment for _, moment, _ in bench.runs]
+    assert moments[0] - started < 0.2
+    assert moments[3] - moments[0] == pytest.approx(0.9, abs=0.15)
+
+
+def test_the_lanes_of_a_target_do_not_wait_for_each_other(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job("activity"), job("statements", lane=LaneName.SLOW)])
+    until(lambda: len(bench.runs) == 2, what="both lanes at work")
+    assert len({thread for _, _, thread in bench.runs}) == 2
+
+
+def test_one_lane_runs_one_thing_at_a_time(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job("activity"), job("database")])
+    until(lambda: len(bench.runs) == 1, what="the first is at work")
+    until(
+        lambda: bench.skipped(bench.runs[0][0], "still_running") > 0,
+        what="its next run is left out and counted",
+    )
+    assert len(bench.runs) == 1
+
+
+def test_what_waited_longer_than_its_interval_is_skipped_and_counted(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job("activity", every=30)])
+    until(lambda: len(bench.runs) == 1, what="the lane is busy")
+    bench.scheduler.apply([job("activity", every=30), job("database", every=0.2)])
+    until(lambda: bench.skipped("database", "still_running") > 1, what="it waits its time out")
+    bench.gate.set()
+    until(lambda: bench.skipped("database", "lane_busy") == 1, what="it is skipped")
+    until(lambda: bench.count("database") > 0, what="and runs again when due")
+
+
+def test_a_job_that_is_taken_away_runs_no_more_and_a_new_one_runs_at_once(bench):
+    bench.scheduler.apply([job("activity")])
+    until(lambda: bench.count("activity") > 1)
+    bench.scheduler.apply([job("database")])
+    gone = bench.count("activity")
+    until(lambda: bench.count("database") > 3)
+    assert bench.count("activity") <= gone + 1
+
+
+def test_an_interval_is_changed_without_a_restart(bench):
+    bench.scheduler.apply([job(every=600)])
+    until(lambda: bench.count("activity") == 1)
+    bench.scheduler.apply([job(every=0.2)])
+    until(lambda: bench.count("activity") > 3)
+    assert bench.scheduler.next_run("prod/activity") is not None
+
+
+def test_work_that_is_lent_a_lane_runs_in_its_thread_behind_what_waits(bench):
+    bench.scheduler.apply([job(every=600)])
+    until(lambda: bench.count("activity") == 1)
+    lent = bench.scheduler.borrow("prod", "fast", lambda: threading.current_thread().name, 5.0)
+    assert lent == bench.runs[0][2]
+
+
+def test_a_lane_that_stays_busy_is_not_waited_for_for_ever(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job(every=600)])
+    until(lambda: bench.count("activity") == 1)
+    with pytest.raises(TimeoutError, match="fast of prod was busy"):
+        bench.scheduler.borrow("prod", "fast", lambda: None, 0.1)
+
+
+def test_what_is_lent_raises_what_it_raises(bench):
+    with pytest.raises(ZeroDivisionError):
+        bench.scheduler.borrow("prod", "slow", lambda: 1 / 0, 5.0)
+
+
+def test_laying_the_jobs_anew_runs_each_once_not_as_often_as_was_missed(bench):
+    bench.scheduler.apply([job(every=600)])
+    until(lambda: bench.count("activity") == 1)
+    bench.scheduler.reanchor()
+    until(lambda: bench.count("activity") == 2)
+
+
+def test_a_stop_waits_for_the_running_turn_but_not_for_ever():
+    bench = Bench()
+    bench.scheduler.start()
+    bench.gate.clear()
+    bench.scheduler.apply([job(every=600)])
+    until(lambda: bench.count("activity") == 1)
+    bench.stopping.set()
+    started = time.monotonic()
+    assert not bench.scheduler.stop(0.3)
+    assert time.monotonic() - started < 2
+    bench.gate.set()
+    assert bench.scheduler.stop(5.0)
+    assert not bench.scheduler.alive

@@ -1,0 +1,143 @@
+"""Vitals: what follows from the answers of the parts."""
+
+import itertools
+
+import pytest
+
+from pg_collector.health.vitals import OK, State, Vital, Vitals
+from pg_collector.metrics import Metrics
+from tests.support.hand_clock import HandClock
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.metrics = Metrics(self.clock)
+        self.vitals = Vitals(
+            self.clock, self.metrics, scrub=lambda text: text.replace("hunter2", "***")
+        )
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"pg_collector_{name}", labels)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_an_agent_without_parts_is_well(bench: Bench):
+    assert bench.vitals.health().status is State.OK
+    assert bench.value("health_status") == 2
+
+
+@pytest.mark.parametrize("state", [State.DEGRADED, State.DOWN, State.STOPPED])
+def test_a_part_that_is_not_essential_degrades_the_whole(bench: Bench, state: State):
+    bench.vitals.register("buffer", lambda: OK)
+    bench.vitals.register("target prod", lambda: Vital(state=state, reason="gone"))
+    report = bench.vitals.health()
+    assert report.status is State.DEGRADED
+    assert report.well
+    assert report.parts["target prod"].reason == "gone"
+    assert bench.value("health_status") == 1
+
+
+def test_an_essential_part_takes_the_whole_down(bench: Bench):
+    bench.vitals.register("sender", lambda: Vital(state=State.DOWN, essential=True))
+    assert bench.vitals.health().status is State.DOWN
+    assert not bench.vitals.health().well
+    assert bench.value("health_status") == 0
+    bench.vitals.register("device", lambda: Vital(state=State.STOPPED, essential=True))
+    assert bench.vitals.health().status is State.STOPPED
+
+
+def test_an_essential_part_that_is_degraded_only_degrades(bench: Bench):
+    bench.vitals.register("sender", lambda: Vital(state=State.DEGRADED, essential=True))
+    assert bench.vitals.health().status is State.DEGRADED
+
+
+def test_a_part_can_be_replaced_and_forgotten(bench: Bench):
+    bench.vitals.register("a", lambda: Vital(state=State.DOWN))
+    bench.vitals.register("a", lambda: OK)
+    assert bench.vitals.health().status is State.OK
+    bench.vitals.forget("a")
+    assert bench.vitals.health().parts == {}
+
+
+def test_a_check_that_fails_is_degraded_counted_and_says_nothing_secret(bench: Bench):
+    def check() -> Vital:
+        raise RuntimeError("password=hunter2")
+
+    bench.vitals.register("broken", check)
+    report = bench.vitals.health()
+    assert report.status is State.DEGRADED
+    assert report.parts["broken"].reason == "its check failed: RuntimeError"
+    assert (bench.value("panics_recovered_total", component="health") or 0) >= 1
+
+
+def test_reasons_are_scrubbed(bench: Bench):
+    bench.vitals.register(
+        "t", lambda: Vital(state=State.DOWN, reason="password hunter2", remedy="not hunter2")
+    )
+    vital = bench.vitals.health().parts["t"]
+    assert (vital.reason, vital.remedy) == ("password ***", "not ***")
+
+
+def test_a_thread_that_says_when_it_is_back_is_alive_until_then(bench: Bench):
+    heart = bench.vitals.heart("sender", patience=30)
+    heart.beat(3600)
+    bench.clock.advance(3629)
+    assert bench.vitals.liveness().well
+    bench.clock.advance(2)
+    report = bench.vitals.liveness()
+    assert report.status is State.DOWN
+    assert "3631 s" in report.parts["thread sender"].reason
+    assert bench.value("watchdog_component_age_seconds", component="sender") == 3631
+    assert bench.vitals.health().status is State.DOWN
+    heart.beat()
+    assert bench.vitals.liveness().status is State.OK
+
+
+def test_no_wall_clock_step_kills_a_thread(bench: Bench):
+    bench.vitals.heart("scheduler")
+    for step in (86_400, -172_800):
+        bench.clock.step(step)
+        assert bench.vitals.liveness().well
+
+
+def test_liveness_knows_nothing_of_databases(bench: Bench):
+    bench.vitals.heart("scheduler")
+    bench.vitals.register("target prod", lambda: Vital(state=State.DOWN, essential=True))
+    bench.vitals.require("a database", lambda: Vital(state=State.DOWN))
+    assert bench.vitals.liveness().status is State.OK
+
+
+def test_readiness_needs_every_condition(bench: Bench):
+    answers = {"config": OK, "plan": OK, "database": OK}
+    for name in list(answers):
+        bench.vitals.require(name, lambda name=name: answers[name])  # type: ignore[misc]
+    assert bench.vitals.readiness().well
+    for name, state in itertools.product(answers, (State.DOWN, State.STOPPED)):
+        answers[name] = Vital(state=state, reason="UNPROVISIONED", remedy="Set api_key.")
+        report = bench.vitals.readiness()
+        assert not report.well
+        assert report.parts[name].remedy == "Set api_key."
+        answers[name] = OK
+
+
+def test_a_condition_that_cannot_be_asked_does_not_hold(bench: Bench):
+    def check() -> Vital:
+        raise RuntimeError
+
+    bench.vitals.require("database", check)
+    report = bench.vitals.readiness()
+    assert not report.well
+    assert "its check failed" in report.parts["database"].reason
+
+
+def test_an_agent_that_stops_is_neither_healthy_nor_ready_but_alive(bench: Bench):
+    bench.vitals.heart("sender")
+    bench.vitals.ending()
+    assert bench.vitals.health().status is State.STOPPED
+    assert not bench.vitals.readiness().well
+    assert bench.vitals.liveness().well
