@@ -118,6 +118,7 @@ class Agent:
         Raises StateError where the HTTP address or the output cannot be used.
         """
         with contextlib.ExitStack() as stack:
+            self._register()
             self.health.start()
             stack.callback(self.health.stop)
             stack.callback(self._close_targets)
@@ -129,7 +130,6 @@ class Agent:
                 control.start()
                 stack.callback(control.stop)
             self.scheduler.start()
-            self._register()
             self.apply()
             self._stack = stack.pop_all()
 
@@ -255,7 +255,7 @@ class Agent:
             if thread.is_alive():
                 log.error("the sender did not end; what it holds is lost")
             else:
-                sender.drain(STOP_DRAIN)
+                sender.drain(self.clock.monotonic() + STOP_DRAIN)
                 outlet.close()
             lost = self.buffer.abandon("shutdown")
             if lost:

@@ -26,9 +26,11 @@ EXIT_INTERRUPTED = 130
 app = typer.Typer(
     name="pgc",
     help="PG Collector samples PostgreSQL's statistics views and streams the samples away.\n\n"
-    "Try it:  pgc demo\n\n"
-    "Look at your own server, once:  pgc sample activity --dsn postgresql:///postgres\n\n"
-    "Then:  pgc setup sql | sudo -u postgres psql;  pgc config init;  pgc start",
+    "\b\n"
+    "  pgc demo                                  watch it work on a throw-away PostgreSQL\n"
+    "  pgc sample activity --dsn DSN             look at a server of yours, once\n"
+    "  pgc setup sql | sudo -u postgres psql     make the monitoring role\n"
+    "  pgc config init && pgc start              run the agent",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -44,7 +46,6 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _before_the_verb(
-    context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="Configuration file."),
@@ -65,13 +66,13 @@ def _before_the_verb(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    from pg_collector.cli.options import Globals
+    from pg_collector.cli.options import BEFORE_THE_VERB, Globals
 
     if no_color:
         os.environ["NO_COLOR"] = "1"
     extra = [f"log.level={log_level}"] if log_level else []
     extra += [f"log.format={log_format}"] if log_format else []
-    context.obj = Globals(config=config, overrides=(*(overrides or ()), *extra))
+    BEFORE_THE_VERB.set(Globals(config, (*(overrides or ()), *extra)))
 
 
 def main() -> None:

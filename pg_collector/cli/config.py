@@ -72,7 +72,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print the configuration in force: all layers merged, secrets as (secret)."""
-    from pg_collector.config import render  # noqa: PLC0415  # only this verb needs it
+    from pg_collector.config import render  # only this verb needs it
 
     try:
         found = loaded(config, overrides)
@@ -101,7 +101,7 @@ def init(
     ] = False,
 ) -> None:
     """Write a commented configuration, by default ./pg-collector.yaml, with mode 0640."""
-    from pg_collector.config import guide, template  # noqa: PLC0415  # only this verb needs it
+    from pg_collector.config import guide, template  # only this verb needs it
 
     text = guide.MINIMAL if minimal else template.full(discover())
     if str(path) == "-":
@@ -128,7 +128,7 @@ def reference(
     ] = False,
 ) -> None:
     """List every key: type, unit, default, meaning."""
-    from pg_collector.config import reference as pages  # noqa: PLC0415  # only this verb needs it
+    from pg_collector.config import reference as pages  # only this verb needs it
 
     if markdown and json_schema:
         raise typer.BadParameter("choose one of --markdown and --json-schema")

@@ -1,15 +1,20 @@
-"""Options that several verbs share, and how an invalid configuration is told."""
+"""Options that several verbs share, and how they meet those given before the verb.
+
+`pgc --config FILE start` and `pgc start --config FILE` are the same.
+"""
 
 import os
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, NamedTuple, NoReturn
 
 import typer
 
 from pg_collector.config.load import Loaded, find, load
-from pg_collector.config.rules import CheckConnString
+from pg_collector.config.model import Database, Postgres
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
+from pg_collector.secret import Secret
 
 EXIT_CONFIGURATION: Final = 78  # EX_CONFIG; systemd does not start the unit again after it
 
@@ -18,10 +23,11 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
-        metavar="PATH",
+        metavar="FILE",
         show_default=False,
-        help="The configuration file; else ./pg-collector.yaml, "
-        "$XDG_CONFIG_HOME/pg-collector/config.yaml or /etc/pg-collector/config.yaml.",
+        help="Configuration file. Without it: ./pg-collector.yaml, "
+        "$XDG_CONFIG_HOME/pg-collector/config.yaml, /etc/pg-collector/config.yaml, or the "
+        "environment alone.",
     ),
 ]
 SetOption = Annotated[
@@ -33,26 +39,47 @@ SetOption = Annotated[
         help="Set one key, above file and environment: --set sampling.activity=5s. Repeatable.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing; the exit code says it.")
 ]
 
 
-def loaded(
-    config: Path | None, overrides: list[str] | None, check: CheckConnString | None = None
-) -> Loaded:
-    """Return the configuration that these options and the environment give.
+class Globals(NamedTuple):
+    """What stood before the verb."""
 
-    Raises `ConfigurationError`.
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+BEFORE_THE_VERB: Final[ContextVar[Globals | None]] = ContextVar("before_the_verb", default=None)
+
+
+def loaded(config: Path | None = None, overrides: list[str] | None = None) -> Loaded:
+    """Return the configuration that a verb was called with; what stands after it goes first.
+
+    Raises `ConfigurationError` with every problem found.
     """
+    before = BEFORE_THE_VERB.get() or Globals()
     return load(
-        config if config is not None else find(os.environ),
+        config or before.config or find(os.environ),
         environ=os.environ,
-        overrides=overrides or (),
+        overrides=(*before.overrides, *(overrides or ())),
         samplers=discover(),
-        check_conn_string=check,
+        check_conn_string=_complaint,
     )
+
+
+def _complaint(conn_string: str) -> str | None:
+    """Return what libpq has against a connection string, without a part of it."""
+    from pg_collector.pg.conninfo import parse
+
+    postgres = Postgres(conn_string=Secret(conn_string))
+    try:
+        parse(Database(name="it", postgres=postgres))
+    except ConfigurationError as error:
+        return str(error).partition(": ")[2]
+    return None
 
 
 def exit_invalid(error: ConfigurationError) -> NoReturn:

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from pg_collector import control, spot
-from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, read
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
 from pg_collector.config.model import Database, Postgres
 from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.pg.session import Session
@@ -21,7 +21,6 @@ CELL_MAX = 60  # characters of a cell
 
 
 def sample(
-    context: typer.Context,
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="Samplers to run; all without a name."),
@@ -41,11 +40,11 @@ def sample(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run samplers once and print their masked rows.
+    r"""Run samplers once and print their masked rows.
 
-    Example:  pgc sample activity --dsn "host=db1 user=pgcollector dbname=postgres"
-
-    Example:  pgc sample statements --json | jq .set
+    \b
+      pgc sample activity --dsn "host=db1 user=pgcollector dbname=postgres"
+      pgc sample statements --json | jq .set
 
     While the agent runs it is asked, so that no third session is opened.
     """
@@ -54,9 +53,9 @@ def sample(
         target = Database(name="dsn", postgres=Postgres(conn_string=Secret(dsn)))
         lines = _directly(target, request)
     else:
-        loaded = read(context, config, overrides).config
-        lines = _through_the_agent(request, loaded.state_dir) or _directly(
-            _chosen(loaded.databases, database), request
+        found = loaded(config, overrides).config
+        lines = _through_the_agent(request, found.state_dir) or _directly(
+            _chosen(found.databases, database), request
         )
     if explain:
         print("\n\n".join(line.decode() for line in lines))

@@ -7,9 +7,10 @@ from pg_collector.samplers import discover
 
 
 def samplers(as_json: JsonOption = False) -> None:
-    """List the samplers: what each one learns, how often, in which sets.
+    r"""List the samplers: what each one learns, how often, in which sets.
 
-    Example:  pgc samplers --json | jq -r '.[].name'
+    \b
+      pgc samplers --json | jq -r '.[].name'
     """
     found = discover().values()
     if as_json:

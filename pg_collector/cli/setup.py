@@ -37,9 +37,10 @@ def sql(
         ),
     ] = None,
 ) -> None:
-    """Print the SQL that makes the monitoring role; it changes nothing by itself.
+    r"""Print the SQL that makes the monitoring role; it changes nothing by itself.
 
-    Example:  pgc setup sql | sudo -u postgres psql
+    \b
+      pgc setup sql | sudo -u postgres psql
     """
     if auth not in AUTHENTICATION:
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pg_collector import agent, control, logs
-from pg_collector.cli.options import ConfigOption, SetOption, read
+from pg_collector.cli.options import ConfigOption, SetOption, loaded
 from pg_collector.config.model import Config
 from pg_collector.outlets.console import ConsoleOutlet
 from pg_collector.plan import GrantSource, LocalGrant, NoGrant
@@ -17,7 +17,6 @@ from pg_collector.privacy.scrub import scrub
 
 
 def start(
-    context: typer.Context,
     once: Annotated[
         bool, typer.Option("--once", help="Take one turn of every sampler, deliver, exit.")
     ] = False,
@@ -39,13 +38,12 @@ def start(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Run the agent in the foreground, until SIGTERM or Ctrl-C.
+    r"""Run the agent in the foreground, until SIGTERM or Ctrl-C.
 
-    Example:  pgc start --config /etc/pg-collector/config.yaml
-
-    Example:  PG_CONN_STRING=postgresql:///postgres pgc start --local ./output
-
-    Example:  pgc start --once --dry-run | jq .
+    \b
+      pgc start --config /etc/pg-collector/config.yaml
+      PG_CONN_STRING=postgresql:///postgres pgc start --local ./output
+      pgc start --once --dry-run | jq .
 
     Exit codes: 0 stopped in order, 1 a part died or a target did not answer (--once),
     73 an address or a path cannot be used, 78 the configuration is invalid.
@@ -55,8 +53,8 @@ def start(
         extra += ["local.enabled=true", f"local.path={local}"]
     if http is not None:
         extra.append(f"http.address={http}")
-    loaded = read(context, config, extra)
-    code = _run(loaded.config, loaded.warnings, once=once, dry_run=dry_run)
+    found = loaded(config, extra)
+    code = _run(found.config, found.warnings, once=once, dry_run=dry_run)
     sys.stdout.flush()
     sys.stderr.flush()
     # A turn that hangs in the kernel must not keep a stopped agent alive: pool threads are joined

@@ -33,10 +33,7 @@ def expand(scalar: Scalar, environ: Mapping[str, str]) -> str | None:
     length = 0
     end = 0
     for match in _PIECE.finditer(text):
-        if match[0] == "$${":
-            piece = "${"
-        else:
-            piece = _value(match["inside"], environ)
+        piece = "${" if match[0] == "$${" else _value(match["inside"], environ)
         pieces += (text[end : match.start()], piece)
         length += len(piece)
         if length > _MAX_CHARACTERS:

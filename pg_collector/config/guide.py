@@ -43,7 +43,7 @@ leaves out comes from there.
 | size | `512B`, `64kB`, `4MB`, `1GB`, `1TB`; 1 MB is 1024 kB, as in PostgreSQL |
 | percentage | `10%` |
 | true or false | `true`, `false`; also `yes`, `no`, `on`, `off` |
-| path, text | with or without quotes; a text that begins with `*`, `&`, `!`, `@` or `%` needs them |
+| path, text | with or without quotes; one that begins with `*`, `&`, `!`, `@` or `%` needs them |
 
 A key decides what its value means: `name: no` is the text "no". In any value, `${NAME}` is a
 variable (an error when it is not set), `${NAME:-default}` has a default, `${file:/path}` is the
@@ -87,6 +87,6 @@ FULL_HEAD: Final = """\
 ## PG Collector: every key. A key that is commented out stands at its default.
 ##
 ## Durations: 500ms, 10s, 5m, 1h, 1d. Sizes: 64kB, 4MB, 1GB. Percentages: 10%.
-## Any value may be ${VARIABLE}, ${VARIABLE:-default} or ${file:/path}; a secret `x` may be in a file:
-## `x_file: /path`. Then: `pgc config check`, `pgc config show --origin`.
+## Any value may be ${VARIABLE}, ${VARIABLE:-default} or ${file:/path}; a secret `x` may be in a
+## file: `x_file: /path`. Then: `pgc config check`, `pgc config show --origin`.
 """

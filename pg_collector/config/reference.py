@@ -137,8 +137,7 @@ def _variables() -> list[str]:
         lines.append(f"| `{name}` | `{key}` of the only database |")
     for name, keyword in environment.PARAMETERS.items():
         lines.append(f"| `{name}` | `{keyword}` in the connection string of the only database |")
-    for name in environment.SECRETS:
-        lines.append(f"| `{name}_FILE` | a file that holds what `{name}` would |")
+    lines += [f"| `{name}_FILE` | a file that holds `{name}` |" for name in environment.SECRETS]
     lines.append("| `PGC__SECTION__KEY` | any key: `PGC__SAMPLING__ACTIVITY=5s` |")
     lines.append("| `PGC_CONFIG` | the whole configuration as YAML, instead of a file |")
     return lines

@@ -13,6 +13,7 @@ from pg_collector.config.schema import Kind, SectionShape, Shape, config_shape
 from pg_collector.secret import Secret
 
 HIDDEN: Final = "(secret)"
+_WRITTEN_PLAIN: Final = (Kind.INTEGER, Kind.DURATION, Kind.SIZE, Kind.PERCENT)
 _PLAIN: Final = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@%+-]*")
 _WORDS: Final = frozenset(
     ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # YAML has its own ideas
@@ -39,23 +40,17 @@ def as_yaml(loaded: Loaded, *, origins: bool = False) -> str:
 
 def scalar_text(shape: Shape, value: Any) -> str:
     """Return one value as YAML writes it."""
-    if value is None:
-        return "off" if shape.off else "null"
-    if isinstance(value, Secret):
-        shown = _shown(shape, value)
-        return shown if shown == HIDDEN else _quoted(escape(shown))
-    if shape.kind is Kind.SWITCH:
-        return "true" if value else "false"
-    if shape.kind is Kind.INTEGER:
-        return str(value)
-    if shape.kind in (Kind.DURATION, Kind.SIZE, Kind.PERCENT):
-        return _measure(shape.kind, value)
     if shape.kind is Kind.LIST and shape.of is not None:
         return "[" + ", ".join(scalar_text(shape.of, item) for item in value) + "]"
     if shape.kind is Kind.MAP and shape.of is not None:
         pairs = (f"{_quoted(key)}: {scalar_text(shape.of, item)}" for key, item in value.items())
         return "{" + ", ".join(pairs) + "}"
-    return _quoted(escape(str(value)))
+    plain = _plain(shape, value)
+    if plain is None or isinstance(plain, bool):
+        return json.dumps(plain)
+    if shape.kind in _WRITTEN_PLAIN or plain == HIDDEN:
+        return str(plain)
+    return _quoted(escape(plain))
 
 
 def _plain_section(section: SectionShape, value: Any) -> dict[str, Any]:

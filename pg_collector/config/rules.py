@@ -30,6 +30,9 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("databases.*.postgres.aws_iam", None),
     ("databases.*.postgres.azure_ad", None),
     ("databases.*.discover", None),
+    ("sampling.jitter", None),
+    ("sampling.budget", None),
+    ("sampling.query_text_max", None),
     ("buffers.durability", frozenset((Durability.OVERFLOW,))),
     ("buffers.disk_path", None),
     ("buffers.disk_max", None),
@@ -39,13 +42,12 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("platform.ca_file", None),
     ("platform.client_cert", None),
     ("platform.compression", None),
+    ("platform.linger", None),
     ("platform.drain_rate_max", None),
     ("platform.resume_delay_max", None),
     ("platform.timeout", None),
     ("breakers", None),
     ("http.trusted_proxies", None),
-    ("http.token_file", None),
-    ("http.tls", None),
     (
         "security.query_masking_level",
         frozenset((MaskingLevel.NONE, MaskingLevel.FULL, MaskingLevel.CUSTOM)),
@@ -116,7 +118,7 @@ class Rules:
         if complaint is not None:
             unknown = [word for word in keywords if word not in conninfo.KEYWORDS]
             hint = did_you_mean(unknown[0], conninfo.KEYWORDS) if unknown else ""
-            told = re.sub(r'"[^"]*"?', "(…)", complaint).strip()  # it repeats parts of the string
+            told = re.sub(r'"[^"]*"?', "(…)", complaint)  # libpq's repeat parts of the string
             self._fault(path, f"libpq refuses it: {told}{hint}", "try it with psql")
         if conninfo.has_password(text):
             self._password(

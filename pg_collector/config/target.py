@@ -74,14 +74,13 @@ class Postgres(Section, frozen=True):
     connect_timeout: Annotated[
         Timeout, Meta(description="bound of one attempt per address, name lookup included")
     ] = 5.0
-    # The server's bound is one second less, and there 0 would mean no bound at all.
     query_timeout: Annotated[
         Seconds,
         Meta(
-            ge=2,
+            ge=1,
             le=600,
             description="bound of one query on our side; the server's statement_timeout is one "
-            "second less",
+            "second less, or half of it below 2s",
         ),
     ] = 5.0
     lock_timeout: Annotated[

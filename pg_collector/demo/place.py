@@ -13,7 +13,7 @@ from pg_collector.demo.account import Account
 from pg_collector.errors import StateError
 
 PREFIX: Final = "pgc-demo-"
-NEEDED: Final = 400 * 1024 * 1024  # bytes: binaries 42 MB, a fresh cluster 40 MB, WAL, room to grow
+NEEDED: Final = 250 * 1024 * 1024  # bytes: binaries 25 MB, a cluster 40 MB, WAL 130 MB, temporary files
 _LONGEST: Final = 80  # bytes; the path of a Unix socket has 107, and file names follow
 
 # It waits for the end of its input, which comes when this process ends in any way. PostgreSQL
@@ -115,7 +115,7 @@ def _parent(*, as_another: bool) -> Path:
     why = "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
     raise StateError(
         f"no temporary directory that the demo can use ({why})",
-        remedy="Set TMPDIR to one with a short name and 400 MB free"
+        remedy="Set TMPDIR to one with a short name and 250 MB free"
         + (" that every account may enter." if as_another else "."),
     )
 

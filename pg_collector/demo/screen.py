@@ -67,7 +67,7 @@ class LiveView:
 
     def _page(self, picture: Picture) -> Group:
         parts: list[RenderableType] = [
-            _line((self._title, "bold"), (f"   {_clock(picture.running)}", "")),
+            _line((self._title, "bold")),
             *(_line((link, "dim")) for link in self._links),
             _line((_written(picture), "")),
             Text(),
@@ -134,7 +134,8 @@ def _turn(one: SamplerState) -> tuple[str, ...]:
 
 
 def _written(picture: Picture) -> str:
-    return f"written: {picture.total.lines} lines, {size(picture.total.bytes)}"
+    total = picture.total
+    return f"{_clock(picture.running)}   {total.lines} lines, {size(total.bytes)} written"
 
 
 def _clock(seconds: float) -> str:

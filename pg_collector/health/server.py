@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_THREADS: Final = 8
 
-_POLL: Final = 0.5  # seconds between looks at whether to stop
+_POLL: Final = 1.0  # seconds between signs of life
 _PATIENT: Final = 0.5  # seconds for which a client without a request keeps its thread in any case
 _ROOM: Final = 0.1  # seconds that a client waits for a thread
 _GOODBYE: Final = 0.3  # seconds for the last answers
@@ -83,6 +83,7 @@ class HealthServer:
         """Stop within a second, whatever clients do."""
         if self._server is None or self._thread is None:
             return
+        self._server.wake()
         self._server.shutdown()
         self._thread.join(_POLL)
         self._server.server_close()
@@ -186,10 +187,14 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._waiting.pop(connection, None)
 
+    def wake(self) -> None:
+        """Refuse new clients; the accepting thread notices at once, not at its next poll."""
+        self._ending.set()
+        _hang_up(self.socket)
+
     def end(self, patience: float) -> None:
         """End all conversations: those without a request at once, the others after a moment."""
         deadline = time.monotonic() + patience
-        self._ending.set()
         with self._lock:
             threads = list(self._threads_alive)
             for connection, since in self._waiting.items():

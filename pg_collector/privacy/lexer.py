@@ -53,7 +53,7 @@ _UUID = (
     rf"(?:{_HEX}{{0,4}}\Z|{_HEX}{{4}}-{_HEX}{{0,4}}\Z|{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{0,12}}+)"
 )
 
-_ESCAPED_REST = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*\\?'?", re.DOTALL)
+_ESCAPED_PART = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+){0,64}", re.DOTALL)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 # Between two pieces of one string there is a newline; line comments may stand there too.
 _BLANK = re.compile(r"[ \t\n\r\f\v]*+")
@@ -109,7 +109,7 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
         r"(?P<c>--[^\n\r]*+)",
         r"(?P<b>/\*)",
         rf"(?P<d>\${tag}\$)",
-        r'(?P<q>(?:[eEbBxX]|[uU]&)?"[^"]*+(?:""[^"]*+)*"?)',
+        r'(?P<q>(?:[eEbBxX]|[uU]&)?"[^"]*+"?)',
     )
     text = f"(?:{'|'.join(skip)}){{0,{_SPANS_PER_TURN}}}(?:{'|'.join(literal)})?"
     return re.compile(text, re.ASCII | re.DOTALL)
@@ -150,14 +150,33 @@ def _continuation(text: str, end: int) -> int:
     return at + 1 if newline and text.startswith("'", at) else -1
 
 
+def _closing(text: str, start: int) -> int:
+    """Return the place after the quote that closes the string with escapes begun before `start`."""
+    at, length = start, len(text)
+    while part := _ESCAPED_PART.match(text, at):
+        at = part.end()
+        if at >= length - 1:  # nothing, a quote, or a backslash that is cut off
+            return length
+        if text[at] == "'" and text[at + 1] != "'":
+            return at + 1
+    return length
+
+
 def _escaped_end(text: str, start: int) -> int:
     """Return where the string with escapes whose body begins at `start` ends, all its pieces."""
     while True:
-        rest = _ESCAPED_REST.match(text, start)
-        end = rest.end() if rest else len(text)
+        end = _closing(text, start)
         start = _continuation(text, end)
         if start < 0:
             return end
+
+
+def _name_end(text: str, at: int) -> int:
+    """Return where the quoted identifier whose first part ends at `at` ends."""
+    while text.startswith('"', at):
+        close = text.find('"', at + 1)
+        at = len(text) if close < 0 else close + 1
+    return at
 
 
 def _plain_end(text: str, end: int) -> int:
@@ -177,8 +196,10 @@ def _is_name(text: str, start: int, end: int) -> bool:
 def _literal(text: str, found: re.Match[str], group: str) -> Span | None:
     """Return the whole literal that `found` begins with; None for a good quoted identifier."""
     start, at, kind = found.start(group), found.end(), Kind.STRING
-    if group == "q" and _is_name(text, text.index('"', start), at):
-        return None
+    if group == "q":
+        at = _name_end(text, at)
+        if _is_name(text, text.index('"', start), at):
+            return None
     match group:
         case "c":
             kind = Kind.COMMENT

@@ -208,7 +208,7 @@ def mask_settings(text: str) -> str:
 _PLACE = r"(?:'\?'|\?|-\?|\+\?)"
 _STRINGS = re.compile(r"'\?'(?:\s*+'\?')+", re.ASCII)
 _LIST = re.compile(
-    rf"({_PLACE})(?:\s*+,\s*+{_PLACE})+(?=\s*+(?:[)\],;]|\Z|[^{_NO_START}]))", re.ASCII
+    rf"({_PLACE})(?:\s*+,\s*+{_PLACE})+(?=\s*+(?:[)\],;]|\Z)|\s++[^{_NO_START}])", re.ASCII
 )
 _ROWS = re.compile(r"(\([^()?]*+\?[^()]*+\))(?:\s*+,\s*+\1)+", re.ASCII)
 

@@ -275,7 +275,7 @@ def test_a_crash_of_the_server_shows_in_the_facts(opened: Opener, fresh_server: 
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_another_thread_frees_one_that_waits(opened: Opener, server: Server, *, streams: bool):
-    session = opened(target(server.dsn(), query_timeout=60))
+    session = opened(target(server.dsn(), query_timeout=4))
 
     def ask() -> object:
         sql = "select pg_sleep(50)"
@@ -296,7 +296,7 @@ def test_another_thread_frees_one_that_waits(opened: Opener, server: Server, *, 
 
 
 def test_closing_from_another_thread_waits_for_the_one_inside(opened: Opener, server: Server):
-    session = opened(target(server.dsn(), query_timeout=60))
+    session = opened(target(server.dsn(), query_timeout=4))
     waits = "select 1 from pg_stat_activity where pid = %s and wait_event = 'PgSleep'"
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(session.fetch, "select pg_sleep(50)")
