@@ -101,7 +101,9 @@ class Agent:
         self.health = HealthServer(
             config.http, self.vitals, self.metrics, version={"version": __version__}
         )
-        self.scheduler = Scheduler(self._take, self.metrics, self.clock, self.stopping)
+        self.scheduler = Scheduler(
+            self._take, self.metrics, self.clock, self.stopping, essential=self._essential
+        )
         if outlet is None and config.local.enabled:
             outlet = partial(FileOutlet, config.local)
         self.outlet = outlet(self.clock, self.metrics) if outlet is not None else None
@@ -142,6 +144,7 @@ class Agent:
                 "%s on %s: %s", paused.sampler or "every sampler", paused.target, paused.why
             )
         self.metrics.set_plan(grant.plan if grant is not None else "none")
+        self.metrics.set_device_state("UNPROVISIONED" if grant is None else "LOCAL")
         for target in self.targets:
             names = [job.sampler for job in self.layout.jobs if job.target == target]
             self.metrics.introduce(target, names)
@@ -255,7 +258,8 @@ class Agent:
             if thread.is_alive():
                 log.error("the sender did not end; what it holds is lost")
             else:
-                sender.drain(self.clock.monotonic() + STOP_DRAIN)
+                if not self._failed:
+                    sender.drain(self.clock.monotonic() + STOP_DRAIN)
                 outlet.close()
             lost = self.buffer.abandon("shutdown")
             if lost:

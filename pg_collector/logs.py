@@ -12,10 +12,12 @@ import logging
 import os
 import select
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Protocol, TextIO
 
 import msgspec
@@ -23,6 +25,8 @@ import msgspec
 from pg_collector.clock import rfc3339
 from pg_collector.errors import StateError
 from pg_collector.secret import Secret
+
+log = logging.getLogger(__name__)
 
 WITHHELD: Final = "(withheld: it could not be redacted)"
 
@@ -57,27 +61,45 @@ class Settings(Protocol):
         """A file that gets the lines, too."""
 
 
-def setup(log: Settings, *, scrub: Scrub, stream: TextIO | None = None) -> logging.Handler:
+def setup(settings: Settings, *, scrub: Scrub, stream: TextIO | None = None) -> logging.Handler:
     """Send every record of this process to the stream (stderr) and to the file, if there is one.
 
     Replaces what an earlier call set up. Closing the returned handler says what is still unsaid.
     Raises StateError if the file cannot be opened.
     """
     sinks: list[_Sink] = [_sink(stream or sys.stderr)]
-    if log.file is not None:
-        sinks.append(_FileSink(log.file))
-    handler = LineHandler(sinks, scrub, json=log.format == "json", window=log.repeat_window)
+    if settings.file is not None:
+        sinks.append(_FileSink(settings.file))
+    handler = LineHandler(
+        sinks, scrub, json=settings.format == "json", window=settings.repeat_window
+    )
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old, LineHandler):
             root.removeHandler(old)
             old.close()
     root.addHandler(handler)
-    root.setLevel(log.level.upper())
+    root.setLevel(settings.level.upper())
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     return handler
+
+
+def catch_uncaught() -> None:
+    """Send exceptions that nobody caught to the log: a bare traceback would escape redaction."""
+
+    def in_main(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        log.critical("an exception that nobody caught", exc_info=(kind, error, trace))
+
+    def in_thread(found: threading.ExceptHookArgs) -> None:
+        if found.exc_value is not None:
+            in_main(found.exc_type, found.exc_value, found.exc_traceback)
+
+    sys.excepthook = in_main
+    threading.excepthook = in_thread
 
 
 class LineHandler(logging.Handler):

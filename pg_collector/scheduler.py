@@ -57,8 +57,14 @@ class Scheduler:
         metrics: Metrics,
         clock: Clock,
         stopping: threading.Event,
+        *,
+        essential: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
-        """`run` is called in the lane's thread; it must not raise."""
+        """Build it; nothing runs before `start`.
+
+        `run` is called in the lane's thread and must not raise. `essential` runs the watchdog: an
+        exception there says that nothing is scheduled any more.
+        """
         self._run = run
         self._metrics = metrics
         self._clock = clock
@@ -68,7 +74,9 @@ class Scheduler:
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
-        self._watchdog = threading.Thread(target=self._watch, name="clock-watchdog", daemon=True)
+        self._watchdog = threading.Thread(
+            target=essential, args=(self._watch,), name="clock-watchdog", daemon=True
+        )
         self._aps = BackgroundScheduler(
             timezone=dt.UTC,
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -99,8 +107,7 @@ class Scheduler:
     @property
     def alive(self) -> bool:
         """Whether both threads run."""
-        thread = self._aps._thread  # noqa: SLF001  # the one way to see that it died
-        return self._watchdog.is_alive() and thread is not None and thread.is_alive()
+        return self._watchdog.is_alive() and self._schedules()
 
     @property
     def busy(self) -> bool:
@@ -200,14 +207,20 @@ class Scheduler:
         self._metrics.sampler_skipped_total.labels(sampler=job.sampler, reason=reason).inc()
 
     def _watch(self) -> None:
-        """Be the watchdog thread: notice when the wall clock is set."""
+        """Be the watchdog thread: notice when the wall clock is set, or the scheduler is dead."""
         apart = self._apart()
         while not self._stopping.wait(WATCH_EVERY):
+            if not self._schedules():
+                raise RuntimeError("the scheduling thread died")
             now = self._apart()
             if abs(now - apart) > CLOCK_STEP:
                 log.warning("the wall clock moved by %.1f s; jobs are laid anew", now - apart)
                 self.reanchor()
             apart = now
+
+    def _schedules(self) -> bool:
+        thread = getattr(self._aps, "_thread", None)  # the one way to see that it died
+        return thread is not None and thread.is_alive()
 
     def _apart(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()

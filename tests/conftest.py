@@ -44,18 +44,23 @@ def missing(reason: object) -> NoReturn:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "major" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "major", chosen_majors(), ids=lambda major: f"pg{major}", scope="session"
-        )
+        majors = chosen_majors()
+        if metafunc.definition.get_closest_marker("ends"):
+            majors = tuple(dict.fromkeys((majors[0], majors[-1])))
+        metafunc.parametrize("major", majors, ids=lambda major: f"pg{major}", scope="session")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByVersion | None:
     """With several workers, keep the tests of one version on one: it starts the server once."""
-    return ByVersion(config, log) if config.getvalue("dist") in {"load", "loadgroup"} else None
+    if config.getvalue("dist") not in {"load", "loadgroup"}:
+        return None
+    config.option.loadscopereorder = False  # the order below: what takes long begins first
+    return ByVersion(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))

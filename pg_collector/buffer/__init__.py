@@ -10,7 +10,7 @@ class Buffer(Protocol):
 
     @property
     def losses(self) -> int:
-        """How many lines were lost since the start; a change asks for full lines again."""
+        """How many lines were lost or set aside; when it grows, full lines are due again."""
 
     def put(self, line: bytes, keep: Keep) -> int:
         """Take a line and return its number: one more than that of the line before."""

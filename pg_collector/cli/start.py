@@ -54,7 +54,10 @@ def start(
     if http is not None:
         extra.append(f"http.address={http}")
     found = loaded(config, extra)
+    handler = logs.setup(found.config.log, scrub=scrub)
+    logs.catch_uncaught()
     code = _run(found.config, found.warnings, once=once, dry_run=dry_run)
+    handler.close()
     sys.stdout.flush()
     sys.stderr.flush()
     # A turn that hangs in the kernel must not keep a stopped agent alive: pool threads are joined
@@ -63,7 +66,6 @@ def start(
 
 
 def _run(config: Config, warnings: tuple[str, ...], *, once: bool, dry_run: bool) -> int:
-    logs.setup(config.log, scrub=scrub)
     log = logging.getLogger("pg_collector")
     for warning in warnings:
         log.warning(warning)

@@ -27,7 +27,6 @@ _HARMLESS: Final = frozenset(
         "max_protocol_version", "client_encoding", "requirepeer", "sslsni", "sslcompression",
     )
 )  # fmt: skip
-KEYWORDS: Final = _HARMLESS | _SECRETS
 _PAIR: Final = re.compile(
     r"\s*(?P<key>[^\s=]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<bare>(?:[^\s\\]|\\.)*))",
     re.DOTALL,

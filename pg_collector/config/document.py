@@ -151,7 +151,7 @@ class _Builder:
             self._document(origin)
         elif isinstance(event, yaml.ScalarEvent):
             self._tag(event, origin)
-            plain = event.style is None
+            plain = not event.style
             text = None if plain and event.value in _NULLS else event.value
             scalar = Scalar(text, origin, template=self._template)
             self._value(_Known(scalar, 1, 0), origin, event.anchor, key_text=event.value)
@@ -286,6 +286,8 @@ _EXPLAINED: Final = (
     ("duplicate anchor", "the same anchor twice", "give each its own name"),
     ("alphabetic or numeric character", "a `*` or `&` without a name",
      "put a text that begins with `*` or `&` into quotes"),
+    ("expected key", "a wrong indentation, or a bracket too many",
+     "give all keys of a section the same indentation"),
     ("document start", "something after the end of the document", "remove it"),
     ("indicator", "a wrong indentation", "give all keys of a section the same indentation"),
     ("block end", "a wrong indentation", "give all keys of a section the same indentation"),

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pg_collector.config import conninfo
+from pg_collector.config import conninfo, scalars
 from pg_collector.config.document import Entry, Listing, Node, Scalar, Tree
 from pg_collector.config.files import Unreadable, read_secret
 from pg_collector.config.layers import Layers
 from pg_collector.config.problems import DEFAULT, Origin, Problems
 from pg_collector.config.reading import Reading
+from pg_collector.config.schema import Kind, Shape
+from pg_collector.errors import ConfigurationError
 from pg_collector.secret import Secret
 
 WHOLE: Final = "PGC_CONFIG"
@@ -164,9 +166,13 @@ def _name(environ: Mapping[str, str]) -> str:
 def _connect(postgres: dict[str, Any], reading: Reading, environ: Mapping[str, str]) -> None:
     path = "databases[0].postgres.conn_string"
     origin = reading.origins.get(path, DEFAULT)
-    parameters = {
-        keyword: environ[name] for name, keyword in PARAMETERS.items() if environ.get(name)
-    }
+    parameters: dict[str, str] = {}
+    for name, keyword in PARAMETERS.items():
+        if environ.get(name):
+            try:
+                parameters[keyword] = scalars.convert(Shape(kind=Kind.TEXT), environ[name])
+            except ConfigurationError as error:
+                reading.fault(Origin(f"env {name}"), path, str(error), error.remedy)
     by_flag = origin.source == "--set" or origin.source.startswith(f"env {ANY_KEY}")
     if by_flag or path in reading.bad:
         return

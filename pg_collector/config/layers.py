@@ -22,6 +22,7 @@ from pg_collector.config.problems import Origin, Problems, joined
 from pg_collector.config.schema import Kind, SectionShape, Shape, config_shape
 
 _FLAG: Final = "--set"
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _STRUCTURED: Final = (Kind.LIST, Kind.MAP, Kind.SECTION)
 
 
@@ -56,7 +57,11 @@ class Layers:
             self._problems.add(Origin(source), "", f"larger than {limit} kB", "use a file")
             self.complete = False
             return
-        tree = document.parse(text, source, self._problems, template=True)
+        tree = None
+        if _SURROGATE.search(text):  # how a variable shows bytes that are not UTF-8
+            self._problems.add(Origin(source), "", "is not UTF-8", "encode it as UTF-8")
+        else:
+            tree = document.parse(text, source, self._problems, template=True)
         if tree is None:
             self.complete = False
         else:
@@ -83,6 +88,9 @@ class Layers:
         shape = shape_at(parts, self._samplers)
         if shape is None or shape.kind not in _STRUCTURED:
             self.put(parts, Scalar(text, origin))
+            return
+        if _SURROGATE.search(text):
+            self._problems.add(origin, "", "is not UTF-8", "encode it as UTF-8")
             return
         node = document.parse_value(text, source, self._problems)
         if node is not None:
@@ -114,11 +122,11 @@ class Layers:
 
 def merge(lower: Tree, upper: Tree) -> Tree:
     """Return both, the upper one on top."""
-    entries = dict(lower.entries)
+    replaced = {f"{name}_file" for name in upper.entries}
+    replaced |= {name.removesuffix("_file") for name in upper.entries if name.endswith("_file")}
+    entries = {name: entry for name, entry in lower.entries.items() if name not in replaced}
     for name, entry in upper.entries.items():
         below = entries.get(name)
-        entries.pop(f"{name}_file", None)
-        entries.pop(name.removesuffix("_file") if name.endswith("_file") else "", None)
         if below is not None and isinstance(below.node, Tree) and isinstance(entry.node, Tree):
             entry = Entry(entry.origin, merge(below.node, entry.node))  # noqa: PLW2901
         entries[name] = entry

@@ -169,9 +169,16 @@ def _schema_of(section: SectionShape, samplers: Samplers) -> dict[str, Any]:
         for name, sampler in samplers.items():
             properties[name] = _property(section.beside.shape.of, samplers)
             properties[name]["description"] = sampler.learns
+    # Variables may name the only database; its own name has no other source.
+    required = [
+        key.name
+        for key in section.keys.values()
+        if key.default is NODEFAULT and key.shape.kind is not Kind.LIST
+    ]
     return {
         "type": ["object", "null"],
         "description": section.title,
+        "required": required,
         "additionalProperties": False,
         "properties": properties,
     }

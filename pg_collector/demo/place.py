@@ -13,7 +13,9 @@ from pg_collector.demo.account import Account
 from pg_collector.errors import StateError
 
 PREFIX: Final = "pgc-demo-"
-NEEDED: Final = 250 * 1024 * 1024  # bytes: binaries 25 MB, a cluster 40 MB, WAL 130 MB, temporary files
+NEEDED: Final = (
+    250 * 1024 * 1024
+)  # bytes: binaries 25 MB, a cluster 40 MB, WAL 130 MB, temporary files
 _LONGEST: Final = 80  # bytes; the path of a Unix socket has 107, and file names follow
 
 # It waits for the end of its input, which comes when this process ends in any way. PostgreSQL

@@ -91,16 +91,17 @@ def _run(
     _say(f"Starting a PostgreSQL of its own in {place.path} ...")
     server = Server(place, binaries.reachable(tree, place), stopping)
     server.make()
-    stack.callback(_leave, server, keep=options.keep)
-    server.start(survives=options.keep)
-    owner, monitor = shop.build(server)
     workload = Workload(server)
     stack.callback(workload.join)
+    stack.callback(_leave, server, keep=options.keep)  # ends the workload's sessions
     stack.callback(workload.end)
-    workload.start(owner)
+    server.start(survives=options.keep)
+    passwords = shop.build(server)
+    workload.start(passwords.owner)
 
     live = _live()
-    config = _config(options, http, server, place.write("password", monitor + "\n"), live=live)
+    password = place.write("password", passwords.monitor + "\n")
+    config = _config(options, http, server, password, live=live)
     return _watched(options, config, server, board, stopping, live=live)
 
 
@@ -124,11 +125,10 @@ def _watched(
             make,
             seconds=options.seconds,
             alive=lambda: server.running,
+            stopping=stopping,
         )
         viewers.append(viewer)
         viewer.start()
-        if stopping.is_set():  # told so in the moment before the agent listened to signals
-            running.end("told to end")
 
     def outlet(clock: Clock, metrics: Metrics) -> Outlet:
         return ShownOutlet(FileOutlet(config.local, clock, metrics), board)
@@ -187,13 +187,14 @@ def _leave(server: Server, *, keep: bool) -> None:
     if not (keep and server.running):
         server.stop()
         return
+    server.end_sessions(shop.OWNER)
     passfile = server.pass_file()
     server.place.keep()
     psql = shutil.which("psql") or server.tree / "bin" / "psql"
     uri = f"postgresql://postgres@{HOST}:{server.port}/{shop.DATABASE}?passfile={passfile}"
     _say(
         f"\nThe server stays. Look into it:\n  {psql} '{uri}'\n"
-        f"Remove it:\n  kill -INT {server.pid}; sleep 1; rm -r {server.place.path}"
+        f"Remove it:\n  kill -INT {server.pid}; sleep 2; rm -r {server.place.path}"
     )
 
 
@@ -249,11 +250,11 @@ def _is_libpqs(name: str) -> bool:
 
 @contextlib.contextmanager
 def _ends_by_signal(stopping: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set `stopping`, before the agent listens to them and after."""
-    before = {
-        number: signal.signal(number, lambda *_: stopping.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    """Let the signals set `stopping`: the agent listens to two of them, while it runs only."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not with nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
     try:
         yield
     finally:

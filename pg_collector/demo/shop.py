@@ -7,12 +7,13 @@ agent's output none of them may appear.
 import random
 import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 
 from pg_collector.demo.server import Server
+from pg_collector.errors import StateError
 from pg_collector.pg import role
 
 DATABASE: Final = "shop"
@@ -71,21 +72,44 @@ def person(number: int) -> tuple[str, str, str]:
     return f"{first} {last}", mail, f"+49 170 {5_550_000 + number}"
 
 
-def build(server: Server) -> tuple[str, str]:
-    """Make roles, database, tables and the slot; return the passwords of OWNER and MONITOR.
+class Passwords(NamedTuple):
+    """Of the two roles that log in."""
 
-    The monitoring role is made by what `pgc setup sql` prints.
+    owner: str
+    monitor: str
+
+
+def build(server: Server) -> Passwords:
+    """Make roles, database, tables and the slot.
+
+    The monitoring role is made by what `pgc setup sql` prints. Raises StateError where the server
+    cannot do it: its volume may be full.
     """
-    owner, monitor = secrets.token_urlsafe(18), secrets.token_urlsafe(18)
+    passwords = Passwords(secrets.token_urlsafe(18), secrets.token_urlsafe(18))
+    try:
+        _make_roles(server, passwords)
+        _make_tables(server, passwords.owner)
+    except psycopg.Error as error:
+        raise StateError(
+            f"the demo's database cannot be made: {error.diag.message_primary or error}",
+            remedy="Set TMPDIR to another volume, and try again.",
+        ) from error
+    return passwords
+
+
+def _make_roles(server: Server, passwords: Passwords) -> None:
     with server.connect("setup") as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(OWNER)))
-        _set_password(admin, OWNER, owner)
+        _set_password(admin, OWNER, passwords.owner)
         admin.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
         admin.execute("SELECT pg_create_physical_replication_slot(%s, true)", [SLOT])
     with server.connect("setup", dbname=DATABASE) as admin:
         admin.execute("\n".join(role.script(MONITOR, "password", 2, [DATABASE])).encode())
-        _set_password(admin, MONITOR, monitor)
-    with server.connect("setup", dbname=DATABASE, user=OWNER, password=owner) as shop:
+        _set_password(admin, MONITOR, passwords.monitor)
+
+
+def _make_tables(server: Server, password: str) -> None:
+    with server.connect("setup", dbname=DATABASE, user=OWNER, password=password) as shop:
         for statement in _TABLES:
             shop.execute(statement)
         with shop.cursor().copy("COPY customers FROM STDIN") as copy:
@@ -96,7 +120,6 @@ def build(server: Server) -> tuple[str, str]:
     with server.connect("setup", dbname=DATABASE) as admin:
         # What initdb and this function did is no part of the show.
         admin.execute("SELECT pg_stat_statements_reset()")
-    return owner, monitor
 
 
 def _set_password(admin: Session, user: str, password: str) -> None:

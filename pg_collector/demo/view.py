@@ -38,13 +38,19 @@ class Viewer:
         *,
         seconds: float | None,
         alive: Callable[[], bool],
+        stopping: threading.Event,
     ) -> None:
-        """`make` builds the view, in its thread; after `seconds`, or when not `alive`, it ends."""
+        """`make` builds the view, in its thread.
+
+        It ends the agent after `seconds`, when `stopping` is set, and when the server is not
+        `alive`, which is a failure.
+        """
         self._agent = agent
         self._watch = watch
         self._make = make
         self._seconds = seconds
         self._alive = alive
+        self._stopping = stopping
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo-view", daemon=True)
         self.failed = False
@@ -79,12 +85,19 @@ class Viewer:
             while not self._ending.wait(view.every):
                 picture = self._watch.look()
                 view.show(picture)
-                if self._seconds is not None and picture.running >= self._seconds:
-                    self._agent.end("the time is up")
-                    return
-                if not self._alive():
-                    self.failed = True
-                    self._agent.end("the demo's PostgreSQL has ended")
+                if (why := self._reason(picture)) is not None:
+                    self._agent.end(why)
                     return
         finally:
             view.close()
+
+    def _reason(self, picture: Picture) -> str | None:
+        """Return why the demo is to end now, or None."""
+        if self._stopping.is_set():
+            return "told to end"
+        if self._seconds is not None and picture.running >= self._seconds:
+            return "the time is up"
+        if not self._alive():
+            self.failed = True
+            return "the demo's PostgreSQL has ended"
+        return None

@@ -149,10 +149,8 @@ def connect(conninfo: str, deadline: float, wire: Wire) -> Connection:
 
 
 def _handshake(pgconn: pq.abc.PGconn, deadline: float, wire: Wire) -> None:
-    while True:
-        status = pgconn.connect_poll() if pgconn.status != pq.ConnStatus.BAD else _FAILED
-        if status == pq.PollingStatus.OK:
-            return
+    status: int = _FAILED if pgconn.status == pq.ConnStatus.BAD else pq.PollingStatus.WRITING
+    while status != pq.PollingStatus.OK:
         if status == _FAILED:
             raise ConnectFailed(pgconn.get_error_message("utf-8"))
         poll = select.poll()
@@ -164,6 +162,7 @@ def _handshake(pgconn: pq.abc.PGconn, deadline: float, wire: Wire) -> None:
             raise WireCut
         if not ready:
             raise ConnectTimeout(_PHASES.get(pq.ConnStatus(pgconn.status), "log-in"))
+        status = pgconn.connect_poll()
 
 
 _FAILED = pq.PollingStatus.FAILED

@@ -88,7 +88,8 @@ _SESSIONS = Query(
         " || '-' || a.pid::text",
         "client_addr": "host(a.client_addr)",
         "xact_age_seconds": _AGE.format("a.xact_start"),
-        "query_age_seconds": f"CASE WHEN a.state = 'active' THEN {_AGE.format('a.query_start')} END",
+        "query_age_seconds": "CASE WHEN a.state = 'active' THEN "
+        f"{_AGE.format('a.query_start')} END",
         "state_age_seconds": _AGE.format("a.state_change"),
         "backend_xid_age": "age(a.backend_xid)",
         "backend_xmin_age": "age(a.backend_xmin)",

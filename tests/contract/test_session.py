@@ -22,9 +22,8 @@ from pg_collector.errors import (
     TargetRefused,
 )
 from pg_collector.pg.session import Session
-from tests.conftest import Lab
+from tests.conftest import Lab, chosen_majors
 from tests.support.conditions.session import sessions
-from tests.support.lab.home import MAJORS
 from tests.support.lab.server import Database, Server
 from tests.support.pki import Pki
 from tests.support.target import target
@@ -51,7 +50,7 @@ def session(server: Server) -> Iterator[Session]:
 @pytest.fixture
 def newest(lab: Lab) -> Server:
     """For what does not depend on the version."""
-    return lab.server(MAJORS[-1])
+    return lab.server(max(chosen_majors()))
 
 
 # --- what it may do
@@ -382,7 +381,7 @@ HOSTSSL = "hostssl all pgcollector 127.0.0.1/32"
 
 @pytest.fixture(scope="module")
 def secured(pki: Pki) -> Iterator[Server]:
-    with Server(MAJORS[-1], tls=pki, hba=[f"{HOSTSSL} trust"]) as server:
+    with Server(max(chosen_majors()), tls=pki, hba=[f"{HOSTSSL} trust"]) as server:
         yield server
 
 

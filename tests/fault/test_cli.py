@@ -19,6 +19,8 @@ from tests.support.until import until
 PGC = str(Path(sys.executable).with_name("pgc"))
 CLEAN = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
+pytestmark = pytest.mark.ends
+
 
 def pgc(*words, home, timeout=60, **environment):
     env = CLEAN | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)} | environment
@@ -74,8 +76,8 @@ def test_start_without_a_key_collects_into_files_until_a_signal(dsn, tmp_path, n
     with Running(
         tmp_path, "--local", "output", "--http", f"127.0.0.1:{port}", PG_CONN_STRING=dsn
     ) as agent:
-        for sampler in ("activity", "database", "statements", "server"):
-            until(lambda s=sampler: lines(tmp_path, s), deadline=20, what=f"lines of {sampler}")
+        wanted = ("activity", "database", "statements", "server")
+        until(lambda: all(lines(tmp_path, one) for one in wanted), deadline=20, what="lines")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as reply:
             assert json.loads(reply.read())["status"] == "ok"
         code, seconds = agent.end(number)
@@ -243,5 +245,7 @@ def test_a_closed_pipe_is_no_traceback():
     with subprocess.Popen(
         [PGC, "config", "reference"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN
     ) as process:
+        assert process.stdout
+        assert process.stderr
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()

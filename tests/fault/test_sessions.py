@@ -14,8 +14,7 @@ from pg_collector.config.model import Database as Target
 from pg_collector.config.model import Tls
 from pg_collector.errors import CollectorError, TargetDown
 from pg_collector.pg.session import Session
-from tests.conftest import Lab
-from tests.support.lab.home import MAJORS
+from tests.conftest import Lab, chosen_majors
 from tests.support.lab.server import Server
 from tests.support.pki import Pki
 from tests.support.proxy import FaultProxy, Mode
@@ -30,7 +29,7 @@ GRACE = 0.5
 @pytest.fixture
 def server(lab: Lab) -> Server:
     """The newest server: what happens on the wire does not depend on the version."""
-    server = lab.server(MAJORS[-1])
+    server = lab.server(max(chosen_majors()))
     mine = "select 1 from pg_stat_activity where usename = 'pgcollector'"
     until(lambda: not server.query(mine), what="both places of the role are free")
     return server
@@ -129,7 +128,7 @@ def test_a_drip_does_not_hold_an_attempt(opened: Opener, proxy: FaultProxy, serv
 
 @pytest.fixture(scope="module")
 def secured(pki: Pki) -> Iterator[Server]:
-    with Server(MAJORS[-1], tls=pki) as server:
+    with Server(max(chosen_majors()), tls=pki) as server:
         yield server
 
 

@@ -15,8 +15,7 @@ from pg_collector.errors import CollectorError, TargetDown, TargetRefused
 from pg_collector.pg import lanes
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
-from tests.conftest import Lab
-from tests.support.lab.home import MAJORS
+from tests.conftest import Lab, chosen_majors
 from tests.support.lab.replication import Pair
 from tests.support.lab.server import Server
 from tests.support.proxy import FaultProxy, Mode
@@ -41,7 +40,7 @@ class HandClock(SystemClock):
 
 @pytest.fixture
 def server(lab: Lab) -> Server:
-    server = lab.server(MAJORS[-1])
+    server = lab.server(max(chosen_majors()))
     until(lambda: not server.query(MINE), what="both places of the role are free")
     return server
 
@@ -121,7 +120,7 @@ def test_the_back_off_grows_to_a_minute_and_no_further(lane: Make, clock: HandCl
     one = lane(quick("host=127.0.0.1 port=1 user=u"))
     for failure in range(9):
         longest = min(lanes.DOWN[0] * 2**failure, lanes.DOWN[1])
-        with pytest.raises(TargetDown, match="refused$|connections\\?$"):
+        with pytest.raises(TargetDown, match=r"refused$|connections\?$"):
             one.session()
         clock.ahead += longest / 2 - 0.1
         with pytest.raises(TargetDown, match="next attempt"):
@@ -280,6 +279,7 @@ def test_a_restart_of_the_server_is_survived(lane: Make, fresh_server: Server):
 
 def test_promotion_while_sampling_needs_no_reconnection(lane: Make, fresh_pair: Pair):
     one = lane(quick(fresh_pair.standby.dsn()))
+    session = one.session()
     stop = threading.Event()
 
     def sample() -> list[bool]:
@@ -293,9 +293,10 @@ def test_promotion_while_sampling_needs_no_reconnection(lane: Make, fresh_pair: 
         sampling = pool.submit(sample)
         try:
             fresh_pair.promote()
-            until(lambda: not one.session().facts.in_recovery)
+            until(lambda: not session.facts.in_recovery)
         finally:
             stop.set()
         seen = sampling.result(timeout=10)
     assert seen == sorted(seen, reverse=True)
-    assert one.session().facts.timeline == 2
+    assert one.session() is session
+    assert session.facts.timeline == 2

@@ -30,7 +30,6 @@ from pg_stat_statements s join pg_roles r on r.oid = s.userid where r.rolname = 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("soak")
 @pytest.mark.timeout(SECONDS + 240)
 def test_sampling_every_second_leaves_no_trace_but_two_sessions(lab, tmp_path):
     servers = {f"pg{major}": lab.server(major) for major in chosen_majors()}

@@ -14,7 +14,7 @@ LEAK: Final = re.compile(r"[qxzjQXZJ]{4}|[0-9]{4}")
 POOL: Final = 600  # fragments made per kind; statements draw from them
 
 # L a literal, N a number, C a comment or a space, W a bare secret word, S a plain string,
-# R a row of a COPY. `activity` marks texts that only pg_stat_activity shows.
+# R a row of a COPY, Q a secret in double quotes that is too long for a name.
 STATEMENTS: Final = (
     "select a, %L from t1 where b = %L and c in (%L, %L)%C limit %N",
     "%Cselect u.id %C, u.e -- %W\n from users u where e = %L and f ~ %L or g->>%S = %S",
@@ -64,6 +64,8 @@ STATEMENTS: Final = (
     'select U&"d!t", %L from t where u = %L',
     "select * from t where a = %L\n -- %W\n and b = %L /* %W /* %W */ %W */",
     "vacuum (parallel %N) t; analyze t%C",
+    "select a from t where b = %Q and c = %L",
+    "select a from t where b = \u2018%W %W\u2019 and c = \u201c%W\u201d%C and d = %L",
 )
 EXPRESSIONS: Final = (
     "va := va + (select %L)",
@@ -178,6 +180,7 @@ FRAGMENTS: Final[dict[str, Fragment]] = {
     "N": _number,
     "C": _comment,
     "R": _row,
+    "Q": lambda rng, _mode: '"' + "".join(rng.choices(LETTERS, k=rng.randrange(64, 90))) + '"',
     "W": lambda rng, _mode: _secret(rng),
 }
 

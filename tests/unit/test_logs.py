@@ -300,23 +300,23 @@ def a_pipe() -> Iterator[tuple[int, Any]]:
 
 def say(times: int, size: int) -> None:
     for n in range(times):
-        log.info("%d %s", n, "x" * size)
+        log.info("%d %s", n, "x" * (size - 37 * n))
 
 
 def test_a_pipe_that_nobody_reads_holds_nobody_up_for_long():
     with a_pipe() as (read, stream):
         fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, 8192)
         logs.setup(Log(repeat_window=0.0), scrub=scrub, stream=stream)
-        threads = [threading.Thread(target=say, args=(5, 3000), name=f"t{n}") for n in range(4)]
+        threads = [threading.Thread(target=say, args=(5, 20_000), name=f"t{n}") for n in range(4)]
         for thread in threads:
             thread.start()
         started = time.monotonic()
         for thread in threads:
             thread.join(10)
         assert time.monotonic() - started < 3, "one second for the first, none for the others"
-        received = os.read(read, 65536)
+        received = os.read(read, 1 << 20)
         log.info("reader is back")
-        received += os.read(read, 65536)
+        received += os.read(read, 1 << 20)
     texts = received.decode().splitlines()
     assert any("log lines were lost" in text for text in texts)
     assert json.loads(texts[-1])["msg"] == "reader is back"
@@ -338,7 +338,7 @@ def test_a_stopped_terminal_disturbs_nobody():
         tty.setraw(slave, termios.TCSANOW)
         with os.fdopen(slave, "w", closefd=False) as stream:
             handler = logs.setup(Log(repeat_window=0.0), scrub=scrub, stream=stream)
-            work = threading.Thread(target=say, args=(20, 5000), name="writer")
+            work = threading.Thread(target=say, args=(130, 5_000), name="writer")
             work.start()
             work.join(10)
             assert not work.is_alive()

@@ -7,18 +7,20 @@ from pg_collector.errors import Reason
 from pg_collector.sample import Batch, Body, Sample, Unavailable, address
 
 
+PLAIN = Sample(
+    v=1,
+    set="activity.sessions",
+    schema=1,
+    target="prod",
+    at="2026-11-22T18:00:00.000000Z",
+    every_s=10.0,
+    took_ms=1.5,
+    c=("pid", "query"),
+)
+
+
 def sample(**more):
-    head = {
-        "v": 1,
-        "set": "activity.sessions",
-        "schema": 1,
-        "target": "prod",
-        "at": "2026-11-22T18:00:00.000000Z",
-        "every_s": 10.0,
-        "took_ms": 1.5,
-        "c": ("pid", "query"),
-    }
-    return Sample(**head | more)
+    return msgspec.structs.replace(PLAIN, **more)
 
 
 def test_a_line_is_columnar_json_without_a_line_break():
