@@ -181,7 +181,9 @@ def _connect(postgres: dict[str, Any], reading: Reading, environ: Mapping[str, s
             return
         # What libpq finds in PGDATABASE or in a service file must not be covered by a default.
         by_libpq = environ.get("PGDATABASE") or environ.get("PGSERVICE")
-        text = "" if by_libpq else conninfo.add("", {"dbname": "postgres"})
+        text = ""
+        if not by_libpq:
+            parameters = {"dbname": "postgres", **parameters}
     else:
         text = postgres["conn_string"].reveal()
     if parameters or origin == DEFAULT:

@@ -411,3 +411,30 @@ def test_a_stopped_reader_process_does_not_stop_the_writer():
         finally:
             reader.send_signal(signal.SIGCONT)
             reader.kill()
+
+
+def test_an_exception_that_nobody_caught_is_logged_redacted_even_in_a_thread():
+    program = """
+import threading
+from pg_collector import logs
+from pg_collector.config.model import Log
+from pg_collector.privacy.scrub import scrub
+
+def fail():
+    raise RuntimeError("cannot reach postgresql://u:hunter2@db/x?password=hunter2")
+
+logs.setup(Log(), scrub=scrub)
+logs.catch_uncaught()
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {entry["level"] for entry in entries} == {"critical"}
+    assert "hunter2" not in done.stderr
+    assert "RuntimeError" in done.stderr

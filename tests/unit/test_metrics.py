@@ -33,7 +33,7 @@ DOCUMENTED = """
     lines_lost_total{reason="memory_full"} buffer_capacity_bytes{tier="memory"}
     output_success_total{output="file"} output_errors_total{output="file",reason="deferred"}
     output_last_success_timestamp_seconds{output="file"} output_bytes_total{output="file"}
-    panics_recovered_total{component="sender"} masking_failures_total{reason="error"}
+    panics_recovered_total{component="sender"} masking_failures_total{reason="exception"}
     device_state{state="LOCAL"} plan_info{plan="demo"}
     watchdog_component_age_seconds{component="sender"}
 """

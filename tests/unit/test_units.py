@@ -85,7 +85,8 @@ def test_hundredths_of_a_percent_survive_their_text_exactly(hundredths: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0s"), (0.1, "100ms"), (60.0, "1m"), (90.0, "90s"), (86_400.0, "1d")]
+    ("seconds", "text"),
+    [(0.0, "0s"), (0.1, "100ms"), (60.0, "1m"), (90.0, "90s"), (86_400.0, "1d")],
 )
 def test_a_duration_is_written_as_short_as_it_can_be(seconds: float, text: str) -> None:
     assert units.duration_text(seconds) == text
