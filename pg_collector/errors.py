@@ -82,11 +82,19 @@ class SamplerUnavailable(SamplerError):
 
 
 class TargetError(CollectorError):
-    """A target cannot be used now."""
+    """A target cannot be used now. `retry_in` seconds from now it is tried again."""
 
-    def __init__(self, message: str, *, remedy: str = "", sqlstate: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        sqlstate: str | None = None,
+        retry_in: float | None = None,
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.sqlstate = sqlstate
+        self.retry_in = retry_in
 
 
 class TargetDown(TargetError):

@@ -59,6 +59,14 @@ def read_secret(path: Path) -> str:
     return text
 
 
+def is_place(path: Path) -> bool:
+    """Say whether the path is absolute and in a directory that is there, other than the root."""
+    try:
+        return path.is_absolute() and path.parent != Path("/") and path.parent.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def drop_ins(path: Path) -> tuple[list[Path], list[str]]:
     """Return the files of `config.d` beside `path`, sorted, and warnings on what is passed over.
 

@@ -11,7 +11,7 @@ from msgspec import NODEFAULT
 from pg_collector.config import scalars
 from pg_collector.config.document import Listing, Node, Scalar, Tree
 from pg_collector.config.expand import expand
-from pg_collector.config.files import read_secret
+from pg_collector.config.files import Unreadable, is_place, read_secret
 from pg_collector.config.problems import (
     DEFAULT,
     Origin,
@@ -60,7 +60,7 @@ class Reading:
 
     def config(self, tree: Tree) -> dict[str, Any]:
         """Return the values of a whole configuration, ready for `msgspec.convert`."""
-        return self._section(config_shape(), tree, "", None)
+        return self._section(config_shape(), tree, "")
 
     def fault(self, origin: Origin, path: str, message: str, remedy: str) -> None:
         """Note a problem, and that the value at `path` is not to be judged further."""
@@ -84,18 +84,15 @@ class Reading:
             path = path[: max(cut, 0)]
         return DEFAULT
 
-    def _section(
-        self, shape: SectionShape, tree: Tree | None, path: str, default: object
-    ) -> dict[str, Any]:
+    def _section(self, shape: SectionShape, tree: Tree | None, path: str) -> dict[str, Any]:
         entries = tree.entries if tree is not None else {}
         if tree is not None and path:
             self.origins[path] = tree.origin
         values: dict[str, Any] = {}
         for name, key in shape.keys.items():
             entry = entries.get(name)
-            inherited = key.default if default is None else getattr(default, name)
             node = entry.node if entry is not None else None
-            values[name] = self._value(key.shape, node, joined(path, name), inherited)
+            values[name] = self._value(key.shape, node, joined(path, name), key.default)
         for twin, name in shape.twins.items():
             if twin in entries:
                 self._twin(values, twin, name, entries[twin].node, path)
@@ -113,7 +110,7 @@ class Reading:
             tree = node if isinstance(node, Tree) else None
             if tree is None and not empty:
                 self._misshapen(shape, node, path)
-            return self._section(shape.section, tree, path, default)
+            return self._section(shape.section, tree, path)
         if node is None:
             return self._missing(path, default)
         self.origins[path] = node.origin
@@ -142,7 +139,7 @@ class Reading:
         items: list[Any] = []
         for number, item in enumerate(node.items):
             below = f"{path}[{number}]"
-            value = self._value(shape.of, item, below, "" if shape.of.section is None else None)
+            value = self._value(shape.of, item, below, "")
             self._sampler(value, item.origin, below, wanted=shape.of_samplers)
             items.append(value)
         return items
@@ -213,6 +210,11 @@ class Reading:
         try:
             text = read_secret(file)
             value: Secret = scalars.convert(Shape(kind=Kind.SECRET), text)
+        except Unreadable as error:
+            # Where a path should be, a secret may stand by mistake: name real places only.
+            told = str(error) if is_place(file) else f"the file {error.fault}"
+            self.fault(origin, path, told, error.remedy if is_place(file) else "write its path")
+            return None
         except ConfigurationError as error:
             self.fault(origin, path, str(error), error.remedy)
             return None

@@ -106,7 +106,8 @@ def documented(section: SectionShape, path: str = "") -> Iterator[Documented]:
         yield from documented(nested_section, below)
 
 
-def _section(described: inspect.StructType) -> SectionShape:
+def _section(described: inspect.StructType, instance: object = None) -> SectionShape:
+    """Read a section's fields; the defaults are those of `instance`, where one is given."""
     keys: dict[str, Key] = {}
     beside: Key | None = None
     for field in described.fields:
@@ -114,8 +115,13 @@ def _section(described: inspect.StructType) -> SectionShape:
         default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
+        if instance is not None:
+            default = getattr(instance, field.name)
         key = Key(
-            name=field.name, shape=_shape(plain, extra), description=description, default=default
+            name=field.name,
+            shape=_shape(plain, extra, default),
+            description=description,
+            default=default,
         )
         if extra.get("beside"):
             beside = key
@@ -133,9 +139,9 @@ def _unwrapped(described: inspect.Type) -> tuple[inspect.Type, str, Mapping[str,
     return described.type, description, described.extra or {}
 
 
-def _shape(described: inspect.Type, extra: Mapping[str, Any]) -> Shape:
+def _shape(described: inspect.Type, extra: Mapping[str, Any], default: object = None) -> Shape:
     if isinstance(described, inspect.Metadata):
-        return _shape(described.type, {**extra, **(described.extra or {})})
+        return _shape(described.type, {**extra, **(described.extra or {})}, default)
     if isinstance(described, inspect.UnionType):
         inner = [one for one in described.types if not isinstance(one, inspect.NoneType)]
         if len(inner) != 1:
@@ -146,7 +152,8 @@ def _shape(described: inspect.Type, extra: Mapping[str, Any]) -> Shape:
         kind = _UNITS[extra.get("unit", "")]
         return Shape(kind=kind, least=described.ge, most=described.le)
     if isinstance(described, inspect.StructType):
-        return Shape(kind=Kind.SECTION, section=_section(described))
+        instance = default if isinstance(default, described.cls) else None
+        return Shape(kind=Kind.SECTION, section=_section(described, instance))
     if isinstance(described, inspect.VarTupleType | inspect.DictType):
         return _collection(described, of_samplers=extra.get("of") == "samplers")
     shape = _scalar(described)

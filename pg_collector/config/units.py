@@ -63,7 +63,7 @@ def duration_text(seconds: float) -> str:
     milliseconds = round(seconds * 1000)
     if milliseconds / 1000 == seconds:
         return f"{milliseconds}ms"
-    return f"{seconds:.25f}".rstrip("0") + "s"
+    return f"{seconds:.25f}".rstrip("0").rstrip(".") + "s"
 
 
 def size_text(count: int) -> str:

@@ -42,7 +42,7 @@ class Identity(NamedTuple):
     search_path: str
 
 
-_IDENTITY = """/* pgc:facts */ SELECT pg_catalog.pg_backend_pid(),
+_IDENTITY = """SELECT /* pgc:facts */ pg_catalog.pg_backend_pid(),
  pg_catalog.current_setting('server_version_num')::int, pg_catalog.current_database(),
  current_user, pg_catalog.pg_is_in_recovery(),
  pg_catalog.current_setting('is_superuser') = 'on',
@@ -129,7 +129,7 @@ def read(run: Run, relations: frozenset[str]) -> Facts:
 def _together(run: Run, params: Mapping[str, Any]) -> dict[str, Any]:
     wanted = ", ".join(f"{ways[0]} AS {name}" for name, ways in _PARTS.items())
     try:
-        answer = run(f"/* pgc:facts */ SELECT {wanted}", params)
+        answer = run(f"SELECT /* pgc:facts */ {wanted}", params)
     except SamplerError:
         return {name: _alone(run, params, name) for name in _PARTS}
     return dict(zip(answer.columns, answer.rows[0], strict=True))
@@ -139,7 +139,7 @@ def _alone(run: Run, params: Mapping[str, Any], name: str) -> Any:
     refusal: SamplerError | None = None
     for way in _PARTS[name]:
         try:
-            return run(f"/* pgc:facts */ SELECT {way}", params).rows[0][0]
+            return run(f"SELECT /* pgc:facts */ {way}", params).rows[0][0]
         except SamplerError as error:
             refusal = error
     if name == _ESSENTIAL and refusal is not None:

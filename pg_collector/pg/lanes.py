@@ -151,9 +151,10 @@ class Lane:
         if left <= 0 or self._last is None:
             return
         raise type(self._last)(
-            f"{self._last} (next attempt in {left:.0f} s)",
+            str(self._last),
             remedy=self._last.remedy,
             sqlstate=self._last.sqlstate,
+            retry_in=left,
         )
 
     def _tell(self, *, connected: bool) -> None:

@@ -120,7 +120,7 @@ class Session:
     def fetch(self, sql: str, params: Params = None, *, timeout: float | None = None) -> Answer:
         """Run one statement and return all of its rows, ready for JSON.
 
-        `timeout` in seconds replaces the configured query_timeout. Raises `SamplerTimeout`,
+        `timeout` in seconds shortens the configured query_timeout. Raises `SamplerTimeout`,
         `SamplerUnavailable`, another `SamplerError`, or `TargetDown` when the session is lost.
         """
         with self._statement(timeout) as connection:
@@ -230,8 +230,8 @@ class Session:
         """Bound what the block asks, and translate what goes wrong."""
         with self._in_use:
             self._settle()
-            with self._translating(), self._allowing(timeout) as connection:
-                yield connection
+            with self._translating():
+                yield self._bounded(timeout)
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -246,30 +246,15 @@ class Session:
         role = self._route.params["user"]
         return trouble.statement_failed(error, alive=self.alive, role=role, scrub=self._route.scrub)
 
-    @contextmanager
-    def _allowing(self, timeout: float | None) -> Iterator[Connection]:
-        """Set the deadline of what follows; let the server have more time where we do."""
+    def _bounded(self, timeout: float | None) -> Connection:
+        """Set the deadline of what follows."""
         usual = self._postgres.query_timeout
-        seconds = usual if timeout is None else timeout
+        seconds = usual if timeout is None else min(timeout, usual)
         connection = self._connection
         connection.deadline = time.monotonic() + seconds
         # Where the server's own limit comes later than ours, it must be told to stop.
         connection.cancel_first = seconds < conninfo.statement_timeout(usual)
-        if seconds <= usual:
-            yield connection
-            return
-        self._limit(seconds)
-        try:
-            yield connection
-        finally:
-            if self.alive:
-                connection.deadline = time.monotonic() + usual
-                self._limit(usual)
-
-    def _limit(self, seconds: float) -> None:
-        # No pooler is between (that was checked), so this stays with the session.
-        limit = str(conninfo.milliseconds(conninfo.statement_timeout(seconds)))
-        self._connection.execute(_LIMIT, (limit,))
+        return connection
 
     def _settle(self) -> None:
         """End a stream that nobody read to its end."""
@@ -280,7 +265,8 @@ class Session:
     def _chunks(
         self, sql: str, params: Params, timeout: float | None, chunk: int
     ) -> Generator[Answer, None, None]:
-        with self._translating(), self._allowing(timeout) as connection:
+        with self._translating():
+            connection = self._bounded(timeout)
             cursor = connection.cursor()
             rows = cast(_Rows, cursor.stream(sql.encode(), params, size=chunk))
             connection.cancels = False  # an answer that ends by itself needs no cancelling
@@ -337,5 +323,4 @@ def _not_taken(target: str, name: str, value: str) -> TargetRefused:
     )
 
 
-_MOMENT = "/* pgc:moment */ SELECT clock_timestamp(), pg_is_in_recovery()"
-_LIMIT = "/* pgc:limit */ SELECT set_config('statement_timeout', %s, false)"
+_MOMENT = "SELECT /* pgc:moment */ clock_timestamp(), pg_is_in_recovery()"

@@ -72,6 +72,12 @@ def quick(dsn: str) -> Target:
     return target(dsn, connect_timeout=1.0, query_timeout=1.0)
 
 
+def backing_off(one: lanes.Lane) -> bool:
+    with pytest.raises(TargetDown) as waiting:
+        one.session()
+    return waiting.value.retry_in is not None
+
+
 def ask(lane: Lane) -> None:
     """Take one turn as the runner does."""
     session = lane.session()
@@ -111,7 +117,7 @@ def test_while_backing_off_the_network_is_left_alone(
         assert clock.ahead <= lanes.DOWN[0]
         with pytest.raises(TargetDown) as down:
             one.session()
-        assert proxy.accepted == 2 or "next attempt in" in str(down.value)
+        assert proxy.accepted == 2 or down.value.retry_in
         clock.ahead += 0.05
     assert clock.ahead >= lanes.DOWN[0] / 2
 
@@ -123,8 +129,7 @@ def test_the_back_off_grows_to_a_minute_and_no_further(lane: Make, clock: HandCl
         with pytest.raises(TargetDown, match=r"refused$|connections\?$"):
             one.session()
         clock.ahead += longest / 2 - 0.1
-        with pytest.raises(TargetDown, match="next attempt"):
-            one.session()
+        assert backing_off(one)
         clock.ahead += longest / 2 + 0.1
 
 
@@ -133,8 +138,9 @@ def test_a_refusal_is_not_asked_again_for_minutes(lane: Make, server: Server, cl
     with pytest.raises(TargetRefused):
         one.session()
     clock.ahead += lanes.REFUSED[0] / 2 - 1
-    with pytest.raises(TargetRefused, match="next attempt") as refused:
+    with pytest.raises(TargetRefused) as refused:
         one.session()
+    assert refused.value.retry_in
     assert refused.value.sqlstate == "3D000"
     assert refused.value.remedy
     server.query("create database nope")
@@ -150,8 +156,7 @@ def test_a_lost_session_is_replaced_after_the_back_off(lane: Make, server: Serve
     server.query("select pg_terminate_backend(%s)", [pid])
     with pytest.raises(TargetDown):
         until(lambda: ask(one))
-    with pytest.raises(TargetDown, match="next attempt"):
-        one.session()
+    assert backing_off(one)
     assert recovered(one).backend_pid != pid
 
 
@@ -164,8 +169,7 @@ def test_a_session_that_died_young_does_not_reset_the_back_off(
         one.session()
         one.drop(TargetDown("lost"))
     clock.ahead += lanes.DOWN[0] * 2**3 / 2 - 0.1
-    with pytest.raises(TargetDown, match="next attempt"):
-        one.session()
+    assert backing_off(one)
     clock.ahead += lanes.DOWN[0] * 2**3
     one.session()
     clock.ahead += lanes.STEADY

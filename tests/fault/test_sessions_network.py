@@ -32,6 +32,8 @@ for line in sys.stdin:
     except CollectorError as error:
         outcome = f"{{type(error).__name__}}: {{error}}"
         if isinstance(error, TargetError):
+            if error.retry_in is not None:
+                outcome = "waits"
             lane.drop(error)
     print(json.dumps([outcome, time.monotonic() - started]), flush=True)
 lane.close()
@@ -59,7 +61,7 @@ class Agent:
 
         def tried() -> bool:
             seen.append(self.turn())
-            return "next attempt in" not in seen[-1][0]
+            return seen[-1][0] != "waits"
 
         until(tried, 30.0, "an attempt")
         return seen[-1]

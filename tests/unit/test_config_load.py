@@ -5,7 +5,6 @@ import pwd
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,6 @@ def read(
     text: str | None,
     file: Path,
     *overrides: str,
-    check_conn_string: Callable[[str], str | None] | None = None,
     **environ: str,
 ) -> Loaded:
     """Load a text as a file of mode 0600; with None, load the environment alone."""
@@ -40,7 +38,6 @@ def read(
         environ=environ,
         overrides=overrides,
         samplers=discover(),
-        check_conn_string=check_conn_string,
     )
 
 
@@ -260,7 +257,13 @@ def test_a_value_that_is_overridden_is_not_expanded(file: Path) -> None:
 
 
 def test_variables_and_flags_are_taken_as_they_are(file: Path) -> None:
-    loaded = read(ONE, file, "databases[0].tags.b=${HOME}", PG_PASSWORD="a${HOME}$${b", HOME="/x")
+    loaded = read(
+        ONE,
+        file,
+        "databases[0].tags.b=${HOME}",
+        PGC__DATABASES__0__POSTGRES__PASSWORD="a${HOME}$${b",  # noqa: S106
+        HOME="/x",
+    )
     password = loaded.config.databases[0].postgres.password
     assert password is not None
     assert password.reveal() == "a${HOME}$${b"
@@ -382,7 +385,7 @@ def test_a_secret_in_a_file_that_everybody_reads_is_warned_about(file: Path) -> 
     (warning,) = read(text, file).warnings
     assert "mode 0644" in warning
     assert "chmod 640" in warning
-    assert read(text.replace("hunter2", "${PW}"), file, PW="x").warnings == ()
+    assert read(text.replace("hunter2", "'${PW}'"), file, PW="x").warnings == ()
 
 
 def test_a_secret_on_the_command_line_is_warned_about(file: Path) -> None:
@@ -574,12 +577,9 @@ def test_libpqs_complaint_is_told_without_a_part_of_the_string(file: Path) -> No
     def refuse(text: str) -> str:
         return f'missing "=" after "{text}" in connection info'
 
+    file.write_text(f"{ONE}    postgres: {{conn_string: 'host=hunter2 a=b'}}\n")
     with pytest.raises(ConfigurationError) as caught:
-        read(
-            f"{ONE}    postgres: {{conn_string: 'host=hunter2 a=b'}}\n",
-            file,
-            check_conn_string=refuse,
-        )
+        load(file, environ={}, samplers=discover(), check_conn_string=refuse)
     assert f"{file}:3:29: databases[0].postgres.conn_string: missing (…) after (…)" in str(
         caught.value
     )

@@ -6,7 +6,6 @@ import pytest
 from pg_collector.errors import Reason
 from pg_collector.sample import Batch, Body, Sample, Unavailable, address
 
-
 PLAIN = Sample(
     v=1,
     set="activity.sessions",
