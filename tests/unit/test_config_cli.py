@@ -149,6 +149,13 @@ def test_show_prints_a_connection_string_only_if_all_of_it_is_harmless(
     assert told["databases"][0]["postgres"]["conn_string"] == shown
 
 
+def test_show_prints_a_literal_reference_as_one(file: Path) -> None:
+    file.write_text("databases: [{name: a, tags: {x: '$${HOME} $$'}}]\n")
+    file.write_text(run("show").stdout)
+    loaded = load(file, environ={}, samplers=discover())
+    assert loaded.config.databases[0].tags == {"x": "${HOME} $$"}
+
+
 @pytest.mark.parametrize("arguments", [[], ["--minimal"]])
 def test_init_writes_a_file_that_loads(tmp_path: Path, arguments: list[str]) -> None:
     path = tmp_path / "new.yaml"

@@ -305,6 +305,19 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     assert told == ["2", "3", "3", "4", "5", "5", "6", "7", "8"]
 
 
+def test_a_stand_in_for_a_faulty_value_is_not_judged(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for text in (
+        f"{PG}      conn_string: host=h password=hunter2\nlocal: {{enabled: maybe}}\n",
+        f"{DB}api_key: k\nplatform: {{url: [x]}}\n",
+        f"{DB}api_key: ${{MISSING}}\nlocal: {{enabled: true}}\n",
+        "databases: [{}, {enabled: false}]\n",
+    ):
+        file.write_text(text)
+        wrong = 2 if "{}" in text else 1
+        assert len(problems_of(file).problems) == wrong, text
+
+
 def test_an_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 10)]
