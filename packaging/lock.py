@@ -6,7 +6,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = "# What a fresh install gets, now and in a year: made by `make lock`, checked by the tests.\n"
+HEAD = "# What a fresh install gets, now and later: made by `make lock`, checked by the tests.\n"
 
 
 def main() -> None:

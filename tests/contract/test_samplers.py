@@ -1,9 +1,13 @@
 """Each sampler, asked on each supported server, primary and standby: strictly as it declares."""
 
+import random
+import re
+
 import msgspec
 import pytest
 
 from pg_collector.errors import Reason
+from pg_collector.samplers._sampler import statements as statements_for
 from tests.support.conditions.crowd import latin1_session
 from tests.support.conditions.locks import blocked_chain, deadlock, idle_in_transaction
 from tests.support.conditions.statements import evicted_statements, reset_statements, statements
@@ -336,3 +340,39 @@ def test_an_extension_that_is_not_there_names_its_remedy(server):
         told = [row for line in lines["sampler_state"] for row in line.rows]
         assert {row["state"] for row in told} == {"unavailable"}
         assert 'In the database "template1": CREATE EXTENSION' in told[0]["remedy"]
+
+
+def test_columns_that_go_away_cost_their_fields_and_never_the_set(pair):
+    """What a future version may take away, taken away at random, asked on the real server."""
+    rng = random.Random(pair.major)  # noqa: S311
+    with sampling(pair.primary.dsn("pgcollector")) as there:
+        facts = there.session.facts
+        answered = 0
+        for _ in range(40):
+            columns = {
+                relation: frozenset(name for name in sorted(names) if rng.random() > 0.15)
+                for relation, names in facts.columns.items()
+            }
+            less = msgspec.structs.replace(facts, columns=columns)
+            for sampler in SAMPLERS.values():
+                for statement in statements_for(sampler, less)[0]:
+                    params = {"part": None} if statement.query.rotate else None
+                    rows = there.session.fetch(statement.sql, params).rows
+                    width = len(statement.columns) + (statement.query.cap is not None)
+                    assert all(len(row) == width for row in rows)
+                    answered += 1
+        assert answered > 100
+
+
+def test_utility_statements_are_sent_as_their_command_and_passwords_never(database):
+    role = f"canary_{database.name}"
+    with sampling(database.dsn()) as there:
+        reset_statements(database)
+        there.take("statements")
+        database.query(f"create role {role} login password 'canary-password-0815'")
+        database.query(f"drop role {role}")
+        lines = there.take("statements")
+        texts = [row["query"] for line in lines["query_text"] for row in line.rows]
+        assert any(re.fullmatch("CREATE <[0-9a-f]{16}>", text) for text in texts)
+        raw = b"".join(line.raw for found in lines.values() for line in found)
+        assert b"canary" not in raw
