@@ -302,6 +302,8 @@ class Agent:
 
     def _any_target_vital(self) -> Vital:
         answers = [_target_vital(target) for target in self.targets.values()]
+        if not answers:
+            return Vital(state=vitals.State.DOWN, reason="no database is enabled")
         return next((one for one in answers if one.state is vitals.State.OK), answers[0])
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
+LEAST_BATCH = 20  # values that are asked for at once, however slow that is
 FULL_EVERY = 900.0  # seconds: a full line follows at least that often (docs/specs/samples.md)
 
 
@@ -88,6 +89,13 @@ class Known:
     def wanted(self) -> list[Any]:
         """Return what to ask for now, without doubles, at most `batch` of them."""
         return list(dict.fromkeys(self._wanted.values()))[: self._batch]
+
+    def shrink(self) -> bool:
+        """Ask for half as many from now on; return False where that would be too few."""
+        if self._batch < 2 * LEAST_BATCH:
+            return False
+        self._batch //= 2
+        return True
 
     def found(self, key: tuple[Any, ...], *, own: bool) -> None:
         """Note the answer for a key."""

@@ -218,7 +218,9 @@ class Runner:
         except SamplerError as error:
             asking.tray.failed += 1
             search.known.idle()
-            search.retry_at = asking.now + RECHECK
+            # Too much for the time there is: next turn less. Anything else will take a while.
+            smaller = isinstance(error, SamplerTimeout) and search.known.shrink()
+            search.retry_at = asking.now if smaller else asking.now + RECHECK
             self._tell(asking, statement.query, self._failure(asking, error))
         else:
             self._tell(asking, statement.query, OK)

@@ -11,7 +11,7 @@ from pg_collector import __version__
 from pg_collector.buffer import Buffer
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Database
-from pg_collector.errors import TargetError, TargetRefused
+from pg_collector.errors import ConfigurationError, TargetError, TargetRefused
 from pg_collector.metrics import Metrics
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
@@ -110,6 +110,9 @@ class Target:
         except TargetError as error:
             lane.drop(error)
             self._missed(job, error)
+        except ConfigurationError as error:
+            # Something that was well at the start, as a password file, is so no more.
+            self._missed(job, TargetRefused(str(error), remedy=error.remedy))
         except Exception:
             # A fault of ours in one turn must not end the others; it is counted and shown.
             log.exception("a turn of %s failed", job.sampler, extra={"target": self.name})

@@ -11,6 +11,7 @@ import typer
 
 from pg_collector import control, spot
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
+from pg_collector.config.conninfo import has_password
 from pg_collector.config.model import Database, Postgres
 from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.pg.session import Session
@@ -50,6 +51,12 @@ def sample(
     """
     request = control.Request(samplers=tuple(names or ()), target=database, explain=explain)
     if dsn is not None:
+        if has_password(dsn):
+            print(
+                "pgc: a password on the command line is seen by everyone on this host;"
+                " use PGPASSFILE, a service file or PGPASSWORD",
+                file=sys.stderr,
+            )
         target = Database(name="dsn", postgres=Postgres(conn_string=Secret(dsn)))
         lines = _directly(target, request)
     else:

@@ -132,6 +132,13 @@ def test_once_with_a_server_that_is_away_ends_with_one(tmp_path):
     assert "hush" not in done.stderr + done.stdout
 
 
+def test_a_password_on_the_command_line_is_warned_about_and_not_repeated(dsn, tmp_path):
+    done = pgc("sample", "activity", "--dsn", f"{dsn} password=hush4711", home=tmp_path)
+    assert done.returncode == 0
+    assert "PGPASSFILE" in done.stderr
+    assert "hush4711" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("extra", [(), ("--json",), ("--explain",)])
 def test_sample_needs_nothing_but_a_dsn(dsn, tmp_path, extra):
     done = pgc("sample", "activity", "statements", "--dsn", dsn, *extra, home=tmp_path)

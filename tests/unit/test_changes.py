@@ -117,3 +117,13 @@ def test_an_entry_that_was_evicted_is_looked_up_when_it_is_back():
     known.commit((), 1)
     known.note((1,), "id1", 2)
     assert known.wanted() == ["id1"]
+
+
+def test_a_batch_shrinks_to_a_least_and_no_further():
+    known = Known(refresh=100, batch=100)
+    for key in range(200):
+        known.note((key,), key, 0)
+    sizes = []
+    while known.shrink():
+        sizes.append(len(known.wanted()))
+    assert sizes == [50, 25]
