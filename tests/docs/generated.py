@@ -43,9 +43,9 @@ changed in the section `sampling` of the [configuration](configuration.md).
 `pgc samplers` prints the list, `pgc sample NAME` takes one sample, and
 `pgc sample NAME --explain` prints the SQL for your server.
 
-In the tables: *null* columns can be null; *may be missing* columns do not exist on every version of
-the server or the extension, and are then named in the line's `unavailable`. Times are RFC 3339 in
-UTC; names and texts of PostgreSQL keep its spelling.
+In the tables *null* says that the column can be null, *may be missing* that it does not exist on
+every version of the server or the extension: it is then named in the line's `unavailable`, and it
+can be null as well. Times are text, RFC 3339 in UTC. Columns have PostgreSQL's own names and units.
 """
 
 
