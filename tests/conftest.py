@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("root") and os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))
+            item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from pg_collector import __version__
 from pg_collector.metrics import DEVICE_STATES, LOSS_REASONS, PREFIX, Metrics
+from tests.conftest import missing
 from tests.support.hand_clock import HandClock
 
 BROWSER = "text/html,application/xhtml+xml,*/*;q=0.8"
@@ -163,7 +164,7 @@ def test_the_process_tells_its_memory_and_python(metrics: Metrics):
 def test_promtool_finds_nothing_to_say(metrics: Metrics):
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not there (Debian package prometheus)")
+        missing("promtool is not there: apt-get install prometheus")
     body, _ = metrics.render("")
     done = subprocess.run(
         [promtool, "check", "metrics"], input=body, capture_output=True, check=False, timeout=30
