@@ -29,9 +29,10 @@ def installed():
         distribution = metadata.distribution(name)
         for text in distribution.requires or ():
             requirement = Requirement(text)
-            environments = [default_environment() | {"extra": one} for one in (extras or {""})]
+            here = {name: str(value) for name, value in default_environment().items()}
+            environments = [here | {"extra": one} for one in (extras or {""})]
             wanted = requirement.marker is None or any(
-                requirement.marker.evaluate(dict(one)) for one in environments
+                requirement.marker.evaluate({**one}) for one in environments
             )
             if wanted and normal(requirement.name) not in found:
                 found[normal(requirement.name)] = metadata.version(requirement.name)
