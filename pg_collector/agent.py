@@ -134,6 +134,13 @@ class Agent:
             self.scheduler.start()
             self.apply()
             self._stack = stack.pop_all()
+        log.info(
+            "PG Collector %s started: %d jobs on %d targets",
+            __version__,
+            len(self.layout.jobs),
+            len(self.targets),
+            extra={"http": self.health.address, "output": self.outlet and self.outlet.name},
+        )
 
     def apply(self) -> None:
         """Lay the jobs out anew, as the grant and the configuration say now."""
@@ -163,6 +170,7 @@ class Agent:
             self.layout = lay_out(self.samplers, self._grants.grant(), self.config)
             for job in self.layout.jobs:
                 self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
+            log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
         return all(target.trouble is None for target in self.targets.values())
 
     def sample(self, request: Request) -> list[bytes]:

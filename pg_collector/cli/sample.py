@@ -1,6 +1,7 @@
 """`pgc sample`: look at what a sampler sees, masked as it would be sent."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,13 +148,26 @@ def _states(rows: list[list[Any]], columns: list[str]) -> Iterator[str]:
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> Iterator[str]:
-    """Yield aligned rows; columns that are empty in all of them are left out."""
+    """Yield aligned rows, or a block for each row where they would be too wide.
+
+    Columns that are empty in all rows are left out.
+    """
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     cells = [[_cell(row[i]) for i in kept] for row in rows]
     names = [columns[i] for i in kept]
-    widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
-    for row in (names, *cells):
-        yield "  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    if not rows:
+        return
+    if sum(widths) + 2 * len(widths) <= shutil.get_terminal_size((120, 24)).columns:
+        for row in (names, *cells):
+            line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+            yield f"  {line}".rstrip()
+        return
+    longest = max(map(len, names))
+    for number, row in enumerate(cells, 1):
+        yield f"  row {number}"
+        pairs = zip(names, row, strict=True)
+        yield from (f"    {name.ljust(longest)}  {text}" for name, text in pairs if text)
 
 
 def _cell(value: Any) -> str:

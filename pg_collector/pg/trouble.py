@@ -36,9 +36,10 @@ _LIMIT = (
     "Free a place: ALTER ROLE ... CONNECTION LIMIT 2 or more per agent, a higher max_connections, "
     "or end a lost session; the agent itself never holds more than two"
 )
-_PRELOAD = (
-    "Add the library to shared_preload_libraries (ALTER SYSTEM SET shared_preload_libraries = "
-    "'pg_stat_statements') and restart PostgreSQL"
+_PRELOAD = "Add pg_stat_statements to the list in shared_preload_libraries; restart PostgreSQL"
+_NO_TLS = (
+    "Switch TLS on in the server (ssl = on); or, where the network between is trusted, say "
+    "sslmode=disable in conn_string"
 )
 _TLS = (
     "Check postgres.tls (mode, ca_file, cert_file, key_file) and the server's certificate: "
@@ -200,7 +201,7 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("certificate file", TargetRefused, _TLS),
     ("key values mismatch", TargetRefused, _TLS),
     ("alert", TargetRefused, _TLS),
-    ("server does not support SSL", TargetRefused, _TLS),
+    ("server does not support SSL", TargetRefused, _NO_TLS),
     ("too many connections", TargetDown, _LIMIT),
     ("remaining connection slots", TargetDown, _LIMIT),
     ("uthentication", TargetRefused, _PASSWORD),
