@@ -121,6 +121,8 @@ class Agent:
         """
         with contextlib.ExitStack() as stack:
             self._register()
+            self.metrics.config_last_reload_successful.set(1)
+            self.metrics.config_last_reload_success_timestamp_seconds.set_to_current_time()
             self.health.start()
             stack.callback(self.health.stop)
             stack.callback(self._close_targets)

@@ -32,7 +32,7 @@ OUTPUT_ERRORS: Final = ("deferred", "refused", "error")
 DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 
 # Of the reasons of `sample_errors_total`, those that come and go; the others are lasting states.
-_PASSING_ERRORS: Final = ("timeout", "lock", "error")
+_PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
 _SKIP_REASONS: Final = ("still_running", "lane_busy")
 _MASKING_FAILURES: Final = ("exception", "budget")
 _COMPONENTS: Final = ("scheduler", "runner", "sender", "health")

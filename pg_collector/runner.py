@@ -317,7 +317,7 @@ def _due(query: Query, memory: SetMemory, asking: _Asking) -> bool:
     """Whether a set that is asked more seldom than its sampler has its turn."""
     if query.every is None:
         return True
-    # Half a turn of tolerance: turns come with jitter.
+    # Half a turn of tolerance: a turn may have waited for its lane.
     return asking.now - memory.asked_at >= query.every - asking.turn.every / 2
 
 

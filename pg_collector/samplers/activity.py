@@ -54,7 +54,7 @@ class CountRow(Row, frozen=True):
 
 
 class LimitRow(Row, frozen=True):
-    """How near a limit on connections is: of the server, a database or a role."""
+    """How near a limit on connections is, of a database or a role that has one."""
 
     scope: str
     name: str | None
