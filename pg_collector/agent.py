@@ -17,7 +17,7 @@ from typing import Self
 from pg_collector import __version__, spot
 from pg_collector.buffer.memory import MemoryBuffer
 from pg_collector.clock import Clock, SystemClock
-from pg_collector.config.model import Config
+from pg_collector.config.model import Config, Database
 from pg_collector.control import ControlServer, Request
 from pg_collector.errors import CollectorError
 from pg_collector.health import vitals
@@ -85,16 +85,7 @@ class Agent:
             drop_utility_text=config.security.drop_utility_text,
         )
         self.targets = {
-            database.name: Target(
-                database,
-                self.samplers,
-                self.runner,
-                buffer=self.buffer,
-                metrics=self.metrics,
-                clock=self.clock,
-                stopping=self.stopping,
-                password=token,
-            )
+            database.name: self._target(database, token)
             for database in config.databases
             if database.enabled
         }
@@ -221,6 +212,18 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _target(self, database: Database, token: Callable[[], str] | None) -> Target:
+        return Target(
+            database,
+            self.samplers,
+            self.runner,
+            buffer=self.buffer,
+            metrics=self.metrics,
+            clock=self.clock,
+            stopping=self.stopping,
+            password=token,
+        )
 
     def _take(self, job: Job) -> None:
         self.targets[job.target].take(job)

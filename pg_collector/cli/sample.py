@@ -16,6 +16,7 @@ from pg_collector.config.conninfo import has_password
 from pg_collector.config.model import Database, Postgres
 from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.pg.session import Session
+from pg_collector.sample import address
 from pg_collector.samplers import discover
 from pg_collector.secret import Secret
 
@@ -67,14 +68,20 @@ def sample(
         )
     if explain:
         print("\n\n".join(line.decode() for line in lines))
-    elif as_json:
+        return
+    _print(lines, None if as_json else limit)
+    if any(address(line).set == "sampler_state" for line in lines):
+        raise typer.Exit(1)
+
+
+def _print(lines: list[bytes], limit: int | None) -> None:
+    """Print lines as tables of so many rows, or as they are."""
+    if limit is None:
         for line in lines:
             sys.stdout.buffer.write(line + b"\n")
     else:
         for text in _tables(lines, limit):
             print(text)
-    if any(msgspec.json.decode(line)["set"] == "sampler_state" for line in lines if not explain):
-        raise typer.Exit(1)
 
 
 def _through_the_agent(request: control.Request, state_dir: Path | None) -> list[bytes] | None:
