@@ -147,7 +147,8 @@ class Agent:
         self.metrics.set_device_state("UNPROVISIONED" if grant is None else "LOCAL")
         for target in self.targets:
             names = [job.sampler for job in self.layout.jobs if job.target == target]
-            self.metrics.introduce(target, names)
+            if names:
+                self.metrics.introduce(target, names)
         self.scheduler.apply(self.layout.jobs)
 
     def once(self) -> bool:
@@ -259,21 +260,24 @@ class Agent:
             max_lines=self.config.platform.batch_max_lines,
             beat=self.vitals.heart("sender").beat,
         )
-        thread = threading.Thread(target=self._essential, args=(sender.run,), name="sender")
-        thread.daemon = True  # its own stop follows; a hung disk must not keep the process alive
+
+        def send() -> None:
+            self._essential(sender.run)
+            # Here, so that an output that hangs holds this thread and not the end of the process.
+            if not self._failed:
+                sender.drain(self.clock.monotonic() + STOP_DRAIN)
+            outlet.close()
+
+        thread = threading.Thread(target=send, name="sender", daemon=True)
         self.vitals.register("output", partial(_output_vital, outlet.name, sender))
         thread.start()
         try:
             yield
         finally:
             stopping.set()
-            thread.join(STOP_DRAIN)
+            thread.join(STOP_DRAIN + 1.0)
             if thread.is_alive():
-                log.error("the sender did not end; what it holds is lost")
-            else:
-                if not self._failed:
-                    sender.drain(self.clock.monotonic() + STOP_DRAIN)
-                outlet.close()
+                log.error("the output hangs; what was not delivered is lost")
             lost = self.buffer.abandon("shutdown")
             if lost:
                 log.error("%d lines were not delivered and are lost", lost)
@@ -292,7 +296,15 @@ class Agent:
         self.vitals.require("plan", self._plan_vital)
         self.vitals.require("postgres", self._any_target_vital)
         for target in self.targets.values():
-            self.vitals.register(f"postgres:{target.name}", partial(_target_vital, target))
+            self.vitals.register(f"postgres:{target.name}", partial(self._target_vital, target))
+
+    def _target_vital(self, target: Target) -> Vital:
+        paused = [
+            one for one in self.layout.paused if one.target == target.name and not one.sampler
+        ]
+        if paused:
+            return Vital(state=vitals.State.OK, reason=f"paused: {paused[0].why}")
+        return _target_vital(target)
 
     def _scheduler_vital(self) -> Vital:
         if self.scheduler.alive:
@@ -314,15 +326,18 @@ class Agent:
         )
 
     def _any_target_vital(self) -> Vital:
-        answers = [_target_vital(target) for target in self.targets.values()]
+        at_work = {job.target for job in self.layout.jobs}
+        answers = [_target_vital(self.targets[name]) for name in sorted(at_work)]
         if not answers:
-            return Vital(state=vitals.State.DOWN, reason="no database is enabled")
-        return next((one for one in answers if one.state is vitals.State.OK), answers[0])
+            return Vital(state=vitals.State.DOWN, reason="there is nothing to collect")
+        return next((one for one in answers if one.state is not vitals.State.DOWN), answers[0])
 
 
 def _target_vital(target: Target) -> Vital:
-    if target.trouble is not None:
-        return Vital(state=vitals.State.DOWN, reason=target.trouble)
+    trouble = target.trouble
+    if trouble is not None:
+        state = vitals.State.DOWN if target.down else vitals.State.DEGRADED
+        return Vital(state=state, reason=str(trouble), remedy=trouble.remedy)
     if not target.connected:
         return Vital(state=vitals.State.DOWN, reason="not connected yet")
     return vitals.OK

@@ -27,13 +27,13 @@ class Changes:
         self._full_at = -math.inf
         self._base: str | None = None
         self._full = True
-        self._fell = False
+        self._fell = 0
 
     def begin(self, now: float, *, full: bool) -> str | None:
         """Start a turn; return the `at` of the full line it builds on, None if it is one itself."""
         self._full = full or self._base is None or now - self._full_at >= FULL_EVERY
         self._next = {}
-        self._fell = False
+        self._fell = 0
         return None if self._full else self._base
 
     def changed(self, row: Sequence[Any]) -> bool:
@@ -44,17 +44,17 @@ class Changes:
         self._next[key] = now
         before = self._seen.get(key)
         if before is not None and counter < before[1]:
-            self._fell = True
+            self._fell += 1
         return self._full or now != before
 
     @property
     def reset(self) -> bool:
         """Whether this turn's rows tell that counting began anew since the turn before.
 
-        A counter fell, or most rows went away: evictions take a few per cent at a time.
+        Most rows went away or fell: evictions, and entries that come back, are a few per cent.
         """
         gone = sum(key not in self._next for key in self._seen)
-        return self._fell or gone > len(self._seen) / 2
+        return gone + self._fell > len(self._seen) / 2
 
     def commit(self, now: float, at: str) -> None:
         """Remember this turn: its line is in the buffer. Rows that went away are forgotten."""
@@ -70,7 +70,7 @@ class Known:
     def __init__(self, refresh: float, batch: int) -> None:
         """Count a key as new after `refresh` seconds; `batch` bounds what is asked at once."""
         self._refresh = refresh
-        self._batch = batch
+        self._batch = self._most = batch
         self._known: dict[int, float] = {}
         self._own: set[int] = set()
         self._wanted: dict[int, Any] = {}
@@ -97,15 +97,27 @@ class Known:
         self._batch //= 2
         return True
 
+    def fit(self, taken: int, *, all_fitted: bool) -> None:
+        """Ask for as many next time as could be taken this time, or for twice as many if all."""
+        wanted = self._batch * 2 if all_fitted else taken
+        self._batch = max(LEAST_BATCH, min(wanted, self._most))
+
+    def forget(self) -> None:
+        """Know nothing any more, but what is of our own making."""
+        self._known.clear()
+
     def found(self, key: tuple[Any, ...], *, own: bool) -> None:
         """Note the answer for a key."""
         if own:
             self._own.add(hash(key))
 
-    def commit(self, asked: Collection[Any], now: float) -> None:
-        """Remember what was asked: the answers are in the buffer, or there were none."""
+    def commit(self, asked: Collection[Any], now: float, left: Collection[int] = ()) -> None:
+        """Remember what was asked: the answers are in the buffer, or there were none.
+
+        `left` are the hashes of keys whose answer was left behind for want of room.
+        """
         for hashed, value in self._wanted.items():
-            if value in asked:
+            if value in asked and hashed not in left:
                 self._known[hashed] = now
         self._wanted.clear()
         self._known = {key: at for key, at in self._known.items() if key in self._seen}

@@ -1,10 +1,14 @@
 """The local control socket: a command asks the running agent instead of opening a third session.
 
 One request and one reply a connection, each a line of JSON. Who may ask, the socket's mode decides
-(0660: the agent's user and group). There is one verb so far: `sample`.
+(0660: the agent's user and group). There is one verb so far: `sample`. Several agents may run on a
+host, each with a socket of its own; a request names the connection that it means, and an agent that
+has another one says so.
 """
 
 import contextlib
+import errno
+import hashlib
 import logging
 import os
 import socket
@@ -12,13 +16,16 @@ import socketserver
 import stat
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from pg_collector.errors import AgentUnreachable, CollectorError, StateError
+from pg_collector.config.model import Database
+from pg_collector.errors import AgentUnreachable, CollectorError, TargetError
+from pg_collector.pg import conninfo
 
 log = logging.getLogger(__name__)
 
@@ -26,45 +33,63 @@ SOCKET_NAME: Final = "pgc.sock"
 REQUEST_MAX: Final = 64 * 1024  # bytes
 REPLY_MAX: Final = 64 * 1024 * 1024  # bytes
 TIMEOUT: Final = 30.0  # seconds, for either side
+ANSWER_WITHIN: Final = 20.0  # seconds that the agent takes for a request: less than who waits for it
 CONNECTIONS: Final = 4  # served at once; further ones wait in the kernel's queue
+
+_CHUNK: Final = 64 * 1024  # bytes read at once
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a command asks. Without a target the agent's first one is meant.
+    """What a command asks: samplers (none: all) of a target and its `fingerprint`.
 
     With `explain` the answer is the SQL that would be asked.
     """
 
     verb: Literal["sample"] = "sample"
     samplers: tuple[str, ...]
-    target: str | None = None
+    target: str
+    connection: str
     explain: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent answers: lines, or an error with its remedy."""
+    """What the agent answers.
 
+    `done` comes with lines, `failed` and `unavailable` (try again later) with an error and its
+    remedy; `stranger` means that the target is another agent's.
+    """
+
+    status: Literal["done", "failed", "unavailable", "stranger"] = "done"
     lines: tuple[str, ...] = ()
-    error: str | None = None
+    error: str = ""
     remedy: str = ""
+
+
+# What answers a request: lines; None where the target is another agent's.
+Answer = Callable[[Request], list[bytes] | None]
+
+
+def fingerprint(database: Database) -> str:
+    """Return what tells one connection from another: its hosts, its ports and its database.
+
+    They are taken as libpq fills them in, from the service file and the environment as well. No
+    password is in it. Raises ConfigurationError where the connection string cannot be used.
+    """
+    route = conninfo.route(database)
+    there = msgspec.json.encode((route.endpoints, route.params["dbname"]))
+    return hashlib.blake2b(there, digest_size=16).hexdigest()
 
 
 def candidates(environ: Mapping[str, str], state_dir: Path | None) -> list[Path]:
     """Return where the socket may lie, best first; agent and commands look in the same order."""
-    places: list[Path] = []
+    places = [state_dir] if state_dir is not None else []
     if environ.get("RUNTIME_DIRECTORY"):
         places.append(Path(environ["RUNTIME_DIRECTORY"].partition(":")[0]))
     places.append(Path("/run/pg-collector"))
     if environ.get("XDG_RUNTIME_DIR"):
         places.append(Path(environ["XDG_RUNTIME_DIR"]) / "pg-collector")
-    places.append(state_dir or state_directory(environ))
-    return [place / SOCKET_NAME for place in places]
-
-
-def place(environ: Mapping[str, str], state_dir: Path | None) -> Path:
-    """Return where the agent puts its socket: the first directory that it can write to or make."""
-    paths = candidates(environ, state_dir)
-    return next((path for path in paths if _usable(path.parent)), paths[-1])
+    places.append(state_directory(environ))
+    return [place / SOCKET_NAME for place in dict.fromkeys(places)]
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
@@ -78,77 +103,132 @@ def state_directory(environ: Mapping[str, str]) -> Path:
     return Path(home) / "pg-collector"
 
 
-def _usable(directory: Path) -> bool:
-    if directory.exists():
-        return os.access(directory, os.W_OK)
-    return os.access(directory.parent, os.W_OK)
-
-
 class ControlServer:
-    """Listens on the socket in a thread of its own."""
+    """Listens on a socket in a thread of its own. Nothing but `pgc sample` needs it."""
 
-    def __init__(self, answer: Callable[[Request], list[bytes]], path: Path) -> None:
-        """`answer` returns lines, or raises CollectorError."""
-        self._path = path
+    def __init__(self, answer: Answer, paths: Sequence[Path]) -> None:
+        """`answer` may raise CollectorError; `paths` are tried in this order."""
+        self.path: Path | None = None
+        self._paths = paths
         self._answer = answer
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Bind the socket, mode 0660; raise StateError where that cannot be done."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-            _remove_stale(self._path)
-            mask = os.umask(0o117)
+        """Bind the first path that can be used, mode 0660; without one, warn and do without."""
+        refused = []
+        for path in self._paths:
             try:
-                self._server = _Server(str(self._path), self._answer)
-            finally:
-                os.umask(mask)
-        except OSError as error:
-            raise StateError(
-                f"cannot listen on {self._path}: {error.strerror or error}",
-                remedy="Another agent may be running, or the directory belongs to someone else.",
-            ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.2,), name="control", daemon=True
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+                _remove_stale(path)
+                self._server = _Server(str(path), self._answer)
+            except OSError as error:
+                refused.append(f"{path}: {error.strerror or error}")
+            else:
+                self._serve(self._server, path)
+                return
+        log.warning(
+            "no control socket: `pgc sample` cannot ask this agent",
+            extra={
+                "refused": refused,
+                "remedy": "To have one, set state_dir to a directory that the agent may write to.",
+            },
         )
-        self._thread.start()
 
     def stop(self) -> None:
         """Close the socket and remove it."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join(1.0)
-            self._path.unlink(missing_ok=True)
+        if self._server is None or self._thread is None or self.path is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(1.0)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", self.path, error.strerror)
+        self._server = self._thread = self.path = None
+
+    def _serve(self, server: "_Server", path: Path) -> None:
+        self.path = path
+        self._thread = threading.Thread(
+            target=server.serve_forever, args=(0.2,), name="control", daemon=True
+        )
+        self._thread.start()
+        log.info("commands reach the agent at %s", path)
 
 
-def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> Reply:
-    """Ask the agent behind a socket.
+def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> list[bytes] | None:
+    """Ask the agent behind a socket, and return its lines.
 
-    Raises AgentUnreachable where nobody answers, and CollectorError with the agent's own words
-    where it answers with an error.
+    Returns None where nobody listens, where the target is another agent's, and where the socket
+    lies in a directory that one may not enter. Raises PermissionError where someone may listen and
+    may not be asked, AgentUnreachable where an agent listens and does not answer within `timeout`
+    seconds, and CollectorError with its own words where it answers with an error.
     """
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(request) + b"\n")
-            connection.shutdown(socket.SHUT_WR)
-            with connection.makefile("rb") as stream:
-                reply = msgspec.json.decode(stream.read(REPLY_MAX), type=Reply)
-    except (OSError, msgspec.DecodeError) as error:
-        raise AgentUnreachable(f"the agent at {path} does not answer: {error}") from error
-    if reply.error is not None:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return None
+    except OSError:
+        return None  # it is not there, or not for us to see
+    try:
+        reply = _conversation(request, path, timeout)
+    except PermissionError:
+        raise
+    except (OSError, msgspec.MsgspecError) as error:
+        raise AgentUnreachable(
+            f"the agent at {path} does not answer: {error}",
+            remedy="Its log says why. Try again in a moment, or name fewer samplers; --dsn opens "
+            "a session of its own instead.",
+        ) from error
+    if reply is None or reply.status == "stranger":
+        return None
+    if reply.status == "unavailable":
+        raise AgentUnreachable(reply.error, remedy=reply.remedy)
+    if reply.status == "failed":
         raise CollectorError(reply.error, remedy=reply.remedy)
-    return reply
+    return [line.encode() for line in reply.lines]
+
+
+def _conversation(request: Request, path: Path, timeout: float) -> Reply | None:
+    """Send the request and read the reply; return None where nobody listens."""
+    deadline = time.monotonic() + timeout
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except BlockingIOError as error:  # so a full queue is told on a Unix socket
+            raise TimeoutError(errno.EBUSY, "it is busy with other commands") from error
+        connection.sendall(msgspec.json.encode(request) + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        return msgspec.json.decode(_all_of(connection, deadline), type=Reply)
+
+
+def _all_of(connection: socket.socket, deadline: float) -> bytes:
+    """Read to the end. Raises OSError when that is too late, too long, or nothing."""
+    found = bytearray()
+    while len(found) <= REPLY_MAX:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        connection.settimeout(left)
+        chunk = connection.recv(_CHUNK)
+        if not chunk:
+            break
+        found += chunk
+    if len(found) > REPLY_MAX:
+        raise OSError(f"the reply is longer than {REPLY_MAX} bytes")
+    if not found:
+        raise ConnectionResetError("it closed the connection")
+    return bytes(found)
 
 
 def _remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on; raise OSError if someone does, or it is no socket."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(17, "it exists and is not a socket")
+            raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
             try:
@@ -156,17 +236,24 @@ def _remove_stale(path: Path) -> None:
             except ConnectionRefusedError:
                 path.unlink()
             else:
-                raise FileExistsError(98, "an agent listens there")
+                raise FileExistsError(errno.EADDRINUSE, "another agent listens there")
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
-    def __init__(self, path: str, answer: Callable[[Request], list[bytes]]) -> None:
+    def __init__(self, path: str, answer: Answer) -> None:
         self.answer = answer
         self.places = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(path, _Connection)
+
+    def server_bind(self) -> None:
+        # Linux makes the file with the descriptor's mode, less the umask: it is never wider. To
+        # change the umask would touch what other threads write at this moment.
+        os.fchmod(self.socket.fileno(), 0o660)
+        super().server_bind()
+        Path(str(self.server_address)).chmod(0o660)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self.places.acquire(timeout=1.0):
@@ -182,7 +269,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self.places.release()
 
     def handle_error(self, *_: Any) -> None:
-        log.debug("a control connection broke off: %s", sys.exception())
+        error = sys.exception()
+        if isinstance(error, OSError):
+            log.debug("a control connection broke off: %s", error)
+        else:
+            log.error("a command could not be answered", exc_info=error)
 
 
 class _Connection(socketserver.StreamRequestHandler):
@@ -190,12 +281,27 @@ class _Connection(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
+        encoded = msgspec.json.encode(self._reply())
+        if len(encoded) > REPLY_MAX:
+            reply = Reply(
+                status="failed",
+                error=f"the answer has {len(encoded)} bytes; {REPLY_MAX} are allowed",
+                remedy="Name fewer samplers.",
+            )
+            encoded = msgspec.json.encode(reply)
+        self.wfile.write(encoded)
+
+    def _reply(self) -> Reply:
         try:
             request = msgspec.json.decode(self.rfile.readline(REQUEST_MAX), type=Request)
             lines = self.server.answer(request)
-            reply = Reply(lines=tuple(line.decode() for line in lines))
         except msgspec.MsgspecError as error:
-            reply = Reply(error=f"not a request: {error}")
+            remedy = "If the agent is of another version than pgc, restart it."
+            return Reply(status="failed", error=f"not a request: {error}", remedy=remedy)
+        except (TargetError, AgentUnreachable) as error:
+            return Reply(status="unavailable", error=str(error), remedy=error.remedy)
         except CollectorError as error:
-            reply = Reply(error=str(error), remedy=error.remedy)
-        self.wfile.write(msgspec.json.encode(reply))
+            return Reply(status="failed", error=str(error), remedy=error.remedy)
+        if lines is None:
+            return Reply(status="stranger", error="another agent's target")
+        return Reply(lines=tuple(line.decode() for line in lines))

@@ -4,35 +4,39 @@ This is the last place where raw query text exists, and it exists in local varia
 """
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pg_collector import states
 from pg_collector.buffer import Buffer
-from pg_collector.clock import Clock
+from pg_collector.clock import Clock, rfc3339
 from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
 from pg_collector.metrics import Metrics
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
 from pg_collector.privacy.utility import without_utility
-from pg_collector.sample import Body, Facts, Keep, Sample, Unavailable
+from pg_collector.sample import Body, Keep, Sample, Unavailable
 from pg_collector.samplers._sampler import OWN_TAG, Query, Statement
 from pg_collector.states import OK, State
-from pg_collector.turn import Outcome, Search, SetMemory, Turn
+from pg_collector.turn import Outcome, Search, SetMemory, Tray, Turn
 
 RECHECK = 600.0  # seconds until a server is looked at again for what it lacked
+RESET_IS_NULL_SINCE = 15  # the first version where a database without a reset says so
 RETRY = 3_600.0  # seconds until a statement is repeated that the server refused
 
 
-class _Asking(NamedTuple):
+@dataclass
+class _Asking:
     """What every step of one turn needs."""
 
     turn: Turn
     session: Session
     at: str
     now: float
-    tray: "_Tray"
+    tray: Tray
+    refreshed: bool = False  # once a turn is enough, whatever the server refuses
 
 
 class _Reading(NamedTuple):
@@ -40,22 +44,9 @@ class _Reading(NamedTuple):
 
     body: Body
     total: int
-    resets: list[str]
+    resets: dict[object, str | None]
+    epoch: str | None
     seconds: float
-
-
-class _Tray:
-    """Puts the lines of one turn into the buffer, and counts."""
-
-    def __init__(self, buffer: Buffer) -> None:
-        self._buffer = buffer
-        self.rows = self.lines = self.bytes = self.failed = 0
-
-    def put(self, sample: Sample, body: Body, keep: Keep) -> None:
-        for line in sample.lines(body):
-            self._buffer.put(line, keep)
-            self.lines += 1
-            self.bytes += len(line) + 1
 
 
 class Runner:
@@ -76,43 +67,64 @@ class Runner:
         self._clock = clock
         self._drop_utility_text = drop_utility_text
 
-    def take(self, turn: Turn, session: Session) -> Outcome:
+    def take(
+        self,
+        turn: Turn,
+        session: Session,
+        introduce: Callable[[Session], None] = lambda _session: None,
+    ) -> Outcome:
         """Take one turn; put its lines into the buffer and return what it gave.
 
-        A set that fails is told in `turn.states` and does not keep the others from being asked.
-        Raises TargetDown or TargetRefused when the session is of no further use.
+        `introduce` sees the session once its facts are those of now. A set that fails is told in
+        `turn.states` and does not keep the others from being asked. Raises TargetDown or
+        TargetRefused when the session is of no further use.
         """
         started = self._clock.monotonic()
-        at = session.moment().at
-        self._look_again(turn, session, started)
-        turn.renew(session, self._buffer.losses)
-        asking = _Asking(turn, session, at, started, _Tray(self._buffer))
-        for query in turn.lacking:
-            self._tell(asking, query, _lack(turn, query, session.facts))
-        for statement in turn.statements:
-            self._guarded(asking, statement)
-        for search in turn.searches:
-            self._search(asking, search)
-        seconds = self._clock.monotonic() - started
+        asking = _Asking(turn, session, rfc3339(self._clock.now()), started, Tray(self._buffer))
+        try:
+            asking.at = session.moment().at
+            self._look_again(asking)
+        except SamplerError as error:
+            asking.tray.failed += 1
+            self._tell(asking, None, self._failure(asking, error))
+        else:
+            self._tell(asking, None, OK)
+            introduce(session)
+            turn.renew(session, self._buffer.losses)
+            self._ask_all(asking)
         tray = asking.tray
+        seconds = self._clock.monotonic() - started
         turn.last = Outcome(tray.rows, tray.lines, tray.bytes, seconds, tray.failed)
-        self._metrics.pg_query_duration_seconds.labels(turn.sampler.name).observe(seconds)
-        if tray.lines:
-            labels = {"target": turn.target, "sampler": turn.sampler.name}
-            self._metrics.samples_total.labels(**labels).inc()
-            self._metrics.last_sample_timestamp_seconds.labels(**labels).set(
-                self._clock.now().timestamp()
-            )
+        self._measure(turn)
         return turn.last
 
-    def _look_again(self, turn: Turn, session: Session, now: float) -> None:
+    def _ask_all(self, asking: _Asking) -> None:
+        for query in asking.turn.lacking:
+            self._tell(asking, query, states.lack(asking.turn.sampler, query, asking.session.facts))
+        for statement in asking.turn.statements:
+            self._guarded(asking, statement)
+        for search in asking.turn.searches:
+            self._search(asking, search)
+
+    def _measure(self, turn: Turn) -> None:
+        if turn.last is None:
+            return
+        self._metrics.pg_query_duration_seconds.labels(turn.sampler.name).observe(turn.last.seconds)
+        if turn.last.lines:
+            labels = {"target": turn.target, "sampler": turn.sampler.name}
+            self._metrics.samples_total.labels(**labels).inc()
+            now = self._clock.now().timestamp()
+            self._metrics.last_sample_timestamp_seconds.labels(**labels).set(now)
+
+    def _look_again(self, asking: _Asking) -> None:
         """Read the facts again now and then where something is missing that may come."""
+        turn, session = asking.turn, asking.session
         if not turn.lacking and session.facts.reads_all_stats:
-            turn.checked_at = now
-        elif now - turn.checked_at >= RECHECK:
+            turn.checked_at = asking.now
+        elif asking.now - turn.checked_at >= RECHECK:
             if turn.checked_at > -math.inf:
                 session.refresh()
-            turn.checked_at = now
+            turn.checked_at = asking.now
 
     def _guarded(self, asking: _Asking, statement: Statement) -> None:
         """Ask for one set; its failure is told and stays its own."""
@@ -124,23 +136,36 @@ class Runner:
             try:
                 self._ask(asking, statement, memory)
             except SamplerUnavailable:
-                if not asking.session.stale:
+                again = self._anew(asking, statement)
+                if again is None:
                     raise
-                # A column or a view went away under us: look again and ask once more.
-                asking.session.refresh()
-                asking.turn.renew(asking.session, self._buffer.losses)
-                again = [s for s in asking.turn.statements if s.query.set == query.set]
-                if not again:
-                    raise
-                self._ask(asking, again[0], memory)
+                self._ask(asking, again, memory)
         except SamplerError as error:
             asking.tray.failed += 1
             if isinstance(error, SamplerUnavailable):
                 memory.retry_at = asking.now + RETRY
+            elif query.rotate is not None:
+                memory.asked_at = asking.now
+                memory.part = _next_part(query, memory)  # the others have their turn all the same
             self._tell(asking, query, self._failure(asking, error))
         else:
             memory.asked_at = asking.now
-            self._tell(asking, query, _holes(asking, query))
+            self._tell(
+                asking, query, states.holes(asking.turn.sampler, query, asking.session.facts)
+            )
+
+    def _anew(self, asking: _Asking, statement: Statement) -> Statement | None:
+        """Return another statement for the set, if the facts, read again, lead to one.
+
+        A column or a view went away under us. What is refused all the same waits its time.
+        """
+        if not asking.session.stale or asking.refreshed:
+            return None
+        asking.refreshed = True
+        asking.session.refresh()
+        asking.turn.renew(asking.session, self._buffer.losses)
+        found = (s for s in asking.turn.statements if s.query.set == statement.query.set)
+        return next((s for s in found if s.sql != statement.sql), None)
 
     def _ask(self, asking: _Asking, statement: Statement, memory: SetMemory) -> None:
         """Ask for one set and put its lines into the buffer."""
@@ -156,19 +181,25 @@ class Runner:
             # A line of changes builds on rows that are gone: take a full one at once.
             base = changes.begin(asking.now, full=True)
             reading = self._read(asking, statement, memory)
-        if reading.resets:
-            sets = query.epoch_for or (query.set,)
-            turn.epochs.update(dict.fromkeys(sets, max(reading.resets)))
-            if query.set in sets:
-                epoch = max(*reading.resets, shared_reset or "")
+        for name in query.epoch_for:
+            if reading.epoch is not None:
+                turn.epochs[name] = reading.epoch
+            else:
+                turn.epochs.pop(name, None)
+        if query.epoch_for:
+            epoch = reading.epoch or shared_reset
         moved = memory.epoch is not None and epoch != memory.epoch
+        first_counts = asking.session.facts.major >= RESET_IS_NULL_SINCE
+        began = (
+            moved or reset or _began_anew(memory.resets, reading.resets, first_counts=first_counts)
+        )
         counts = query.keep is Keep.CUMULATIVE
         sample = self._sample(
             asking,
             statement,
             took_ms=round(reading.seconds * 1000, 3),
             epoch=epoch if counts else None,
-            epoch_changed=(moved or reset) and counts,
+            epoch_changed=began and counts,
             delta=base is not None,
             base=base,
             total_rows=reading.total if reading.total != reading.body.rows else None,
@@ -176,8 +207,8 @@ class Runner:
         asking.tray.put(sample, reading.body, Keep.DELTA if base is not None else query.keep)
         asking.tray.rows += reading.total
         memory.epoch = epoch
-        if query.rotate is not None:
-            memory.part = 0 if memory.part is None else (memory.part + 1) % query.rotate
+        memory.resets = reading.resets
+        memory.part = _next_part(query, memory)
         if changes is not None:
             changes.commit(asking.now, asking.at)
 
@@ -187,8 +218,10 @@ class Runner:
         prepare = self._preparation(statement)
         secret = _hidden_keys(statement)
         notes = [_noting(search, statement, asking.now) for search in asking.turn.searches]
-        reset = columns.index(query.epoch) if query.epoch in columns else None
-        resets: list[str] = []
+        when = columns.index(query.epoch) if query.epoch in columns else None
+        each = [columns.index(name) for name in query.resets or () if name in columns]
+        resets: dict[object, str | None] = {}
+        epoch: str | None = None
         body = Body()
         total = 0
         started = self._clock.monotonic()
@@ -198,13 +231,14 @@ class Runner:
                 if any(row[position] is None for position in secret):
                     continue
                 if any(note(row) for note in notes):
-                    total -= 1
                     continue
-                if reset is not None and row[reset] is not None:
-                    resets.append(row[reset])
+                if when is not None:
+                    epoch = row[when]
+                if len(each) == _IDENTITY_AND_RESET:
+                    resets[row[each[0]]] = row[each[1]]
                 if changes is None or changes.changed(row):
                     body.add(prepare(row))
-        return _Reading(body, total, resets, self._clock.monotonic() - started)
+        return _Reading(body, total, resets, epoch, self._clock.monotonic() - started)
 
     def _search(self, asking: _Asking, search: Search) -> None:
         """Ask for what belongs to keys that were not seen before."""
@@ -233,21 +267,27 @@ class Runner:
         key = [statement.columns.index(name) for name in lookup.key]
         tag = statement.columns.index(lookup.own_tag_in) if lookup.own_tag_in else None
         body = Body()
+        room = lookup.batch_bytes
+        left: set[int] = set()
         started = self._clock.monotonic()
         for answer in asking.session.stream(statement.sql, {"ids": wanted}):
             for row in answer.rows:
+                found = tuple(row[position] for position in key)
                 own = tag is not None and str(row[tag]).startswith(OWN_TAG)
-                search.known.found(tuple(row[position] for position in key), own=own)
-                if not own:
-                    body.add(prepare(row))
+                search.known.found(found, own=own)
+                if not own and room > 0:
+                    room -= body.add(prepare(row))
+                elif not own:
+                    left.add(hash(found))
         took = self._clock.monotonic() - started
         # Reading texts costs the server in proportion to the whole file: leave it in peace after.
         search.retry_at = asking.now + 20 * took
+        search.known.fit(body.rows, all_fitted=not left)
         if body.rows:
             sample = self._sample(asking, statement, took_ms=round(took * 1000, 3))
             asking.tray.put(sample, body, statement.query.keep)
             asking.tray.rows += body.rows
-        search.known.commit(frozenset(wanted), asking.now)
+        search.known.commit(frozenset(wanted), asking.now, left)
 
     def _sample(self, asking: _Asking, statement: Statement, **more: Any) -> Sample:
         facts = asking.session.facts
@@ -258,7 +298,7 @@ class Runner:
             schema=statement.query.schema,
             target=asking.turn.target,
             at=asking.at,
-            every_s=statement.query.every or asking.turn.every,
+            every_s=max(statement.query.every or 0.0, asking.turn.every),
             server=facts.system_identifier,
             unavailable=(
                 *statement.missing,
@@ -292,25 +332,18 @@ class Runner:
         return prepare if texts or free or query.cap is not None else _as_it_is
 
     def _failure(self, asking: _Asking, error: SamplerError) -> State:
-        """Say what a failure means, count it."""
+        """Count a failure, and say what it means."""
         turn = asking.turn
-        reason: Reason | None = None
-        if isinstance(error, SamplerUnavailable | SamplerTimeout):
-            reason = error.reason
+        state = states.failure(turn.sampler, error, asking.session.facts)
         self._metrics.sample_errors_total.labels(
-            target=turn.target, sampler=turn.sampler.name, reason=reason or "error"
+            target=turn.target, sampler=turn.sampler.name, reason=state.reason or "error"
         ).inc()
-        return State(
-            state="unavailable" if isinstance(error, SamplerUnavailable) else "error",
-            reason=reason,
-            sqlstate=error.sqlstate,
-            message=self._masker.mask(str(error), "error"),
-            remedy=_remedy(turn, reason, asking.session.facts) or error.remedy or None,
-        )
+        return state
 
-    def _tell(self, asking: _Asking, query: Query, state: State) -> None:
+    def _tell(self, asking: _Asking, query: Query | None, state: State) -> None:
         turn = asking.turn
-        turn.states.tell(turn.sampler.name, query.set, state, at=asking.at, every=turn.every)
+        name = query.set if query is not None else None
+        turn.states.tell(turn.sampler.name, name, state, at=asking.at, every=turn.every)
 
 
 def _due(query: Query, memory: SetMemory, asking: _Asking) -> bool:
@@ -323,6 +356,26 @@ def _due(query: Query, memory: SetMemory, asking: _Asking) -> bool:
 
 def _parameters(query: Query, memory: SetMemory) -> dict[str, Any] | None:
     return {"part": memory.part} if query.rotate is not None else None
+
+
+def _next_part(query: Query, memory: SetMemory) -> int | None:
+    """Return which part of a set that is asked in parts comes next."""
+    if query.rotate is None:
+        return None
+    return 0 if memory.part is None else (memory.part + 1) % query.rotate
+
+
+def _began_anew(
+    before: Mapping[object, str | None], now: Mapping[object, str | None], *, first_counts: bool
+) -> bool:
+    """Whether a row that was there before tells another time at which its counting began."""
+    return any(
+        when is not None
+        and key in before
+        and when != before[key]
+        and (first_counts or before[key] is not None)
+        for key, when in now.items()
+    )
 
 
 def _hidden_keys(statement: Statement) -> list[int]:
@@ -349,44 +402,4 @@ def _as_it_is(row: Sequence[Any]) -> Sequence[Any]:
     return row
 
 
-def _lack(turn: Turn, query: Query, facts: Facts) -> State:
-    """Say why a server cannot answer a query at all."""
-    reason = Reason.VERSION
-    message = f"this server has no {next(iter(query.relations.values()))}"
-    if query.extension is not None and query.extension not in facts.extensions:
-        libraries = facts.settings.get("shared_preload_libraries")
-        message = f"the extension {query.extension} is not in the database {facts.database!r}"
-        if libraries is not None and query.extension not in libraries:
-            reason = Reason.SETTING
-            message = f"{query.extension} is not loaded by this server"
-    return State(
-        state="unavailable", reason=reason, message=message, remedy=_remedy(turn, reason, facts)
-    )
-
-
-def _holes(asking: _Asking, query: Query) -> State:
-    """Say what is missing from an answer that came."""
-    facts = asking.session.facts
-    if facts.reads_all_stats or not query.hidden:
-        return OK
-    return State(
-        state="limited",
-        reason=Reason.PRIVILEGE,
-        message=f"what belongs to other roles is hidden from {facts.role}",
-        remedy=_remedy(asking.turn, Reason.PRIVILEGE, facts),
-    )
-
-
-def _remedy(turn: Turn, reason: Reason | None, facts: Facts) -> str | None:
-    text = turn.sampler.remedy.get(reason) if reason is not None else None
-    return text and text.format(role=_identifier(facts.role), database=facts.database)
-
-
-def _identifier(name: str) -> str:
-    """Quote an identifier where SQL needs it."""
-    if _PLAIN.fullmatch(name):
-        return name
-    return '"' + name.replace('"', '""') + '"'
-
-
-_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+_IDENTITY_AND_RESET = 2  # both columns of `Query.resets` are there

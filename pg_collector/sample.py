@@ -91,8 +91,11 @@ class Body:
         self.parts: list[bytearray] = [bytearray()]
         self.rows = 0
 
-    def add(self, row: Sequence[Any]) -> None:
-        """Encode one row of JSON-ready values at the end of the last part, or of a new one."""
+    def add(self, row: Sequence[Any]) -> int:
+        """Encode one row of JSON-ready values at the end of the last part, or of a new one.
+
+        Returns the bytes it took.
+        """
         encoded = _encoder.encode(row)
         part = self.parts[-1]
         if part and len(part) + len(encoded) > self._max_bytes:
@@ -102,6 +105,7 @@ class Body:
             part += b","
         part += encoded
         self.rows += 1
+        return len(encoded)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,12 +1,16 @@
 """How every sampler fares on every target: told when it changes, in the log and as a line."""
 
 import logging
+import re
 import threading
 
 import msgspec
 
 from pg_collector.buffer import Buffer
-from pg_collector.sample import Body, Keep, Sample
+from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
+from pg_collector.privacy.scrub import scrub_error
+from pg_collector.sample import Body, Facts, Keep, Sample
+from pg_collector.samplers._sampler import Query, Sampler
 
 log = logging.getLogger(__name__)
 
@@ -81,3 +85,59 @@ class States:
             log.warning(
                 "%s on %s: %s: %s", set_name, self._target, state.state, state.message, extra=extra
             )
+
+
+def failure(sampler: Sampler, error: SamplerError, facts: Facts) -> State:
+    """Say what an error of a set means for it; what the message quotes of the user's is hidden."""
+    reason: Reason | None = None
+    if isinstance(error, SamplerUnavailable | SamplerTimeout):
+        reason = error.reason
+    return State(
+        state="unavailable" if isinstance(error, SamplerUnavailable) else "error",
+        reason=reason,
+        sqlstate=error.sqlstate,
+        message=scrub_error(error.sqlstate, str(error)),
+        remedy=_remedy(sampler, reason, facts) or error.remedy or None,
+    )
+
+
+def lack(sampler: Sampler, query: Query, facts: Facts) -> State:
+    """Say why a server cannot answer a query at all."""
+    reason = Reason.VERSION
+    message = f"this server has no {next(iter(query.relations.values()))}"
+    if query.extension is not None and query.extension not in facts.extensions:
+        libraries = facts.settings.get("shared_preload_libraries")
+        message = f"the extension {query.extension} is not in the database {facts.database!r}"
+        if libraries is not None and query.extension not in libraries:
+            reason = Reason.SETTING
+            message = f"{query.extension} is not loaded by this server"
+    return State(
+        state="unavailable", reason=reason, message=message, remedy=_remedy(sampler, reason, facts)
+    )
+
+
+def holes(sampler: Sampler, query: Query, facts: Facts) -> State:
+    """Say what is missing from an answer that came."""
+    if facts.reads_all_stats or not query.hidden:
+        return OK
+    return State(
+        state="limited",
+        reason=Reason.PRIVILEGE,
+        message=f"what belongs to other roles is hidden from {facts.role}",
+        remedy=_remedy(sampler, Reason.PRIVILEGE, facts),
+    )
+
+
+def _remedy(sampler: Sampler, reason: Reason | None, facts: Facts) -> str | None:
+    text = sampler.remedy.get(reason) if reason is not None else None
+    return text and text.format(role=_identifier(facts.role), database=facts.database)
+
+
+def _identifier(name: str) -> str:
+    """Quote an identifier where SQL needs it."""
+    if _PLAIN.fullmatch(name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -15,11 +16,12 @@ from pg_collector.errors import ConfigurationError, TargetError, TargetRefused
 from pg_collector.metrics import Metrics
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
+from pg_collector.privacy.scrub import scrub_error
 from pg_collector.runner import Runner
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import LaneName, Sampler
 from pg_collector.schedule import Job
-from pg_collector.states import OK, State, States
+from pg_collector.states import State, States
 from pg_collector.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,12 @@ class Target:
         self._clock = clock
         self._lock = threading.Lock()
         self._turns: dict[str, Turn] = {}  # guarded by _lock
+        self._turning: set[LaneName] = set()  # lanes that have turns; guarded by _lock
         self._introduced: bytes | None = None  # guarded by _lock
-        self._trouble: str | None = None  # guarded by _lock
-        self._fast_session: Session | None = None  # guarded by _lock
+        self._losses = 0  # of the buffer, when it was introduced; guarded by _lock
+        self._troubles: dict[LaneName, TargetError] = {}  # guarded by _lock
+        self._facts: dict[LaneName, Facts] = {}  # those of each lane; guarded by _lock
+        self._sessions: dict[LaneName, Session] = {}  # guarded by _lock
         relations = frozenset(name for one in samplers.values() for name in one.relations)
         lanes = (LaneName.FAST, LaneName.SLOW)[: database.postgres.max_connections]
         self._lanes = {
@@ -88,10 +93,16 @@ class Target:
         return any(lane.connected for lane in self._lanes.values())
 
     @property
-    def trouble(self) -> str | None:
-        """Why the target cannot be used, with the remedy; None if it can."""
+    def trouble(self) -> TargetError | None:
+        """Why the target cannot be used, or only with one of its lanes; None if it can."""
         with self._lock:
-            return self._trouble
+            return next(iter(self._troubles.values()), None)
+
+    @property
+    def down(self) -> bool:
+        """Whether no lane can be used."""
+        with self._lock:
+            return bool(self._troubles) and self._troubles.keys() >= self._turning
 
     @property
     def turns(self) -> dict[str, Turn]:
@@ -105,8 +116,7 @@ class Target:
         lane = self._lanes[job.lane]
         try:
             session = lane.session()
-            self._introduce(session, job)
-            self._runner.take(turn, session)
+            self._runner.take(turn, session, partial(self._introduce, job))
         except TargetError as error:
             lane.drop(error)
             self._missed(job, error)
@@ -118,6 +128,7 @@ class Target:
             log.exception("a turn of %s failed", job.sampler, extra={"target": self.name})
             self._metrics.panics_recovered_total.labels(component="runner").inc()
             self._failed(job, "panic")
+            self._tell(job, State(state="error", message="a fault of the agent; its log has more"))
         else:
             self._well(job)
 
@@ -144,18 +155,24 @@ class Target:
         for lane in self._lanes.values():
             lane.close()
 
-    def _introduce(self, session: Session, job: Job) -> None:
-        """Put a `server` line into the buffer after a connection, or where its content is news."""
+    def _introduce(self, job: Job, session: Session) -> None:
+        """Put a `server` line into the buffer where a lane's facts are new, and tell news.
+
+        After a connection of the fast lane, and after a loss, they are told all the same.
+        """
         facts = session.facts
-        row = _server_row(facts, self.database)
-        encoded = msgspec.json.encode(row)
+        losses = self._buffer.losses
         with self._lock:
-            again = job.lane is LaneName.FAST and session is not self._fast_session
-            if encoded == self._introduced and not again:
+            lost = losses != self._losses
+            if facts is self._facts.get(job.lane) and not lost:
                 return
-            self._introduced = encoded
-            if job.lane is LaneName.FAST:
-                self._fast_session = session
+            again = job.lane is LaneName.FAST and session is not self._sessions.get(job.lane)
+            self._facts[job.lane], self._sessions[job.lane] = facts, session
+            row = _server_row(facts, self.database)
+            encoded = msgspec.json.encode(row)
+            if encoded == self._introduced and not again and not lost:
+                return
+            self._introduced, self._losses = encoded, losses
         sample = Sample(
             v=1,
             set="server",
@@ -175,6 +192,7 @@ class Target:
 
     def _turn(self, job: Job) -> Turn:
         with self._lock:
+            self._turning.add(job.lane)
             turn = self._turns.get(job.sampler)
             if turn is None or turn.every != job.every:
                 sampler = self._samplers[job.sampler]
@@ -183,28 +201,27 @@ class Target:
 
     def _missed(self, job: Job, error: TargetError) -> None:
         with self._lock:
-            news = self._trouble != error.sentence()
-            self._trouble = error.sentence()
-        if news:
+            before = self._troubles.get(job.lane)
+            self._troubles[job.lane] = error
+        if before is None or str(before) != str(error):
             extra = {"target": self.name, "sqlstate": error.sqlstate, "remedy": error.remedy}
-            log.warning("cannot use %s: %s", self.name, error, extra=extra)
-        refused = isinstance(error, TargetRefused)
-        self._failed(job, "refused" if refused else "down")
+            log.warning("cannot use %s (%s lane): %s", self.name, job.lane, error, extra=extra)
+        reason = "refused" if isinstance(error, TargetRefused) else "down"
+        self._failed(job, reason)
         state = State(
             state="down",
-            reason="refused" if refused else "down",
+            reason=reason,
             sqlstate=error.sqlstate,
-            message=str(error),
+            message=scrub_error(error.sqlstate, str(error)),
             remedy=error.remedy or None,
         )
         self._tell(job, state)
 
     def _well(self, job: Job) -> None:
         with self._lock:
-            was, self._trouble = self._trouble, None
+            was = self._troubles.pop(job.lane, None)
         if was is not None:
-            log.info("%s is back", self.name, extra={"target": self.name})
-        self._tell(job, OK)
+            log.info("%s is back (%s lane)", self.name, job.lane, extra={"target": self.name})
 
     def _tell(self, job: Job, state: State) -> None:
         at = rfc3339(self._clock.now())

@@ -3,11 +3,14 @@
 import math
 from typing import NamedTuple
 
+from pg_collector.buffer import Buffer
 from pg_collector.changes import Changes, Known
 from pg_collector.pg.session import Session
-from pg_collector.sample import Facts
+from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import Lookup, Query, Sampler, Statement, compose, statements
 from pg_collector.states import States
+
+ROOM_PATIENCE = 2.0  # seconds that a line waits for room in the buffer, once a sample
 
 
 class Outcome(NamedTuple):
@@ -20,6 +23,25 @@ class Outcome(NamedTuple):
     failed: int
 
 
+class Tray:
+    """Puts the lines of one turn into the buffer, and counts."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+        self.rows = self.lines = self.bytes = self.failed = 0
+
+    def put(self, sample: Sample, body: Body, keep: Keep) -> None:
+        """Put the lines of one sample."""
+        patience = ROOM_PATIENCE
+        for line in sample.lines(body):
+            # A large sample comes in one burst: let the sender make room, if it does.
+            if patience and not self._buffer.wait_for_room(len(line), patience):
+                patience = 0.0
+            self._buffer.put(line, keep)
+            self.lines += 1
+            self.bytes += len(line) + 1
+
+
 class SetMemory:
     """One set: when it was asked, what it sent, since when its counters count."""
 
@@ -29,6 +51,7 @@ class SetMemory:
         self.part: int | None = None
         self.changes: Changes | None = None
         self.epoch: str | None = None  # the one of the last line
+        self.resets: dict[object, str | None] = {}  # of its rows, where they are reset one by one
 
 
 class Search:
@@ -59,15 +82,23 @@ class Turn:
         self._facts: Facts | None = None
         self._session: Session | None = None
         self._losses = 0
+        self._losing = False
 
     def renew(self, session: Session, losses: int) -> None:
-        """Fit the turn to its session: on a new one, or after a loss, everything is sent in full.
+        """Fit the turn to its session: on a new one everything is sent in full.
 
-        The statements follow the server's facts whenever those were read again.
+        So it is after a loss, texts included, as soon as no more is lost: while the buffer
+        overflows, more lines would only push out more. The statements follow the server's facts
+        whenever those were read again.
         """
-        if session is not self._session or losses != self._losses:
+        over = self._losing and losses == self._losses
+        self._losing = losses != self._losses
+        self._losses = losses
+        if over:
+            for search in self.searches:
+                search.known.forget()
+        if over or session is not self._session:
             self._session = session
-            self._losses = losses
             for memory in self.memories.values():
                 memory.changes = None
         if session.facts is not self._facts:
@@ -79,12 +110,15 @@ class Turn:
                 memory.changes = _changes(statement)
 
     def _lay_out(self, facts: Facts) -> None:
+        before = {statement.query.set: statement.sql for statement in self.statements}
         self.statements, self.lacking = statements(self.sampler, facts)
+        after = {statement.query.set: statement.sql for statement in self.statements}
         for search in self.searches:
             search.statement = compose(self.sampler.name, search.lookup.query, facts)
-        for memory in self.memories.values():
-            memory.changes = None  # the columns may be others
-            memory.retry_at = -math.inf
+        for name, memory in self.memories.items():
+            if before.get(name) != after.get(name):
+                memory.changes = None  # the columns are others
+                memory.retry_at = -math.inf  # and what was refused is not what is asked now
 
 
 def _changes(statement: Statement) -> Changes:

@@ -15,6 +15,9 @@ class Buffer(Protocol):
     def put(self, line: bytes, keep: Keep) -> int:
         """Take a line and return its number: one more than that of the line before."""
 
+    def wait_for_room(self, size: int, timeout: float) -> bool:
+        """Wait until so many bytes fit without a loss; return whether they do."""
+
     def peek(self, max_bytes: int, max_lines: int) -> Batch | None:
         """Return the oldest lines, at least one if there is any, without taking them away."""
 

@@ -70,6 +70,7 @@ class MemoryBuffer:
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()  # guards all that follows
+        self._room = threading.Condition(self._lock)
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
         self._set_aside: deque[Quarantined] = deque()
@@ -108,6 +109,12 @@ class MemoryBuffer:
                     self._lose(1, "memory_full")
             return entry.number
 
+    def wait_for_room(self, size: int, timeout: float) -> bool:
+        """Wait until a line of `size` bytes fits without a loss; return whether it does."""
+        with self._room:
+            needed = size + ENTRY_BYTES
+            return self._room.wait_for(lambda: self._bytes + needed <= self._max_bytes, timeout)
+
     def peek(self, max_bytes: int, max_lines: int) -> Batch | None:
         """Return the oldest lines whose numbers follow on one another, without taking them away.
 
@@ -138,6 +145,7 @@ class MemoryBuffer:
                 self._take_oldest()
                 count += 1
             self._delivered += count
+            self._room.notify_all()
             self._metrics.lines_delivered_total.inc(count)
 
     def set_aside(self, number: int, reason: str) -> None:

@@ -63,8 +63,13 @@ class Watch:
                 )
             )
         board = self._board
+        trouble = target.trouble
         return Picture(
-            now - self._began, tuple(samplers), board.total, board.sessions, target.trouble
+            now - self._began,
+            tuple(samplers),
+            board.total,
+            board.sessions,
+            trouble.sentence() if trouble is not None else None,
         )
 
     def _is_news(self, sampler: str, outcome: Outcome, now: float) -> bool:

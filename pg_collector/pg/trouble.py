@@ -37,6 +37,10 @@ _LIMIT = (
     "or end a lost session; the agent itself never holds more than two"
 )
 _PRELOAD = "Add pg_stat_statements to the list in shared_preload_libraries; restart PostgreSQL"
+_ENCODING = (
+    "A text in another encoding stands in the way: name a database with the encoding UTF8 in "
+    "conn_string"
+)
 _NO_TLS = (
     "Switch TLS on in the server (ssl = on); or, where the network between is trusted, say "
     "sslmode=disable in conn_string"
@@ -91,20 +95,24 @@ def statement_failed(
 
 
 def _unavailable(code: str | None, text: str, role: str) -> tuple[Reason, str] | None:
-    match code:
-        case "42501":
-            return Reason.PRIVILEGE, f"GRANT pg_monitor TO {_quoted(role)};" if role else ""
-        case "42P01" | "42703" | "42883":
-            return Reason.VERSION, ""
-        case "0A000":
-            return Reason.UNSUPPORTED, ""
-        case "55000":
-            # The setting's name is in the text whatever its language.
-            if "shared_preload_libraries" in text:
-                return Reason.SETTING, _PRELOAD
-            return Reason.UNSUPPORTED, ""
-        case _:
-            return None
+    if code == "42501":
+        return Reason.PRIVILEGE, f"GRANT pg_monitor TO {_quoted(role)};" if role else ""
+    # The setting's name is in the text whatever its language.
+    if code in {"42704", "55000"} and _NOT_LOADED.search(text):
+        return Reason.SETTING, _PRELOAD
+    return _UNAVAILABLE.get(code or "")
+
+
+_NOT_LOADED = re.compile(r"shared_preload_libraries|pg_stat_statements\.")
+_UNAVAILABLE = {
+    "42P01": (Reason.VERSION, ""),
+    "42703": (Reason.VERSION, ""),
+    "42883": (Reason.VERSION, ""),
+    "0A000": (Reason.UNSUPPORTED, ""),
+    "55000": (Reason.UNSUPPORTED, ""),
+    "22021": (Reason.UNSUPPORTED, _ENCODING),
+    "22P05": (Reason.UNSUPPORTED, _ENCODING),
+}
 
 
 def _lost(code: str | None) -> bool:

@@ -63,10 +63,12 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     columns: Mapping[str, str | tuple[str, ...]] = {}
     extension: str | None = None
     key: tuple[str, ...] = ()
-    counter: str | None = None  # where no reset time is known, a fall of it tells of a reset
+    required: tuple[str, ...] = ()  # columns without which the set means nothing
+    counter: str | None = None  # where no reset time is known, its fall tells of a reset
     hidden: tuple[str, ...] = ()  # NULL in others' rows for a role without pg_read_all_stats
-    epoch: str | None = None  # a column: the newest of its values is when counting began,
-    epoch_for: tuple[str, ...] = ()  # of these sets; of this one if none is named
+    resets: tuple[str, str] | None = None  # what identifies a row, and when its counting began
+    epoch: str | None = None  # a column of a single row: when counting began
+    epoch_for: tuple[str, ...] = ()  # in these sets, this one among them
     cap: int | None = None
     every: float | None = None  # seconds, where rarer than the sampler
     rotate: int | None = None
@@ -89,7 +91,8 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     by: str  # the column of `of` that is asked for
     key: tuple[str, ...]
     refresh: float = 86_400.0  # seconds after which a known key is asked again
-    batch: int = 5_000  # values asked for in one turn; the others wait for the next
+    batch: int = 5_000  # values asked for in one turn, the others wait for the next,
+    batch_bytes: int = 1024 * 1024  # and fewer where their rows take more than this
     own_tag_in: str | None = None
 
 
@@ -151,7 +154,7 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
             continue
         chosen.append(f"{sql} AS {field}")
         columns.append(field)
-    if not columns:
+    if not columns or not {*query.required} <= {*columns}:
         return None
     if query.cap is not None:
         chosen.append("count(*) OVER () AS total_rows")

@@ -77,12 +77,15 @@ class ServerRow(Row, frozen=True):
     reserved_connections: int | None = None  # 16
 
 
+# Of other roles' sessions one may not see the type: then they count as what most sessions are.
+_CLIENT = "coalesce(a.backend_type, 'client backend') = 'client backend'"
 _AGE = "extract(epoch FROM clock_timestamp() - {})::float8"
 
 _SESSIONS = Query(
     set="activity.sessions",
     row=SessionRow,
     relations={"a": "pg_stat_activity"},
+    required=("pid",),
     columns={
         "session_id": "(extract(epoch FROM a.backend_start) * 1000000)::int8::text"
         " || '-' || a.pid::text",
@@ -98,7 +101,7 @@ _SESSIONS = Query(
         "query": "CASE WHEN octet_length(a.query) > 65536 THEN left(a.query, 65536)"
         " ELSE a.query END",
         "query_truncated": "octet_length(a.query)"
-        " >= (SELECT g.setting::int8 - 1 FROM pg_settings AS g"
+        " >= (SELECT least(g.setting::int8 - 1, 65537) FROM pg_settings AS g"
         " WHERE g.name = 'track_activity_query_size')",
         "query_id": "a.query_id::text",
     },
@@ -146,11 +149,11 @@ _LIMITS = Query(
         "FROM (SELECT 'database' AS scope, d.datname::text AS name,"
         " d.datconnlimit AS connection_limit, count(a.pid) AS connections"
         " FROM pg_database AS d LEFT JOIN pg_stat_activity AS a"
-        " ON a.datid = d.oid AND a.backend_type = 'client backend'"
+        f" ON a.datid = d.oid AND {_CLIENT}"
         " WHERE d.datconnlimit >= 0 GROUP BY d.datname, d.datconnlimit"
         " UNION ALL SELECT 'role', r.rolname::text, r.rolconnlimit, count(a.pid)"
         " FROM pg_roles AS r LEFT JOIN pg_stat_activity AS a"
-        " ON a.usesysid = r.oid AND a.backend_type = 'client backend'"
+        f" ON a.usesysid = r.oid AND {_CLIENT}"
         " WHERE r.rolconnlimit >= 0 GROUP BY r.rolname, r.rolconnlimit) AS limits"
         " ORDER BY connections DESC"
     ),
@@ -164,7 +167,7 @@ _SERVER = Query(
     row=ServerRow,
     relations={"a": "pg_stat_activity", "p": "pg_prepared_xacts"},
     columns={
-        "client_sessions": "count(*) FILTER (WHERE a.backend_type = 'client backend')",
+        "client_sessions": f"count(*) FILTER (WHERE a.usesysid IS NOT NULL AND {_CLIENT})",
         "parallel_workers": "count(*) FILTER (WHERE a.backend_type = 'parallel worker')",
         "hidden_sessions": "count(*) FILTER (WHERE a.query = '<insufficient privilege>')",
         "blocked_sessions": "count(*) FILTER (WHERE a.wait_event_type = 'Lock')",
@@ -177,6 +180,7 @@ _SERVER = Query(
         "reserved_connections": "current_setting('reserved_connections', true)::int",
     },
     source="FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid()",
+    hidden=("parallel_workers", "blocked_sessions"),
     keep=Keep.EVENT,
 )
 

@@ -93,7 +93,8 @@ _DATABASES = Query(
         "FROM pg_stat_database AS s LEFT JOIN pg_database AS d ON d.oid = s.datid"
         " LEFT JOIN pg_stat_database_conflicts AS c ON c.datid = s.datid ORDER BY s.datid"
     ),
-    epoch="stats_reset",
+    required=("datid",),
+    resets=("datid", "stats_reset"),
 )
 
 # Measuring stats every file of a database: each of them once in five turns.

@@ -106,6 +106,7 @@ _COUNTERS = Query(
     },
     source=f"FROM {{schema}}.{_EXTENSION}(false) AS s",
     key=("userid", "dbid", "queryid", "toplevel"),
+    required=("userid", "dbid", "queryid", "calls"),
     counter="calls",
     hidden=("queryid",),
 )
@@ -140,9 +141,12 @@ _TEXTS = Lookup(
         extension=_EXTENSION,
         columns={
             "queryid": "s.queryid::text",
-            "query": "left(s.query, 65536)",
+            # left() may stumble over the bytes of another encoding, so only where it is needed.
+            "query": "CASE WHEN octet_length(s.query) > 65536 THEN left(s.query, 65536)"
+            " ELSE s.query END",
             "query_truncated": "octet_length(s.query) > 65536",
         },
+        required=("userid", "dbid", "queryid", "query"),
         source=f"FROM {{schema}}.{_EXTENSION}(true) AS s WHERE s.queryid = ANY (%(ids)s::int8[])",
         sql_text={"query": "statements"},
         keep=Keep.FACT,

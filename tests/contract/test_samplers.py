@@ -7,11 +7,16 @@ import msgspec
 import pytest
 
 from pg_collector.errors import Reason
-from pg_collector.samplers._sampler import statements as statements_for
+from pg_collector.pg.session import Session
 from tests.support.conditions.crowd import latin1_session
 from tests.support.conditions.locks import blocked_chain, deadlock, idle_in_transaction
-from tests.support.conditions.statements import evicted_statements, reset_statements, statements
-from tests.support.sampling import SAMPLERS, sampling
+from tests.support.conditions.statements import (
+    distinct_statement,
+    evicted_statements,
+    reset_statements,
+    statements,
+)
+from tests.support.sampling import RELATIONS, SAMPLERS, Sampling, sampling, target
 from tests.support.until import until
 
 NAMES = sorted(SAMPLERS)
@@ -178,7 +183,11 @@ def test_a_reset_of_a_database_begins_an_epoch(database):
             return line if line.head.get("epoch_changed") else None
 
         line = until(changed, what="the reset is told")
-        assert line.head["epoch"] > (first.head["epoch"] or "")
+        assert line.head["epoch"] == first.head["epoch"]  # of the server; the row has its own
+        mine = {row["datname"]: row["stats_reset"] for row in line.rows}[database.name]
+        assert (
+            mine > {row["datname"]: row["stats_reset"] or "" for row in second.rows}[database.name]
+        )
         (after,) = there.take("database")["database"]
         assert "epoch_changed" not in after.head
 
@@ -342,26 +351,166 @@ def test_an_extension_that_is_not_there_names_its_remedy(server):
         assert 'In the database "template1": CREATE EXTENSION' in told[0]["remedy"]
 
 
-def test_columns_that_go_away_cost_their_fields_and_never_the_set(pair):
+def test_columns_that_go_away_cost_their_fields_and_never_the_turn(pair):
     """What a future version may take away, taken away at random, asked on the real server."""
     rng = random.Random(pair.major)  # noqa: S311
     with sampling(pair.primary.dsn("pgcollector")) as there:
         facts = there.session.facts
-        answered = 0
         for _ in range(40):
             columns = {
                 relation: frozenset(name for name in sorted(names) if rng.random() > 0.15)
                 for relation, names in facts.columns.items()
             }
-            less = msgspec.structs.replace(facts, columns=columns)
-            for sampler in SAMPLERS.values():
-                for statement in statements_for(sampler, less)[0]:
-                    params = {"part": None} if statement.query.rotate else None
-                    rows = there.session.fetch(statement.sql, params).rows
-                    width = len(statement.columns) + (statement.query.cap is not None)
-                    assert all(len(row) == width for row in rows)
-                    answered += 1
-        assert answered > 100
+            there.session.facts = msgspec.structs.replace(facts, columns=columns)
+            for name in NAMES:
+                lines = there.take(name)
+                told = [row for x in lines.get("sampler_state", ()) for row in x.rows]
+                assert not [row for row in told if row["state"] == "error"]
+
+
+def test_a_crash_begins_an_epoch_although_a_reset_was_seen_before(fresh_server):
+    with sampling(fresh_server.dsn("pgcollector")) as there:
+        there.take("database")
+        fresh_server.query("select pg_stat_reset()")
+        until(
+            lambda: there.take("database")["database"][0].head.get("epoch_changed"),
+            what="the reset is told",
+        )
+        epoch = there.take("database")["database"][0].head["epoch"]
+        with fresh_server.connect() as victim:
+            fresh_server.kill_backend(victim.info.backend_pid)
+        fresh_server.wait_ready()
+        again = Session.open(target(fresh_server.dsn("pgcollector")), relations=RELATIONS)
+        there.session = again
+        try:
+            (line,) = there.take("database")["database"]
+            assert line.head["epoch_changed"] is True
+            assert line.head["epoch"] > epoch
+            (line,) = there.take("database")["database"]
+            assert "epoch_changed" not in line.head
+        finally:
+            again.close()
+
+
+def test_a_database_that_comes_or_goes_begins_no_epoch(server):
+    name = f"passing_{server.major}"
+    with sampling(server.dsn("pgcollector")) as there:
+        there.take("database")
+        told = []
+        server.query(f"create database {name}")
+        told += there.take("database")["database"]
+        server.query("select 1", dbname=name)
+
+        def counted():
+            lines = there.take("database")["database"]
+            told.extend(lines)
+            rows = {row["datname"]: row for row in lines[0].rows}
+            return rows[name]["xact_commit"] > 0
+
+        until(counted, what="its first transaction is counted")
+        server.database(name).drop()
+        told += there.take("database")["database"]
+        assert not [line for line in told if line.head.get("epoch_changed")]
+
+
+def test_what_a_server_refuses_is_not_asked_each_turn(database):
+    """Two sets at once, as a managed service may: neither wakes the other up again."""
+    asked = []
+
+    class Refusing(Session):
+        def stream(self, sql, params=None, *, timeout=None, chunk=500):
+            if "pg_ls_tmpdir" in sql or "pg_database_size" in sql:
+                asked.append(sql)
+                sql = "select no_such_function()"
+            return super().stream(sql, params, timeout=timeout, chunk=chunk)
+
+        def refresh(self):
+            asked.append("facts")
+            super().refresh()
+
+    session = Refusing.open(target(database.dsn()), relations=RELATIONS)
+    try:
+        there = Sampling(session)
+        asked.clear()
+        for _ in range(10):
+            there.take("database")
+        assert len(asked) <= 4, asked  # each set once, and the facts
+    finally:
+        session.close()
+
+
+def test_a_set_in_parts_goes_on_with_the_others_when_one_takes_too_long(database):
+    parts = []
+
+    class Slow(Session):
+        def stream(self, sql, params=None, *, timeout=None, chunk=500):
+            if "pg_database_size" in sql:
+                parts.append(params["part"])
+                if params["part"] in {None, 1}:
+                    sql, timeout = "select pg_sleep(3)", 0.1
+            return super().stream(sql, params, timeout=timeout, chunk=chunk)
+
+    session = Slow.open(target(database.dsn()), relations=RELATIONS)
+    try:
+        there = Sampling(session)
+        for _ in range(10):  # a turn of the set every other turn of the sampler
+            there.take("database")
+        assert parts[:5] == [None, 0, 1, 2, 3]
+    finally:
+        session.close()
+
+
+def test_large_texts_come_a_few_at_a_time_until_all_are_there(database):
+    with sampling(database.dsn()) as there:
+        reset_statements(database)
+        there.take("statements")
+        with database.connect() as session:
+            for number in range(300):  # 10 kB each, 3 MB together
+                session.execute(f"{distinct_statement(number)}{', 1' * 1500}", prepare=False)
+        texts: dict[str, str] = {}
+        sizes = []
+        for _ in range(12):
+            lines = there.take("statements").get("query_text", [])
+            sizes.append(sum(len(line.raw) for line in lines))
+            texts |= {row["queryid"]: row["query"] for line in lines for row in line.rows}
+            there.clock.ahead += 600
+        assert 1_000_000 < max(sizes) < 1_400_000
+        assert sum(len(text) > 5_000 for text in texts.values()) >= 300
+
+
+def test_after_a_loss_texts_and_the_full_line_follow_once_nothing_more_is_lost(database):
+    with sampling(database.dsn()) as there, statements(database, 100):
+        there.take("statements")
+        assert "delta" in there.take("statements")["statements"][0].head
+        there.tray.losses = 5
+        assert "delta" in there.take("statements")["statements"][0].head  # it may still go on
+        lines = there.take("statements")
+        assert "delta" not in lines["statements"][0].head
+        assert sum(len(line.rows) for line in lines["query_text"]) >= 100
+        assert "query_text" not in there.take("statements")
+
+
+def test_an_error_that_a_user_raised_is_not_repeated(database):
+    class Raising(Session):
+        def stream(self, sql, params=None, *, timeout=None, chunk=500):
+            if "pg_ls_tmpdir" in sql:
+                sql = "select public.raises()"
+            return super().stream(sql, params, timeout=timeout, chunk=chunk)
+
+    database.query(
+        "create function public.raises() returns int language plpgsql as"
+        " $$ begin raise exception 'canary of Jane Doe'; end $$"
+    )
+    session = Raising.open(target(database.dsn()), relations=RELATIONS)
+    try:
+        lines = Sampling(session).take("database")
+        (state,) = [row for x in lines["sampler_state"] for row in x.rows]
+        assert (state["set"], state["state"], state["sqlstate"]) == (
+            "database.temp_files", "error", "P0001",
+        )  # fmt: skip
+        assert "canary" not in state["message"]
+    finally:
+        session.close()
 
 
 def test_utility_statements_are_sent_as_their_command_and_passwords_never(database):
