@@ -130,7 +130,7 @@ class Runner:
         """Ask for one set; its failure is told and stays its own."""
         query = statement.query
         memory = asking.turn.memories[query.set]
-        if asking.now < memory.retry_at or not _due(query, memory, asking):
+        if not memory.due(query, asking.now, asking.turn.every):
             return
         try:
             try:
@@ -146,7 +146,7 @@ class Runner:
                 memory.retry_at = asking.now + RETRY
             elif query.rotate is not None:
                 memory.asked_at = asking.now
-                memory.part = _next_part(query, memory)  # the others have their turn all the same
+                memory.advance(query)  # the other parts have their turn all the same
             self._tell(asking, query, self._failure(asking, error))
         else:
             memory.asked_at = asking.now
@@ -208,7 +208,7 @@ class Runner:
         asking.tray.rows += reading.total
         memory.epoch = epoch
         memory.resets = reading.resets
-        memory.part = _next_part(query, memory)
+        memory.advance(query)
         if changes is not None:
             changes.commit(asking.now, asking.at)
 
@@ -225,7 +225,7 @@ class Runner:
         body = Body()
         total = 0
         started = self._clock.monotonic()
-        for answer in asking.session.stream(statement.sql, _parameters(query, memory)):
+        for answer in asking.session.stream(statement.sql, memory.parameters(query)):
             for row in answer.rows:
                 total = row[-1] if query.cap is not None else total + 1
                 if any(row[position] is None for position in secret):
@@ -344,25 +344,6 @@ class Runner:
         turn = asking.turn
         name = query.set if query is not None else None
         turn.states.tell(turn.sampler.name, name, state, at=asking.at, every=turn.every)
-
-
-def _due(query: Query, memory: SetMemory, asking: _Asking) -> bool:
-    """Whether a set that is asked more seldom than its sampler has its turn."""
-    if query.every is None:
-        return True
-    # Half a turn of tolerance: a turn may have waited for its lane.
-    return asking.now - memory.asked_at >= query.every - asking.turn.every / 2
-
-
-def _parameters(query: Query, memory: SetMemory) -> dict[str, Any] | None:
-    return {"part": memory.part} if query.rotate is not None else None
-
-
-def _next_part(query: Query, memory: SetMemory) -> int | None:
-    """Return which part of a set that is asked in parts comes next."""
-    if query.rotate is None:
-        return None
-    return 0 if memory.part is None else (memory.part + 1) % query.rotate
 
 
 def _began_anew(

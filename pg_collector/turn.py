@@ -53,6 +53,22 @@ class SetMemory:
         self.epoch: str | None = None  # the one of the last line
         self.resets: dict[object, str | None] = {}  # of its rows, where they are reset one by one
 
+    def due(self, query: Query, now: float, every: float) -> bool:
+        """Whether the set has its turn: some are asked more seldom than their sampler."""
+        if now < self.retry_at:
+            return False
+        # Half a turn of tolerance: a turn may have waited for its lane.
+        return query.every is None or now - self.asked_at >= query.every - every / 2
+
+    def parameters(self, query: Query) -> dict[str, int | None] | None:
+        """Return what the query's SQL takes: which part it is, where it is asked in parts."""
+        return {"part": self.part} if query.rotate is not None else None
+
+    def advance(self, query: Query) -> None:
+        """Go on to the next part, where the query is asked in parts."""
+        if query.rotate is not None:
+            self.part = 0 if self.part is None else (self.part + 1) % query.rotate
+
 
 class Search:
     """A look-up: its statement on this server, what it knows, when it may ask again."""

@@ -226,7 +226,8 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
 
 
 _VERBOSE = re.compile(r":  ([0-9A-Z]{5}): ")
-_LOCATION = re.compile(r"\n(?:LOCATION|CONTEXT):.*", re.DOTALL)
+# The server's place in its source, and libpq's own guess at a remedy: ours stands beside.
+_LOCATION = re.compile(r"\n(?:LOCATION|CONTEXT|\s+Is the server running).*", re.DOTALL)
 
 
 def _split(text: str) -> tuple[str | None, str]:

@@ -1,4 +1,4 @@
-"""Writes docs/samplers.md from the sampler values.
+"""Writes docs/samplers.md from the sampler values, and docs/configuration.md from the model.
 
 Run: python -m tests.docs.generated
 """
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import msgspec
 
+from pg_collector.config.reference import as_markdown
 from pg_collector.plan import DEMO
 from pg_collector.sample import Keep, Row
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Lookup, Query, Sampler
 
 PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
+CONFIGURATION = PAGE.with_name("configuration.md")
 
 _TYPES: Mapping[object, str] = {
     int: "integer",
@@ -169,5 +171,12 @@ def _kind(row: type[Row], name: str) -> tuple[str, bool]:
     return _TYPES[kind], True
 
 
+def main() -> None:
+    """Write the pages that are made from the code."""
+    samplers = discover()
+    PAGE.write_text(page(samplers.values()))
+    CONFIGURATION.write_text(as_markdown(samplers))
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(discover().values()))
+    main()

@@ -1,5 +1,6 @@
 """The whole agent while its servers, its output and its own parts misbehave."""
 
+import itertools
 import shutil
 import socket
 import threading
@@ -14,9 +15,10 @@ from pg_collector import control
 from pg_collector.agent import Agent
 from pg_collector.config.model import Config, Http
 from pg_collector.errors import AgentUnreachable, CollectorError, StateError
-from pg_collector.plan import NoGrant, OpenGrant
+from pg_collector.plan import LocalGrant, NoGrant, OpenGrant
 from pg_collector.samplers._sampler import LaneName
 from tests.support.agents import configuration, running, written
+from tests.support.conditions.statements import distinct_statement
 from tests.support.proxy import Mode
 from tests.support.sampling import SAMPLERS, target
 from tests.support.until import until
@@ -82,8 +84,11 @@ def test_a_server_that_goes_silent_frees_the_lanes_and_all_resumes(
             server.pause()
         else:
             proxy.set(Mode.BLACKHOLE)
+        silent = time.monotonic()
         try:
-            until(lambda: agent.targets["prod"].trouble, what="the trouble is noticed")
+            until(lambda: agent.targets["prod"].down, what="the trouble is noticed")
+            interval = 1.0
+            assert time.monotonic() - silent < interval + QUERY_TIMEOUT + 0.5
             for lane in LaneName:
                 asked = time.monotonic()
                 agent.scheduler.borrow("prod", lane, lambda: None, 10.0)
@@ -110,6 +115,7 @@ def test_a_promotion_while_sampling_loses_nothing_but_the_role(fresh_pair, tmp_p
         fresh_pair.promote()
         sampled(tmp_path)
     roles = [x.rows[0]["in_recovery"] for x in written(tmp_path, "prod", "server")]
+    assert roles == sorted(roles, reverse=True)
     assert roles[0] is True
     assert roles[-1] is False
     told = [row for line in written(tmp_path, "prod", "sampler_state") for row in line.rows]
@@ -255,3 +261,83 @@ def test_a_socket_of_a_dead_agent_is_replaced_and_nonsense_is_answered(server, t
         client.sendall(b'{"verb": "drop"}\n')
         reply = msgspec.json.decode(client.makefile("rb").read(), type=control.Reply)
         assert "not a request" in (reply.error or "")
+
+
+def test_lanes_that_learnt_at_different_times_do_not_contradict_each_other(fresh_server, tmp_path):
+    config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
+    with running(config):
+        sampled(tmp_path)
+        fresh_server.query("alter system set track_io_timing = off")
+        fresh_server.query("select pg_reload_conf()")
+        slow = "%/* pgc:statements%"
+        fresh_server.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like %s", [slow]
+        )
+        sampled(tmp_path, count=4, deadline=30.0)
+    seen = [x.rows[0]["settings"]["track_io_timing"] for x in written(tmp_path, "prod", "server")]
+    assert [value for value, _ in itertools.groupby(seen)] == ["on", "off"]
+
+
+def test_one_lane_in_trouble_degrades_the_target_and_does_not_take_it_down(fresh_server, tmp_path):
+    fresh_server.query("alter role pgcollector connection limit 1")
+    config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        until(lambda: agent.targets["prod"].trouble, what="one lane finds no place")
+        for _ in range(20):
+            assert get(agent, "/readyz")[0] == 200
+        body = get(agent, "/healthz")[1]
+        assert '"degraded"' in body
+        assert "too many connections" in body
+        assert '"remedy":"' in body
+
+
+def test_a_database_beyond_the_plan_is_paused_not_broken(server, tmp_path):
+    dsn = server.dsn("pgcollector")
+    config = configuration({"a": dsn, "b": dsn}, tmp_path)
+    with Agent(config, LocalGrant()) as agent:
+        until(lambda: get(agent, "/readyz")[0] == 200)
+        status, body = get(agent, "/healthz")
+        assert status == 200
+        assert "paused: the plan demo covers 1 database" in body
+        assert '"degraded"' not in body
+        assert 'pg_up{target="b"}' not in get(agent, "/metrics")[1]
+
+
+def test_a_first_start_with_many_large_texts_loses_nothing(fresh_server, tmp_path):
+    with fresh_server.connect() as session:
+        for number in range(1_000):  # 7 kB each
+            session.execute(f"{distinct_statement(number)}{', 1' * 1000}", prepare=False)
+    config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+
+        def texts():
+            lines = written(tmp_path, "prod", "query_text")
+            return {row["queryid"] for line in lines for row in line.rows}
+
+        until(lambda: len(texts()) >= 1_000, deadline=60.0, what="all texts")
+        account = agent.buffer.account()
+        assert account.balanced
+        assert not account.lost
+
+
+def test_an_output_that_hangs_does_not_hold_the_end(server, tmp_path):
+    release = threading.Event()
+
+    class Hanging(Poison):
+        """An outlet that never comes back, as a dead network file system."""
+
+        def deliver(self, batch):  # noqa: ARG002  # the outlet's interface
+            release.wait(60)
+            return 0
+
+    config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
+    agent = Agent(config, OpenGrant(), lambda _clock, _metrics: Hanging())
+    agent.start()
+    try:
+        until(lambda: agent.buffer.account().buffered > 0)
+        started = time.monotonic()
+        agent.stop()
+        assert time.monotonic() - started < 10
+        assert agent.buffer.account().balanced
+    finally:
+        release.set()
