@@ -2,6 +2,8 @@
 
 CollectorError                 carries a remedy: what the reader can do about it
 ├── ConfigurationError         the user must change something; the start ends with exit code 78
+│   ├── InvalidConfiguration   every problem of one reading, one a line (config/problems.py)
+│   └── Unreadable             a file that the configuration names is unusable (config/files.py)
 ├── StateError                 a place of ours cannot be made or used; exit code 73
 ├── AgentUnreachable           a command needs a running agent or a server, and there is none; 69
 ├── SamplerError               one turn is missing; say it once, count it, take the next turn

@@ -8,9 +8,11 @@ lost as soon as it listens again.
 
 import contextlib
 import datetime as dt
+import errno
 import logging
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -32,7 +34,12 @@ WITHHELD: Final = "(withheld: it could not be redacted)"
 
 _PATIENCE: Final = 1.0  # seconds that a line may wait for a reader
 _PIPE_BUF: Final = 4096  # a pipe that polls as writable takes so many bytes at once
+# Without O_NONBLOCK a named pipe would wait for a reader.
+_FILE_FLAGS: Final = (
+    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+)
 _TERMINAL_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_IRREGULAR: Final = "not a regular file"
 _KNOWN_REPEATS: Final = 256
 _LOUD: Final = ("apscheduler", "urllib3", "psycopg", "requests")
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)
@@ -65,7 +72,7 @@ def setup(settings: Settings, *, scrub: Scrub, stream: TextIO | None = None) -> 
     """Send every record of this process to the stream (stderr) and to the file, if there is one.
 
     Replaces what an earlier call set up. Closing the returned handler says what is still unsaid.
-    Raises StateError if the file cannot be opened.
+    Raises StateError if the file cannot be opened, or is no regular file.
     """
     sinks: list[_Sink] = [_sink(stream or sys.stderr)]
     if settings.file is not None:
@@ -267,7 +274,8 @@ class _FileSink:
         except OSError as error:
             raise StateError(
                 f"cannot write the log to {path}: {error.strerror}",
-                remedy="Make its folder, writable for this user, or leave log.file out.",
+                remedy="Name a file in a folder that this user may write to, or leave log.file "
+                "out: the lines go to stderr in any case.",
             ) from error
 
     def put(self, line: str, level: str) -> None:
@@ -293,7 +301,17 @@ class _FileSink:
             self._fd = -1
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        """Return a descriptor of a regular file; nothing else takes every line at once."""
+        try:
+            fd = os.open(self._path, _FILE_FLAGS, 0o640)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a named pipe without a reader, or a socket
+                raise OSError(errno.ENXIO, _IRREGULAR) from None
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.ENXIO, _IRREGULAR)
+        return fd
 
     def _follow(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -31,6 +31,11 @@ _PAIR: Final = re.compile(
     r"\s*(?P<key>[^\s=]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<bare>(?:[^\s\\]|\\.)*))",
     re.DOTALL,
 )
+_URI: Final = "://"
+_KEYWORD: Final = re.compile(
+    rf"(?:^|\s)(?:{'|'.join(sorted(_HARMLESS | _SECRETS))})\s*=", re.IGNORECASE
+)
+_CREDENTIALS: Final = re.compile(r"[^\s:/@]*:[^\s/@]*@")
 
 
 def parse(text: str) -> dict[str, str]:
@@ -61,15 +66,25 @@ def has_password(text: str) -> bool:
         found = parse(text)
     except ValueError:
         return True
-    return any(found.get(keyword) for keyword in _SECRETS - {"options"})
+    return _nested(found) or any(found.get(keyword) for keyword in _SECRETS - {"options"})
+
+
+def is_nested(text: str) -> bool:
+    """Say whether a value in it, such as `dbname`, is a connection string itself.
+
+    libpq takes it for a name, and it may hold a password. Raises `ValueError` as `parse` does.
+    """
+    return _nested(parse(text))
 
 
 def may_be_shown(text: str) -> bool:
     """Say whether every keyword in it is known to be harmless."""
     try:
-        return parse(text).keys() <= _HARMLESS
+        found = parse(text)
     except ValueError:
         return False
+    strange = _nested(found) or any(map(_CREDENTIALS.search, found.values()))
+    return found.keys() <= _HARMLESS and not strange
 
 
 def add(text: str, parameters: Mapping[str, str]) -> str:
@@ -81,6 +96,11 @@ def add(text: str, parameters: Mapping[str, str]) -> str:
         return f"{text}{'&' if '?' in text else '?'}{added}"
     pairs = [f"{key}='{_escaped(value)}'" for key, value in parameters.items()]
     return " ".join([text, *pairs] if text.strip() else pairs)
+
+
+def _nested(found: Mapping[str, str]) -> bool:
+    values = (value for keyword, value in found.items() if keyword in _HARMLESS)
+    return any(_URI in value or _KEYWORD.search(value) for value in values)
 
 
 def _escaped(value: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pg_collector.config import conninfo, scalars
 from pg_collector.config.document import Entry, Listing, Node, Scalar, Tree
-from pg_collector.config.files import Unreadable, read_secret
+from pg_collector.config.files import expanded, read_secret
 from pg_collector.config.layers import Layers
 from pg_collector.config.problems import DEFAULT, Origin, Problems
 from pg_collector.config.reading import Reading
@@ -142,8 +142,8 @@ def _name(environ: Mapping[str, str]) -> str:
     text = environ.get("PG_CONN_STRING", "")
     if not text and environ.get("PG_CONN_STRING_FILE"):
         try:
-            text = read_secret(Path(environ["PG_CONN_STRING_FILE"]))
-        except Unreadable:  # told by whoever reads the value
+            text = read_secret(expanded(environ["PG_CONN_STRING_FILE"]))
+        except ConfigurationError:  # told by whoever reads the value
             text = ""
     try:
         host = conninfo.parse(text).get("host", "")

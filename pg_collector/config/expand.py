@@ -6,11 +6,10 @@ bring in neither structure nor further expansions.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from pg_collector.config.document import Scalar
-from pg_collector.config.files import read_secret
+from pg_collector.config.files import expanded, read_secret
 from pg_collector.config.problems import did_you_mean
 from pg_collector.errors import ConfigurationError
 
@@ -52,7 +51,7 @@ def _value(inside: str | None, environ: Mapping[str, str]) -> str:
     if inside is None:
         raise ConfigurationError("a `${` that is never closed, or one in another", remedy=_FORMS)
     if inside.startswith("file:"):
-        return read_secret(Path(inside.removeprefix("file:").strip()))
+        return read_secret(expanded(inside.removeprefix("file:").strip()))
     match = _VARIABLE.fullmatch(inside)
     if match is None:
         raise ConfigurationError("not a reference to a variable or a file", remedy=_FORMS)

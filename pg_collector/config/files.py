@@ -1,4 +1,4 @@
-"""Reading the files of a configuration: bounded, and never from something that could block."""
+"""The files of a configuration: read within bounds, and never from something that could block."""
 
 import os
 import stat
@@ -20,6 +20,7 @@ class Unreadable(ConfigurationError):
         self, path: Path, fault: str, remedy: str, place: tuple[int, int] = (0, 0)
     ) -> None:
         super().__init__(f"{path} {fault}", remedy=remedy)
+        self.path = path
         self.fault = fault
         self.origin = Origin(str(path), *place)
 
@@ -29,18 +30,8 @@ def read_text(path: Path, limit: int) -> str:
 
     Raises `Unreadable`, which never repeats what the file holds.
     """
+    descriptor = _opened(path)
     try:
-        # Without O_NONBLOCK a named pipe would wait here for somebody to write.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except PermissionError:
-        raise _forbidden(path) from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise Unreadable(path, "does not exist", "check the path") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a path"
-        raise Unreadable(path, f"cannot be opened: {reason}", "check the path") from None
-    try:
-        _refuse_irregular(path, os.fstat(descriptor))
         content = _read(descriptor, limit + 1)
     except OSError as error:
         raise Unreadable(path, f"cannot be read: {error.strerror}", "check the disk") from None
@@ -57,6 +48,49 @@ def read_secret(path: Path) -> str:
     if not text:
         raise Unreadable(path, "is empty", "write the value into it")
     return text
+
+
+def readable(path: Path) -> os.stat_result:
+    """Return the status of a regular file that this user can read. Raises `Unreadable`."""
+    descriptor = _opened(path)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise `Unreadable` unless this user can add to the file, or make it where it is missing."""
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise _forbidden(path) from None
+    except (FileNotFoundError, NotADirectoryError):
+        _refuse_unusable(path)
+        return
+    except (OSError, ValueError) as error:
+        raise _not_opened(path, error) from None
+    _refuse_irregular(path, status)
+    if not os.access(path, os.W_OK):
+        user = _user_name(os.geteuid())
+        fault = f"may not be written by {user} ({_owner(status)})"
+        raise Unreadable(path, fault, f"chown {user} {path}")
+
+
+def expanded(text: str) -> Path:
+    """Return the path; `~` and `~user` at its beginning are home directories, as in a shell.
+
+    Raises `ConfigurationError`, which does not repeat the path, for a user who has none.
+    """
+    if not text.startswith("~"):
+        return Path(text)
+    try:
+        return Path(text).expanduser()
+    except (RuntimeError, ValueError):
+        raise ConfigurationError(
+            "begins with `~`, and this user or the home directory is not known",
+            remedy="write the whole path, or ./~name for a name that begins with `~`",
+        ) from None
 
 
 def is_place(path: Path) -> bool:
@@ -101,6 +135,25 @@ def readable_by_everyone(path: Path) -> str | None:
     return f"{stat.S_IMODE(mode):04o}" if mode & stat.S_IROTH else None
 
 
+def _opened(path: Path) -> int:
+    """Return a descriptor of a regular file."""
+    try:
+        # Without O_NONBLOCK a named pipe would wait here for somebody to write.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except PermissionError:
+        raise _forbidden(path) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unreadable(path, "does not exist", "check the path") from None
+    except (OSError, ValueError) as error:
+        raise _not_opened(path, error) from None
+    try:
+        _refuse_irregular(path, os.fstat(descriptor))
+    except Unreadable:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _read(descriptor: int, count: int) -> bytes:
     """Read until the end, or until there are `count` bytes."""
     content = b""
@@ -128,6 +181,27 @@ def _refuse_irregular(path: Path, status: os.stat_result) -> None:
         raise Unreadable(path, "is not a regular file", "name a file")
 
 
+def _refuse_unusable(path: Path) -> None:
+    """Raise `Unreadable` unless this user can make a file in the directory."""
+    directory, user = path.parent, _user_name(os.geteuid())
+    try:
+        status = directory.stat()
+    except OSError:
+        fault, remedy = "is in a directory that does not exist", f"mkdir -p {directory}"
+        raise Unreadable(path, fault, remedy) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise Unreadable(path, "is in a place that is no directory", "check the path")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        fault = f"is in a directory that {user} may not write to ({_owner(status)})"
+        remedy = f"name a file in a directory of {user}'s own"
+        raise Unreadable(path, fault, remedy)
+
+
+def _not_opened(path: Path, error: Exception) -> Unreadable:
+    reason = getattr(error, "strerror", None) or "not a path"
+    return Unreadable(path, f"cannot be opened: {reason}", "check the path")
+
+
 def _forbidden(path: Path) -> Unreadable:
     """Say whose it is, and how to let this user read it."""
     user = _user_name(os.geteuid())
@@ -137,9 +211,12 @@ def _forbidden(path: Path) -> Unreadable:
         remedy = f"chgrp {user} {path.parent} && chmod 750 {path.parent}"
         return Unreadable(path, f"is in a directory that {user} may not enter", remedy)
     mode = "750" if stat.S_ISDIR(status.st_mode) else "640"
-    owner = f"owner {_user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
     remedy = f"chgrp {user} {path} && chmod {mode} {path}"
-    return Unreadable(path, f"may not be read by {user} ({owner})", remedy)
+    return Unreadable(path, f"may not be read by {user} ({_owner(status)})", remedy)
+
+
+def _owner(status: os.stat_result) -> str:
+    return f"owner {_user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
 
 
 def _user_name(uid: int) -> str:

@@ -17,7 +17,9 @@ databases:
 
 `pgc config init` writes a file with every key and its default, `pgc config check` says what is
 wrong and where, all at once, and `pgc config show --origin` prints what is in force and where each
-value came from. An invalid configuration ends the start with exit code 78.
+value came from. An invalid configuration ends the start with exit code 78. The files that it names
+are looked at, too: each must be a regular file that the user who checks can read, and `log.file`
+one that this user can write; so check as the user that the agent runs as.
 
 ## Where it comes from
 
@@ -44,6 +46,7 @@ leaves out comes from there.
 | percentage | `10%` |
 | true or false | `true`, `false`; also `yes`, `no`, `on`, `off` |
 | path, text | with or without quotes; one that begins with `*`, `&`, `!`, `@` or `%` needs them |
+| path | `~/x` and `~user/x` are in a home directory |
 
 A key decides what its value means: `name: no` is the text "no". In any value, `${NAME}` is a
 variable (an error when it is not set), `${NAME:-default}` has a default, `${file:/path}` is the

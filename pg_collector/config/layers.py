@@ -102,7 +102,7 @@ class Layers:
         if not _place(self.tree, parts):
             path = ""
             for part in parts:
-                path = f"{path}[{part}]" if part.isdigit() else joined(path, part)
+                path = f"{path}[{part}]" if _is_place(part) else joined(path, part)
             self._problems.add(
                 Origin(origin.source), path, "the list has no such place", "count from 0"
             )
@@ -147,7 +147,7 @@ def shape_at(parts: Sequence[str], samplers: frozenset[str]) -> Shape | None:
 def _below(shape: Shape, part: str, samplers: frozenset[str]) -> Shape | None:
     section: SectionShape | None = shape.section
     if section is None:
-        fits = part.isdigit() if shape.kind is Kind.LIST else shape.kind is Kind.MAP
+        fits = _is_place(part) if shape.kind is Kind.LIST else shape.kind is Kind.MAP
         return shape.of if fits else None
     if part in section.keys:
         return section.keys[part].shape
@@ -156,10 +156,15 @@ def _below(shape: Shape, part: str, samplers: frozenset[str]) -> Shape | None:
     return None
 
 
+def _is_place(part: str) -> bool:
+    """Say whether this is the number of a place in a list; `²` is a digit, and no number."""
+    return part.isascii() and part.isdigit()
+
+
 def _place(node: Node | None, parts: Sequence[str]) -> bool:
     """Say whether every place in a list exists, or is the next one."""
     for part in parts:
-        if isinstance(node, Listing) and part.isdigit():
+        if isinstance(node, Listing) and _is_place(part):
             if int(part[:6]) > len(node.items):
                 return False
             node = node.items[int(part)] if int(part) < len(node.items) else None
@@ -167,7 +172,7 @@ def _place(node: Node | None, parts: Sequence[str]) -> bool:
             node = node.entries[part].node
         else:
             node = None
-            if part.isdigit() and part != "0":
+            if _is_place(part) and part != "0":
                 return False
     return True
 
@@ -181,7 +186,7 @@ def _branch(tree: Tree, parts: Sequence[str], node: Node) -> Tree:
 
 
 def _grown(below: Node | None, rest: Sequence[str], node: Node) -> Node:
-    if not rest[0].isdigit():
+    if not _is_place(rest[0]):
         return _branch(below if isinstance(below, Tree) else Tree({}, node.origin), rest, node)
     items = list(below.items) if isinstance(below, Listing) else []
     number = int(rest[0])

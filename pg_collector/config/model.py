@@ -114,13 +114,14 @@ class Sampling(Section, frozen=True):
 
 
 class Buffers(Section, frozen=True):
-    """The two tiers between sampling and sending."""
+    """Between sampling and sending; in this version in memory only."""
 
     durability: Annotated[
         Durability,
         Meta(
-            description="wal: on disk before it is sent; overflow: on disk when memory is full; "
-            "memory: never on disk"
+            description="memory: never on disk, and lost when the process ends; later versions: "
+            "wal (on disk before it is sent), overflow (on disk when memory is full)",
+            extra={"meanwhile": Durability.MEMORY},
         ),
     ] = Durability.WAL
     memory_max: Annotated[Bytes, Meta(ge=512 * KIB, le=GIB, description="lines held in memory")] = (
@@ -155,12 +156,16 @@ class PlatformTimeout(Section, frozen=True):
 class Platform(Section, frozen=True):
     """Where the samples go."""
 
-    url: Annotated[str | None, Meta(description="required with an `api_key`")] = None
+    url: Annotated[
+        str | None, Meta(description="required with an `api_key`", extra={"url": True})
+    ] = None
     proxy: Annotated[
         Secret | None, Meta(description="by default HTTPS_PROXY and NO_PROXY are followed")
     ] = None
     no_proxy: Annotated[str | None, Meta(description="hosts to reach without the proxy")] = None
-    ca_file: Annotated[str, Meta(description="`system` or a file of certificates")] = "system"
+    ca_file: Annotated[
+        str, Meta(description="`system` or a file of certificates", extra={"place": True})
+    ] = "system"
     client_cert: ClientCert = ClientCert()
     batch_max_lines: Annotated[
         int, Meta(ge=1, le=10_000, description="a request holds at most so many lines")
@@ -234,7 +239,9 @@ class Log(Section, frozen=True):
         Seconds,
         Meta(ge=0, le=DAY, description="a repeated line is written once in it, then counted"),
     ] = 60.0
-    file: Annotated[Path | None, Meta(description="instead, on hosts without systemd")] = None
+    file: Annotated[
+        Path | None, Meta(description="a file that gets the lines, too, on hosts without systemd")
+    ] = None
 
 
 class IpAllowlist(Section, frozen=True):

@@ -211,14 +211,19 @@ class Reading:
             text = read_secret(file)
             value: Secret = scalars.convert(Shape(kind=Kind.SECRET), text)
         except Unreadable as error:
-            # Where a path should be, a secret may stand by mistake: name real places only.
-            told = str(error) if is_place(file) else f"the file {error.fault}"
-            self.fault(origin, path, told, error.remedy if is_place(file) else "write its path")
+            self.refuse_file(error, origin, path)
             return None
         except ConfigurationError as error:
             self.fault(origin, path, str(error), error.remedy)
             return None
         return value
+
+    def refuse_file(self, error: Unreadable, origin: Origin, path: str) -> None:
+        """Note why the file that is named at `path` cannot be used."""
+        if is_place(error.path):
+            self.fault(origin, path, str(error), error.remedy)
+        else:  # where a path should be, a secret may stand by mistake: name real places only
+            self.fault(origin, path, f"the file {error.fault}", "write its path")
 
     def _sampler(self, name: object, origin: Origin, path: str, *, wanted: bool) -> bool:
         """Say whether the name may stand here."""

@@ -71,7 +71,7 @@ def _plain(shape: Shape, value: Any) -> Any:
         return {key: _plain(shape.of, item) for key, item in value.items()}
     if shape.kind in (Kind.DURATION, Kind.SIZE, Kind.PERCENT):
         return _measure(shape.kind, value)
-    return _shown(shape, value) if isinstance(value, Secret) else str(value)
+    return _shown(shape, value)
 
 
 def _lines(
@@ -111,10 +111,26 @@ def _measure(kind: Kind, value: float) -> str:
     return units.size_text(int(value)) if kind is Kind.SIZE else units.percent_text(value)
 
 
-def _shown(shape: Shape, secret: Secret) -> str:
-    """Return a connection string that holds no secret as it is; all else is hidden."""
-    text = secret.reveal()
-    return text if shape.conninfo and conninfo.may_be_shown(text) else HIDDEN
+def _shown(shape: Shape, value: Any) -> str:
+    """Return the text; of a secret only a connection string, if all of it is harmless."""
+    if isinstance(value, Secret):
+        text = value.reveal()
+        return text if shape.conninfo and conninfo.may_be_shown(text) else HIDDEN
+    text = str(value)
+    if shape.url:
+        return _public(text)
+    is_path = shape.place or shape.kind is Kind.PATH
+    return f"./{text}" if is_path and text.startswith("~") else text  # no home directory
+
+
+def _public(url: str) -> str:
+    """Return a URL without what may be secret: user and password, query, fragment."""
+    front, *hidden = re.split(r"[?#]", url, maxsplit=1)
+    scheme, slashes, rest = front.rpartition("://")
+    authority, slash, place = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    query = f"?{HIDDEN}" if hidden else ""
+    return f"{scheme}{slashes}{host}{slash}{place}{query}"
 
 
 def _quoted(text: str) -> str:

@@ -2,11 +2,12 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pg_collector.config import conninfo
+from pg_collector.config import certificates, conninfo, listening, named_files
+from pg_collector.config.files import Unreadable, readable_by_everyone
 from pg_collector.config.model import AuthMethod, Config, Database, Durability, MaskingLevel
 from pg_collector.config.problems import DEFAULT, Origin
 from pg_collector.config.reading import Reading
@@ -14,14 +15,12 @@ from pg_collector.config.reading import Reading
 CheckConnString = Callable[[str], str | None]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})")
 _REFERENCE: Final = re.compile(r"\$\{[^{}]*\}")
 _FILLER: Final = "00000000"  # digits fit wherever a reference may stand, a port included
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-_MAX_PORT: Final = 65_535
 
 # Keys whose other values this version cannot serve yet. Delete a line when its part is built.
-# `*` stands for every database; None: nothing but the default.
+# `*` stands for every database; None: nothing but the default; else the values that are refused.
 NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     (
         "databases.*.postgres.auth_method",
@@ -33,7 +32,7 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("sampling.jitter", None),
     ("sampling.budget", None),
     ("sampling.query_text_max", None),
-    ("buffers.durability", frozenset((Durability.OVERFLOW,))),
+    ("buffers.durability", frozenset((Durability.WAL, Durability.OVERFLOW))),
     ("buffers.disk_path", None),
     ("buffers.disk_max", None),
     ("buffers.min_free", None),
@@ -58,6 +57,10 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("security.audit_log_path", None),
     ("security.ip_allowlist", None),
 )
+# What holds instead, where leaving it at its default does not say it.
+MEANWHILE: Final[Mapping[str, tuple[str, str]]] = {
+    "buffers.durability": ("the buffer is memory only", "write memory, or leave it out"),
+}
 
 
 class Rules:
@@ -81,6 +84,7 @@ class Rules:
         self._http()
         self._not_yet()
         self._secrets_on_flags()
+        self._files()
 
     def _fault(self, path: str, message: str, remedy: str, *others: str) -> None:
         if self._reading.sound(path, *others):
@@ -115,6 +119,11 @@ class Rules:
             conninfo.parse(text)
         except ValueError as error:
             self._fault(path, str(error), "write it as psql takes it: host=db1 dbname=postgres")
+            return
+        if conninfo.is_nested(text):
+            self._fault(
+                path, "holds a connection string in one of its values", "write that one alone"
+            )
             return
         complaint = self._check_conn_string(text) if self._check_conn_string else None
         if complaint is not None:
@@ -190,8 +199,9 @@ class Rules:
     def _http(self) -> None:
         address = self._config.http.address
         if address != "off":
-            match = _HOST.fullmatch(address)
-            if match is None or int(match["port"]) > _MAX_PORT:
+            try:
+                listening.parse(address)
+            except ValueError:
                 self._fault(
                     "http.address", "not an address", "write host:port, :port for every one, or off"
                 )
@@ -209,12 +219,34 @@ class Rules:
     def _not_yet(self) -> None:
         for pattern, refused in NOT_YET:
             for path, value, default in _found(self._config, pattern):
-                if value == default or (refused is not None and value not in refused):
+                if value == default if refused is None else value not in refused:
                     continue
                 choice = f" ({value})" if refused is not None else ""
-                self._fault(
-                    path, f"not available in this version{choice}", "leave it at its default"
+                remedy = "leave it at its default"
+                if pattern in MEANWHILE:
+                    instead, remedy = MEANWHILE[pattern]
+                    choice = f": {instead}"
+                self._fault(path, f"not available in this version{choice}", remedy)
+
+    def _files(self) -> None:
+        for path, error in named_files.complaints(self._config):
+            if self._reading.sound(path):
+                self._reading.refuse_file(error, self._reading.place(path), path)
+        http = self._config.http
+        secret = {"http.token_file": http.token_file, "http.tls.key_file": http.tls.key_file}
+        for path, file in secret.items():
+            mode = readable_by_everyone(file) if file and self._reading.sound(path) else None
+            if mode is not None:
+                self.warnings.append(
+                    f"{self._reading.place(path)}: {path}: every user of this host may read "
+                    f"{file} (mode {mode}): chmod 640 {file}"
                 )
+        pair = ("http.tls.cert_file", "http.tls.key_file")
+        if http.tls.cert_file and http.tls.key_file and self._reading.sound(*pair):
+            try:
+                certificates.server_context(http.tls.cert_file, http.tls.key_file)
+            except Unreadable as error:
+                self._reading.refuse_file(error, self._reading.place(pair[0]), pair[0])
 
     def _secrets_on_flags(self) -> None:
         for path in self._reading.given:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pg_collector.config import units
+from pg_collector.config.files import expanded
 from pg_collector.config.problems import did_you_mean
 from pg_collector.config.schema import Kind, Shape
 from pg_collector.errors import ConfigurationError
@@ -82,13 +83,13 @@ def _choice(shape: Shape, text: str) -> str:
 def _text(shape: Shape, text: str) -> str:
     if shape.longest is not None and len(text.encode()) > shape.longest:
         raise ValueError(f"longer than {shape.longest} bytes; shorten it")
-    return text
+    return str(expanded(text)) if shape.place and text else text
 
 
 def _path(_shape: Shape, text: str) -> Path:
     if not text:
         raise ValueError("an empty path; name a place")
-    return Path(text)
+    return expanded(text)
 
 
 def _secret(_shape: Shape, text: str) -> Secret:

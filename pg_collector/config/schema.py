@@ -38,6 +38,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     optional: bool = False
     off: bool = False  # `off` means none
     conninfo: bool = False  # secret only as far as the connection string holds a secret
+    url: bool = False  # what may be secret in it is not shown
+    place: bool = False  # a text that may be a path
     least: float | None = None
     most: float | None = None
     longest: int | None = None
@@ -117,6 +119,7 @@ def _section(described: inspect.StructType, instance: object = None) -> SectionS
             default = field.default_factory()
         if instance is not None:
             default = getattr(instance, field.name)
+        default = extra.get("meanwhile", default)
         key = Key(
             name=field.name,
             shape=_shape(plain, extra, default),
@@ -157,7 +160,8 @@ def _shape(described: inspect.Type, extra: Mapping[str, Any], default: object = 
     if isinstance(described, inspect.VarTupleType | inspect.DictType):
         return _collection(described, of_samplers=extra.get("of") == "samplers")
     shape = _scalar(described)
-    return msgspec.structs.replace(shape, conninfo=bool(extra.get("conninfo")))
+    marks = {mark: bool(extra.get(mark)) for mark in ("conninfo", "url", "place")}
+    return msgspec.structs.replace(shape, **marks)
 
 
 def _collection(described: inspect.VarTupleType | inspect.DictType, *, of_samplers: bool) -> Shape:

@@ -23,14 +23,16 @@ class Tls(Section, frozen=True):
         str,
         Meta(
             description="certificates of the authorities to trust; `system` is the operating "
-            "system's bundle"
+            "system's bundle",
+            extra={"place": True},
         ),
     ] = "system"
     cert_file: Annotated[
         Path | None, Meta(description="client certificate; needs `key_file`, too")
     ] = None
     key_file: Annotated[
-        Path | None, Meta(description="key of the client certificate; mode 0600")
+        Path | None,
+        Meta(description="key of the client certificate; mode 0600, or 0640 where root owns it"),
     ] = None
 
 

@@ -1,14 +1,13 @@
 """Where the agent's HTTP server listens: how an address is written, and what it becomes."""
 
 import errno
-import re
 import socket
-from typing import Final, cast
+from typing import cast
 
+from pg_collector.config import listening
 from pg_collector.errors import ConfigurationError
 
-_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
-_HIGHEST_PORT: Final = 65_535
+_REMEDY = "Write it as 127.0.0.1:8080, [::1]:8080, :8080 for every interface, or off."
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -16,25 +15,29 @@ def parse_address(address: str) -> tuple[str, int]:
 
     Raises ConfigurationError for anything else.
     """
-    found = _ADDRESS.fullmatch(address)
-    if not found or int(found["port"]) > _HIGHEST_PORT:
+    try:
+        return listening.parse(address)
+    except ValueError:
         raise ConfigurationError(
-            f"http.address {address!r} is not an address",
-            remedy="Write it as 127.0.0.1:8080, [::1]:8080, :8080 for every interface, or off.",
-        )
-    return found["v6"] or found["host"], int(found["port"])
+            f"http.address {address!r} is not an address", remedy=_REMEDY
+        ) from None
 
 
 def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
     """Return the family and the address to bind; no host is every interface, IPv6 and IPv4.
 
-    Raises OSError if the name has no address.
+    Raises OSError if the name has no address, ConfigurationError if it is no name.
     """
     if not host:
         if socket.has_dualstack_ipv6():
             return socket.AF_INET6, ("::", port)
         return socket.AF_INET, ("0.0.0.0", port)  # noqa: S104  # every interface was asked for
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:  # of the idna codec: a label is empty or too long
+        raise ConfigurationError(
+            f"http.address: {host!r} is not a name of a host", remedy=_REMEDY
+        ) from None
     family, _, _, _, address = found[0]
     return family, cast("tuple[str, int]", address[:2])
 

@@ -18,6 +18,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from pg_collector.config.certificates import server_context
+from pg_collector.config.files import Unreadable, read_secret
 from pg_collector.config.model import Http
 from pg_collector.errors import ConfigurationError, StateError
 from pg_collector.health.address import parse_address, remedy, resolve
@@ -247,28 +249,20 @@ def _token(http: Http) -> bytes | None:
     if http.token_file is None:
         return None
     try:
-        token = http.token_file.read_bytes().strip()
-    except OSError as error:
-        raise ConfigurationError(
-            f"http.token_file {http.token_file} cannot be read: {error.strerror}"
-        ) from error
-    if not token:
-        raise ConfigurationError(f"http.token_file {http.token_file} is empty")
-    return token
+        return read_secret(http.token_file).encode()
+    except Unreadable as error:
+        raise ConfigurationError(f"http.token_file {error}", remedy=error.remedy) from None
 
 
 def _tls(http: Http) -> ssl.SSLContext | None:
     if http.tls.cert_file is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(http.tls.cert_file, http.tls.key_file)
-    except OSError as error:  # ssl.SSLError is one
+        return server_context(http.tls.cert_file, http.tls.key_file)
+    except Unreadable as error:
         raise ConfigurationError(
-            f"http.tls.cert_file {http.tls.cert_file} cannot be used: {error}",
-            remedy="It holds the certificate chain as PEM; http.tls.key_file holds its key.",
+            f"http.tls (cert_file, key_file): {error}", remedy=error.remedy
         ) from error
-    return context
 
 
 def _bearer(request: BaseHTTPRequestHandler) -> bytes:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from pg_collector.config.model import Http, HttpTls
 from pg_collector.errors import ConfigurationError, StateError
-from pg_collector.health.address import parse_address
+from pg_collector.health.address import parse_address, resolve
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import State, Vital, Vitals
 from pg_collector.metrics import Metrics
@@ -311,6 +312,43 @@ def test_a_certificate_that_cannot_be_used_is_refused(tmp_path: Path):
         Bench(tls=HttpTls(cert_file=tmp_path / "cert"))
 
 
+def test_a_token_or_certificate_in_a_named_pipe_is_refused_without_waiting(
+    tmp_path: Path, pki: Pki
+):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    leaf = pki.server
+    for settings in (
+        {"token_file": pipe},
+        {"tls": HttpTls(cert_file=pipe, key_file=leaf.key)},
+        {"tls": HttpTls(cert_file=leaf.certificate, key_file=pipe)},
+    ):
+        with pytest.raises(ConfigurationError, match="is not a regular file") as caught:
+            Bench(**settings)
+        assert caught.value.remedy
+
+
+def test_a_token_file_without_an_end_is_refused(tmp_path: Path):
+    (tmp_path / "token").write_bytes(b"x" * 70_000)
+    with pytest.raises(ConfigurationError, match="larger than 64 kB"):
+        Bench(token_file=tmp_path / "token")
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path, pki: Pki):
+    key = serialization.load_pem_private_key(pki.server.key.read_bytes(), None)
+    file = tmp_path / "key"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        )
+    )
+    with pytest.raises(ConfigurationError, match="is encrypted") as caught:
+        Bench(tls=HttpTls(cert_file=pki.server.certificate, key_file=file))
+    assert "openssl" in caught.value.remedy
+
+
 def test_off_listens_nowhere():
     bench = Bench(address="off")
     assert bench.server.address is None
@@ -378,11 +416,21 @@ def test_addresses_are_read(text: str, parsed: tuple[str, int]):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "8080", "::1:8080", "host", "host:", "x:65536", "x:-1", "http://x:1", "[::1]", "x:1a"],
-)
+    [
+        "", "8080", "::1:8080", "host", "host:", "x:65536", "x:-1", "http://x:1", "[::1]", "x:1a",
+        "a..b:8080", ".:1", f"{'x' * 64}:1", "x.:1.", f"{'x.' * 130}x:1", "[x]:1",
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_refused_with_the_remedy(text: str):
     with pytest.raises(ConfigurationError) as caught:
         parse_address(text)
+    assert "off" in caught.value.remedy
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "x" * 64])
+def test_a_name_that_no_resolver_takes_is_refused_with_the_remedy(host: str):
+    with pytest.raises(ConfigurationError, match="not a name of a host") as caught:
+        resolve(host, 0)
     assert "off" in caught.value.remedy
 
 

@@ -1,6 +1,7 @@
 """`pgc config` as it is typed."""
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from pg_collector.cli import app as pgc
 from pg_collector.cli import config
 from pg_collector.config.guide import MINIMAL
 from pg_collector.config.load import load
-from pg_collector.config.model import Config, Database
+from pg_collector.config.model import Buffers, Config, Database, Durability
 from pg_collector.config.render import HIDDEN
 from pg_collector.samplers import discover
 
+IN_MEMORY = Buffers(durability=Durability.MEMORY)  # what the default means in this version
 VALID = "databases:\n  - name: prod\n    postgres: {password: hunter2}\n"
 
 
@@ -24,9 +26,10 @@ VALID = "databases:\n  - name: prod\n    postgres: {password: hunter2}\n"
 def _nothing_else_configures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
-    for name in ("PGC_CONFIG", "PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "API_KEY",
-                 "LOG_LEVEL", "LOG_FORMAT", "HTTP_ADDRESS", "CREDENTIALS_DIRECTORY"):  # fmt: skip
-        monkeypatch.delenv(name, raising=False)
+    others = {"API_KEY", "LOG_LEVEL", "LOG_FORMAT", "HTTP_ADDRESS", "CREDENTIALS_DIRECTORY"}
+    for name in list(os.environ):
+        if name.startswith("PG") or name.removesuffix("_FILE") in others:
+            monkeypatch.delenv(name)
 
 
 def run(*arguments: str) -> Any:
@@ -139,6 +142,8 @@ def test_show_speaks_json(file: Path) -> None:
         ("host=h dbname=d", "host=h dbname=d"),
         ("", ""),
         ("host=h options=-csecret", "(secret)"),
+        ("host=bob:hunter2@h dbname=d", "(secret)"),
+        ("host=h user=bob@tenant", "host=h user=bob@tenant"),
     ],
 )
 def test_show_prints_a_connection_string_only_if_all_of_it_is_harmless(
@@ -147,6 +152,34 @@ def test_show_prints_a_connection_string_only_if_all_of_it_is_harmless(
     file.write_text(f"databases: [{{name: a, postgres: {{conn_string: '{conn_string}'}}}}]\n")
     told = yaml.safe_load(run("show").stdout)
     assert told["databases"][0]["postgres"]["conn_string"] == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://x/p?token=hunter2", "https://x/p?(secret)"),
+        ("https://x/p#hunter2", "https://x/p?(secret)"),
+        ("https://x:8443/p/@q", "https://x:8443/p/@q"),
+    ],
+)
+def test_show_prints_a_url_without_its_query(file: Path, url: str, shown: str) -> None:
+    file.write_text(f"databases: [{{name: a}}]\nplatform: {{url: '{url}'}}\n")
+    result = run("show")
+    assert "hunter2" not in result.output
+    assert yaml.safe_load(result.stdout)["platform"]["url"] == shown
+    assert json.loads(run("show", "--json").stdout)["config"]["platform"]["url"] == shown
+
+
+def test_show_prints_what_the_buffer_does_and_that_loads_again(file: Path) -> None:
+    file.write_text(run("show").stdout.replace("(secret)", "x"))
+    assert "durability: memory" in file.read_text()
+    assert run("check").exit_code == 0
+
+
+def test_show_prints_a_path_that_begins_with_a_tilde_as_one_that_loads_again(file: Path) -> None:
+    file.write_text("databases: [{name: a}]\nlocal: {path: ./~out}\n")
+    shown = run("show").stdout
+    assert yaml.safe_load(shown)["local"]["path"] == "./~out"
 
 
 def test_show_prints_a_literal_reference_as_one(file: Path) -> None:
@@ -164,7 +197,7 @@ def test_init_writes_a_file_that_loads(tmp_path: Path, arguments: list[str]) -> 
     assert result.stdout == ""
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     loaded = load(path, environ={}, samplers=discover())
-    assert loaded.config == Config(databases=(Database(name="local"),))
+    assert loaded.config == Config(databases=(Database(name="local"),), buffers=IN_MEMORY)
     assert loaded.warnings == ()
 
 

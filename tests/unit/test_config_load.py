@@ -11,10 +11,19 @@ import pytest
 
 from pg_collector.config.files import read_secret
 from pg_collector.config.load import Loaded, find, load
-from pg_collector.config.model import AuthMethod, Config, Database, LogLevel, TlsMode
+from pg_collector.config.model import (
+    AuthMethod,
+    Buffers,
+    Config,
+    Database,
+    Durability,
+    LogLevel,
+    TlsMode,
+)
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
 
+IN_MEMORY = Buffers(durability=Durability.MEMORY)  # what the default means in this version
 ONE = "databases:\n  - name: prod\n"
 
 
@@ -49,7 +58,8 @@ def conn_string(loaded: Loaded) -> str:
 
 
 def test_what_is_absent_is_the_models_default(file: Path) -> None:
-    assert read(ONE, file).config == Config(databases=(Database(name="prod"),))
+    expected = Config(databases=(Database(name="prod"),), buffers=IN_MEMORY)
+    assert read(ONE, file).config == expected
 
 
 def test_every_kind_of_value_is_read(file: Path) -> None:
@@ -438,7 +448,9 @@ def test_a_connection_string_is_a_whole_configuration(file: Path) -> None:
 
 
 def test_every_documented_variable_works(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "pw").write_text("p")
+    for name in ("pw", "ca", "cert", "key"):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text("p")
     config = read(
         None,
         file,
@@ -450,9 +462,9 @@ def test_every_documented_variable_works(file: Path, tmp_path: Path) -> None:
         PG_PASSWORD_FILE=str(tmp_path / "pw"),
         PG_AUTH_METHOD="password",
         PG_TLS_MODE="verify-full",
-        PG_CA_FILE="/ca",
-        PG_CERT_FILE="/cert",
-        PG_KEY_FILE="/key",
+        PG_CA_FILE=str(tmp_path / "ca"),
+        PG_CERT_FILE=str(tmp_path / "cert"),
+        PG_KEY_FILE=str(tmp_path / "key"),
         PG_COLLECTOR_API_KEY="k",
         PGC__PLATFORM__URL="https://p.example",
         LOG_LEVEL="DEBUG",
@@ -466,11 +478,9 @@ def test_every_documented_variable_works(file: Path, tmp_path: Path) -> None:
     assert postgres.password_file == tmp_path / "pw"
     assert postgres.auth_method is AuthMethod.PASSWORD
     assert postgres.tls.mode is TlsMode.VERIFY_FULL
-    assert (postgres.tls.ca_file, str(postgres.tls.cert_file), str(postgres.tls.key_file)) == (
-        "/ca",
-        "/cert",
-        "/key",
-    )
+    assert postgres.tls.ca_file == str(tmp_path / "ca")
+    assert postgres.tls.cert_file == tmp_path / "cert"
+    assert postgres.tls.key_file == tmp_path / "key"
     assert config.api_key is not None
     assert config.platform.url == "https://p.example"
     assert (config.log.level, config.log.format, config.http.address) == (
@@ -587,7 +597,16 @@ def test_libpqs_complaint_is_told_without_a_part_of_the_string(file: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:0", ":8080", "[::1]:8080", "localhost:80", "0.0.0.0:65535", "off"]
+    "address",
+    [
+        "127.0.0.1:0",
+        ":8080",
+        "[::1]:8080",
+        "localhost:80",
+        "0.0.0.0:65535",
+        "db_1.example.:1",
+        "off",
+    ],
 )
 def test_an_address_to_listen_on_is_accepted(file: Path, address: str) -> None:
     assert read(f"{ONE}http: {{address: '{address}'}}\n", file).config.http.address == address
@@ -602,7 +621,7 @@ def test_what_is_not_available_may_stand_at_its_default(file: Path) -> None:
     loaded = read(
         f"{ONE}    discover: {{enabled: false}}\nbreakers: {{identity: {{reset: 1m}}}}\n"
         "security: {query_masking_level: basic, audit_logging: false, ip_allowlist: }\n"
-        "buffers: {durability: wal, disk_max: 500MB}\nplatform: {compression: zstd}\n",
+        "buffers: {durability: memory, disk_max: 500MB}\nplatform: {compression: zstd}\n",
         file,
     )
-    assert loaded.config == Config(databases=(Database(name="prod"),))
+    assert loaded.config == Config(databases=(Database(name="prod"),), buffers=IN_MEMORY)

@@ -205,7 +205,7 @@ def test_what_show_prints_loads_as_the_same_configuration(
         "sampling": {sampler: f"{interval}ms" for sampler, interval in every.items()},
         "buffers": {"memory_max": f"{memory}B"},
         "http": {"address": address},
-        "local": {"enabled": True, "path": escape(path)},
+        "local": {"enabled": True, "path": f"./{escape(path)}"},
     }
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")

@@ -227,7 +227,7 @@ def test_a_password_file_is_read_at_each_connection_and_loses_its_line_end(tmp_p
 
 
 def test_a_missing_password_file_is_an_outage_not_the_end(tmp_path: Path):
-    with pytest.raises(TargetDown, match="No such file"):
+    with pytest.raises(TargetDown, match="does not exist"):
         password.find(Postgres(password_file=tmp_path / "none"))
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -273,16 +274,50 @@ def test_a_file_that_cannot_be_opened_is_told_with_the_remedy(tmp_path: Path):
 
 def test_a_file_that_is_full_costs_the_line_and_says_so_later(tmp_path: Path):
     path = tmp_path / "collector.log"
-    path.symlink_to("/dev/full")
     bench = Bench(file=path)
-    log.info("lost")
-    log.info("lost, too")
-    path.unlink()
+    log.info("first")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))
+    try:
+        log.info("lost")
+        log.info("lost, too")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     log.info("here")
-    assert bench.messages == ["lost", "lost, too", "here"]
+    assert bench.messages == ["first", "lost", "lost, too", "here"]
     lines = path.read_text().splitlines()
-    assert lines[0] == "(2 log lines were lost)"
-    assert json.loads(lines[1])["msg"] == "here"
+    assert lines[1] == "(2 log lines were lost)"
+    assert [json.loads(lines[n])["msg"] for n in (0, 2)] == ["first", "here"]
+
+
+def test_a_file_that_is_none_is_refused_without_waiting(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = None
+    try:
+        for _ in range(2):  # without a reader, then with one
+            with pytest.raises(StateError, match="not a regular file") as caught:
+                Bench(file=pipe)
+            assert "log.file" in caught.value.remedy
+            reader = reader or os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    finally:
+        if reader is not None:
+            os.close(reader)
+    with pytest.raises(StateError, match="not a regular file"):
+        Bench(file=Path("/dev/full"))
+
+
+def test_a_file_that_becomes_a_named_pipe_costs_lines_and_no_time(tmp_path: Path):
+    path = tmp_path / "collector.log"
+    bench = Bench(file=path)
+    log.info("one")
+    path.unlink()
+    os.mkfifo(path)
+    log.info("two")
+    path.unlink()
+    log.info("three")
+    assert bench.messages == ["one", "two", "three"]
+    assert path.read_text().startswith("(1 log lines were lost)\n")
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from pg_collector.config.files import MAX_SECRET_BYTES, Unreadable, read_text
 from pg_collector.config.model import AuthMethod, Postgres
 from pg_collector.errors import ConfigurationError, TargetDown
 
@@ -37,11 +38,7 @@ def find(postgres: Postgres, ask: Callable[[], str] | None = None) -> str | None
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise TargetDown(
-            f"password_file {path}: {why}",
-            remedy="It must be readable by the account that the agent runs under",
-        ) from None
+        text = read_text(path, MAX_SECRET_BYTES)
+    except Unreadable as error:
+        raise TargetDown(f"password_file {error}", remedy=error.remedy) from None
     return text.removesuffix("\n").removesuffix("\r")
