@@ -8,18 +8,18 @@ import logging
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Final, Self
 
 from pg_collector import __version__, spot
 from pg_collector.buffer.memory import MemoryBuffer
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Config, Database
-from pg_collector.control import ControlServer, Request
-from pg_collector.errors import CollectorError
+from pg_collector.control import ANSWER_WITHIN, ControlServer, Request, fingerprint
+from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
@@ -45,9 +45,10 @@ OutletSource = Callable[[Clock, Metrics], Outlet]
 STOP_TURNS = 2.0  # seconds that running turns may take to end before their sockets are shut
 STOP_FORCED = 1.0  # seconds after that
 STOP_DRAIN = 4.0  # seconds for the last lines
-SAMPLE_DEADLINE = 20.0  # seconds for one sampler that a command asks for
 FILE_LINGER = 0.5  # seconds between two looks at an empty buffer: a file costs nothing to reach
 ONCE_DEADLINE = 60.0  # seconds for one turn of `once`
+
+UNPROVISIONED: Final = "UNPROVISIONED: this device has no plan, nothing is collected"
 
 
 class Agent:
@@ -61,13 +62,14 @@ class Agent:
         *,
         samplers: Mapping[str, Sampler] | None = None,
         token: Callable[[], str] | None = None,
-        socket: Path | None = None,
+        sockets: Sequence[Path] = (),
         clock: Clock | None = None,
     ) -> None:
         """Build every part; nothing runs before `start`.
 
         `outlet` builds the one outlet: by default the files of `local`, where that is enabled.
-        `token` gives a database password, `socket` is where commands reach the agent.
+        `token` gives a database password. Commands reach the agent at the first of `sockets` that
+        can be used.
         """
         self.config = config
         self.clock = clock or SystemClock()
@@ -100,7 +102,7 @@ class Agent:
         self.outlet = outlet(self.clock, self.metrics) if outlet is not None else None
         self.layout = Layout((), ())
         self._grants = grants
-        self._socket = socket
+        self._sockets = tuple(sockets)
         self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
         self._failed = False
@@ -120,8 +122,8 @@ class Agent:
             if self.outlet is not None:
                 stack.enter_context(self._sending(self.outlet))
             stack.callback(self._stop_sampling)
-            if self._socket is not None:
-                control = ControlServer(self.sample, self._socket)
+            if self._sockets:
+                control = ControlServer(self.sample, self._sockets)
                 control.start()
                 stack.callback(control.stop)
             self.scheduler.start()
@@ -155,7 +157,10 @@ class Agent:
         """Take one turn of every sampler, deliver, stop; return whether every target answered.
 
         Nothing is scheduled and no port is opened: for cron, and to try a configuration.
+        Raises ConfigurationError without a plan.
         """
+        if self._grants.grant() is None:
+            raise ConfigurationError(UNPROVISIONED, remedy=unprovisioned(self.config))
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_targets)
             if self.outlet is not None:
@@ -167,25 +172,28 @@ class Agent:
             log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
         return all(target.trouble is None for target in self.targets.values())
 
-    def sample(self, request: Request) -> list[bytes]:
+    def sample(self, request: Request) -> list[bytes] | None:
         """Answer the control socket: take samples on the target's own lanes, now.
 
-        Raises CollectorError where there is no such target or sampler, or its lane stays busy.
+        Returns None where the target is another agent's: its name or its connection differs.
+        Raises CollectorError where there is no such sampler, AgentUnreachable where the lanes stay
+        busy.
         """
-        name = request.target or next(iter(self.targets), None)
-        if name not in self.targets:
-            known = ", ".join(self.targets) or "none"
-            raise CollectorError(f"no target {name!r}", remedy=f"The agent's targets: {known}")
-        target = self.targets[name]
+        target = self.targets.get(request.target)
+        if target is None or fingerprint(target.database) != request.connection:
+            return None
+        deadline = self.clock.monotonic() + ANSWER_WITHIN
         found: list[bytes] = []
         for sampler in spot.chosen(self.samplers, request.samplers):
             lane = target.lane_for(sampler)
             take = partial(spot.take, sampler, target.name, explain=request.explain)
             work = partial(target.lend, lane, take)
+            left = max(0.0, deadline - self.clock.monotonic())
             try:
-                found += self.scheduler.borrow(target.name, lane, work, SAMPLE_DEADLINE)
+                found += self.scheduler.borrow(target.name, lane, work, left)
             except TimeoutError as error:
-                raise CollectorError(str(error), remedy="Try again in a moment.") from error
+                late = f"{sampler.name} of {target.name} was not done within {ANSWER_WITHIN:g} s"
+                raise AgentUnreachable(late, remedy="Try again, or name fewer.") from error
         return found
 
     def wait(self) -> int:
@@ -319,11 +327,8 @@ class Agent:
     def _plan_vital(self) -> Vital:
         if self._grants.grant() is not None:
             return vitals.OK
-        return Vital(
-            state=vitals.State.DOWN,
-            reason="UNPROVISIONED: this device has no plan, nothing is collected",
-            remedy="Set local.enabled: true, or start with --local DIR, to collect into files.",
-        )
+        remedy = unprovisioned(self.config)
+        return Vital(state=vitals.State.DOWN, reason=UNPROVISIONED, remedy=remedy)
 
     def _any_target_vital(self) -> Vital:
         at_work = {job.target for job in self.layout.jobs}
@@ -331,6 +336,16 @@ class Agent:
         if not answers:
             return Vital(state=vitals.State.DOWN, reason="there is nothing to collect")
         return next((one for one in answers if one.state is not vitals.State.DOWN), answers[0])
+
+
+def unprovisioned(config: Config) -> str:
+    """Return what its owner can do for a device without a plan."""
+    if config.api_key is None:
+        return "Collect into files: local.enabled: true, or --local DIR."
+    return (
+        "Sending to a platform comes with a later version. Without an api_key samples can go into "
+        "files: local.enabled: true, or --local DIR."
+    )
 
 
 def _target_vital(target: Target) -> Vital:
@@ -358,7 +373,7 @@ def run(
     outlet: OutletSource | None = None,
     *,
     token: Callable[[], str] | None = None,
-    socket: Path | None = None,
+    sockets: Sequence[Path] = (),
     on_start: Callable[[Agent], None] = lambda _agent: None,
 ) -> int:
     """Be the agent, in the main thread, until SIGTERM or SIGINT; return the exit code.
@@ -366,7 +381,7 @@ def run(
     `on_start` sees the running agent once, before the wait begins. Raises StateError where
     something cannot be opened.
     """
-    agent = Agent(config, grants, outlet, token=token, socket=socket)
+    agent = Agent(config, grants, outlet, token=token, sockets=sockets)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         agent.end(signal.Signals(number).name)

@@ -33,7 +33,9 @@ SOCKET_NAME: Final = "pgc.sock"
 REQUEST_MAX: Final = 64 * 1024  # bytes
 REPLY_MAX: Final = 64 * 1024 * 1024  # bytes
 TIMEOUT: Final = 30.0  # seconds, for either side
-ANSWER_WITHIN: Final = 20.0  # seconds that the agent takes for a request: less than who waits for it
+ANSWER_WITHIN: Final = (
+    20.0  # seconds that the agent takes for a request: less than who waits for it
+)
 CONNECTIONS: Final = 4  # served at once; further ones wait in the kernel's queue
 
 _CHUNK: Final = 64 * 1024  # bytes read at once

@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import BasePoolExecutor
@@ -22,6 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pg_collector.clock import Clock
+from pg_collector.errors import AgentUnreachable
 from pg_collector.metrics import Metrics
 from pg_collector.schedule import Job
 
@@ -46,6 +47,20 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
     def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
         self.submitted[job.id] = self._clock.monotonic()
         super()._do_submit_job(job, run_times)
+
+
+class OnwardTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """An interval that leaves what was missed behind in one step, and keeps its phase.
+
+    APScheduler makes a list of all missed runs, even where only one of them is to take place:
+    millions after a step of the wall clock by months.
+    """
+
+    def get_next_fire_time(self, previous: dt.datetime | None, now: dt.datetime) -> Any:
+        """Return the first moment of the phase after `now`, not before the interval is over."""
+        if previous is not None:
+            previous += max(0, (now - previous) // self.interval) * self.interval
+        return super().get_next_fire_time(previous, now)
 
 
 class Scheduler:
@@ -92,12 +107,13 @@ class Scheduler:
     def stop(self, deadline: float) -> bool:
         """Start no more turns and wait for the running ones, `deadline` seconds at most.
 
-        Returns whether all ended. Waiting turns are dropped.
+        Returns whether all ended. Waiting turns are left out: `stopping` must be set.
         """
         if self._aps.running:
             self._aps.shutdown(wait=False)
         for executor in self._lanes.values():
-            executor.pool.shutdown(wait=False, cancel_futures=True)
+            # Nothing is cancelled: APScheduler takes a cancelled run for a fault, and logs it so.
+            executor.pool.shutdown(wait=False)
         with self._idle:
             ended = self._idle.wait_for(lambda: self._running == 0, deadline)
         if self._watchdog.is_alive() and self._stopping.is_set():
@@ -138,9 +154,14 @@ class Scheduler:
     def borrow(self, target: str, lane: str, work: Callable[[], T], timeout: float) -> T:
         """Run `work` in a lane's thread, behind what waits there, and return what it returns.
 
-        Raises TimeoutError where the lane did not come round to it in `timeout` seconds.
+        Raises TimeoutError where the lane did not come round to it in `timeout` seconds, and
+        AgentUnreachable once the scheduler stops.
         """
-        future = self._lane(f"{target}/{lane}").pool.submit(self._counted, work)
+        pool = self._lane(f"{target}/{lane}").pool
+        try:
+            future = pool.submit(self._lent, work)
+        except RuntimeError as error:  # the pool was shut down
+            raise _stopping() from error
         try:
             return future.result(timeout)
         except concurrent.futures.TimeoutError:
@@ -162,7 +183,7 @@ class Scheduler:
         self._aps.add_job(
             self._take,
             # Its own jitter would only ever lengthen the interval; the first run's spread remains.
-            IntervalTrigger(seconds=job.every, start_date=first, timezone=dt.UTC),
+            OnwardTrigger(seconds=job.every, start_date=first, timezone=dt.UTC),
             args=(job,),
             id=job.id,
             executor=alias,
@@ -186,6 +207,12 @@ class Scheduler:
             self._skipped(job, "lane_busy")
             return
         self._counted(lambda: self._run(job))
+
+    def _lent(self, work: Callable[[], T]) -> T:
+        """Do borrowed work, in the lane's thread."""
+        if self._stopping.is_set():
+            raise _stopping()
+        return self._counted(work)
 
     def _counted(self, work: Callable[[], T]) -> T:
         with self._idle:
@@ -224,3 +251,7 @@ class Scheduler:
 
     def _apart(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()
+
+
+def _stopping() -> AgentUnreachable:
+    return AgentUnreachable("the agent is stopping", remedy="Start it again, then repeat this.")

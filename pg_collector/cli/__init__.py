@@ -77,22 +77,42 @@ def _before_the_verb(
 
 def main() -> None:
     """Run `pgc`; end with the exit code that the documentation promises for each kind of error."""
+    from pg_collector.cli.printable import printable
+
     _mount()
     try:
-        app()
+        _run()
     except CollectorError as error:
         for line in error.sentence().splitlines():
-            print(f"pgc: {line}", file=sys.stderr)
+            print(f"pgc: {printable(line)}", file=sys.stderr)
         raise SystemExit(_exit_code(error)) from None
-    except PermissionError as error:
-        print(f"pgc: {error.filename}: permission denied", file=sys.stderr)
-        raise SystemExit(EXIT_PERMISSION) from None
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read our output went away, as `head` does; say nothing more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_output_go()
         raise SystemExit(EXIT_PROBLEM) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"pgc: {printable(where + (error.strerror or str(error)))}", file=sys.stderr)
+        _let_output_go()
+        denied = isinstance(error, PermissionError)
+        raise SystemExit(EXIT_PERMISSION if denied else EXIT_PROBLEM) from None
+
+
+def _run() -> None:
+    """Run the verb; what it printed has been written afterwards, or OSError says why not."""
+    try:
+        app()
+    finally:
+        if sys.stdout is not None:  # None when it was closed
+            sys.stdout.flush()
+
+
+def _let_output_go() -> None:
+    """Send what is still to be written nowhere: the interpreter's end would trip over it."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_code(error: CollectorError) -> int:

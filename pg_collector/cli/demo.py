@@ -1,15 +1,28 @@
 """`pgc demo`: see it work, with a PostgreSQL of its own."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+def _finite(seconds: float | None) -> float | None:
+    if seconds is not None and not math.isfinite(seconds):  # NaN is not below the minimum, either
+        raise typer.BadParameter("it is not a number of seconds")
+    return seconds
+
+
 def demo(
     seconds: Annotated[
         float | None,
-        typer.Option(min=1, metavar="N", help="End after N seconds.", show_default=False),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="End after N seconds.",
+            show_default=False,
+            callback=_finite,
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the samples go, as JSON lines.")
@@ -36,7 +49,7 @@ def demo(
     Example:  pgc demo --seconds 20 --output /tmp/samples | tee demo.log
 
     Exit codes: 0 ended by time or by Ctrl-C, 1 a part died, 73 a directory or an address cannot be
-    used.
+    used, 78 it is no address.
     """
     from pg_collector.demo.run import Options, run
 

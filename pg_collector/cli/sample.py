@@ -5,16 +5,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
 
 from pg_collector import control, spot
+from pg_collector.cli import EXIT_PERMISSION
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
+from pg_collector.cli.printable import printable, printable_json
 from pg_collector.config.conninfo import has_password
 from pg_collector.config.model import Database, Postgres
-from pg_collector.errors import AgentUnreachable, ConfigurationError
+from pg_collector.errors import ConfigurationError
 from pg_collector.pg.session import Session
 from pg_collector.sample import address
 from pg_collector.samplers import discover
@@ -49,9 +51,12 @@ def sample(
       pgc sample activity --dsn "host=db1 user=pgcollector dbname=postgres"
       pgc sample statements --json | jq .set
 
-    While the agent runs it is asked, so that no third session is opened.
+    While an agent samples the same target it is asked, so that no third session is opened.
+
+    Exit codes: 1 a sampler says that something is missing, 69 the server or the agent does not
+    answer, 77 an agent runs that this user may not ask, 78 the configuration is invalid.
     """
-    request = control.Request(samplers=tuple(names or ()), target=database, explain=explain)
+    wanted = tuple(names or ())
     if dsn is not None:
         if has_password(dsn):
             print(
@@ -60,14 +65,14 @@ def sample(
                 file=sys.stderr,
             )
         target = Database(name="dsn", postgres=Postgres(conn_string=Secret(dsn)))
-        lines = _directly(target, request)
+        lines = _directly(target, wanted, explain=explain)
     else:
         found = loaded(config, overrides).config
-        lines = _through_the_agent(request, found.state_dir) or _directly(
-            _chosen(found.databases, database), request
-        )
+        target = _chosen(found.databases, database)
+        asked = _through_an_agent(target, wanted, found.state_dir, explain=explain)
+        lines = _directly(target, wanted, explain=explain) if asked is None else asked
     if explain:
-        print("\n\n".join(line.decode() for line in lines))
+        print(printable("\n\n".join(line.decode() for line in lines), keep="\n\t"))
         return
     _print(lines, None if as_json else limit)
     if any(address(line).set == "sampler_state" for line in lines):
@@ -78,42 +83,67 @@ def _print(lines: list[bytes], limit: int | None) -> None:
     """Print lines as tables of so many rows, or as they are."""
     if limit is None:
         for line in lines:
-            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.write(printable_json(line.decode()).encode() + b"\n")
     else:
         for text in _tables(lines, limit):
-            print(text)
+            print(printable(text))
 
 
-def _through_the_agent(request: control.Request, state_dir: Path | None) -> list[bytes] | None:
-    """Ask the running agent; return None where none runs."""
+def _through_an_agent(
+    target: Database, wanted: tuple[str, ...], state_dir: Path | None, *, explain: bool
+) -> list[bytes] | None:
+    """Ask the running agent that samples this target; return None where there is none."""
+    request = control.Request(
+        samplers=wanted,
+        target=target.name,
+        connection=control.fingerprint(target),
+        explain=explain,
+    )
+    forbidden: list[Path] = []
     for path in control.candidates(os.environ, state_dir):
-        if path.is_socket() and os.access(path, os.W_OK):
-            try:
-                reply = control.ask(request, path)
-            except AgentUnreachable:
-                continue
-            return [line.encode() for line in reply.lines]
+        try:
+            lines = control.ask(request, path)
+        except PermissionError:
+            forbidden.append(path)
+        else:
+            if lines is not None:
+                return lines
+    if forbidden:
+        _refuse(forbidden[0])
     return None
 
 
-def _directly(target: Database, request: control.Request) -> list[bytes]:
+def _refuse(path: Path) -> NoReturn:
+    """End: whether the agent behind this socket samples the target, only it could say."""
+    found = path.stat()
+    print(
+        f"pgc: {printable(str(path))}: an agent listens there, and you may not ask it. "
+        f"Run pgc as its user (uid {found.st_uid}) or as a member of its group "
+        f"(gid {found.st_gid}); or use --dsn, which opens a session of its own",
+        file=sys.stderr,
+    )
+    raise typer.Exit(EXIT_PERMISSION)
+
+
+def _directly(target: Database, wanted: tuple[str, ...], *, explain: bool) -> list[bytes]:
     samplers = discover()
-    wanted = spot.chosen(samplers, request.samplers)
+    chosen = spot.chosen(samplers, wanted)
     relations = frozenset(name for one in samplers.values() for name in one.relations)
     session = Session.open(target, relations=relations)
     try:
-        taken = [spot.take(one, target.name, session, explain=request.explain) for one in wanted]
+        taken = [spot.take(one, target.name, session, explain=explain) for one in chosen]
         return [line for lines in taken for line in lines]
     finally:
         session.close()
 
 
 def _chosen(databases: tuple[Database, ...], name: str | None) -> Database:
+    """Return the target of this name, or the first that is enabled."""
     for database in databases:
-        if name in {None, database.name}:
+        if database.name == name or (name is None and database.enabled):
             return database
     raise ConfigurationError(
-        f"no database {name!r} in the configuration",
+        f"no database {name!r} in the configuration" if name else "no database is enabled",
         remedy=f"There are: {', '.join(database.name for database in databases)}",
     )
 

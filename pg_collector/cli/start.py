@@ -1,5 +1,6 @@
 """`pgc start`: run the agent."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -46,7 +47,8 @@ def start(
       pgc start --once --dry-run | jq .
 
     Exit codes: 0 stopped in order, 1 a part died or a target did not answer (--once),
-    73 an address or a path cannot be used, 78 the configuration is invalid.
+    73 an address or a path cannot be used, 78 the configuration is invalid or there is no plan
+    (--once).
     """
     extra = list(overrides or ())
     if local is not None:
@@ -58,7 +60,8 @@ def start(
     logs.catch_uncaught()
     code = _run(found.config, found.warnings, once=once, dry_run=dry_run)
     handler.close()
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # whoever read a dry run has seen enough
+        sys.stdout.flush()
     sys.stderr.flush()
     # A turn that hangs in the kernel must not keep a stopped agent alive: pool threads are joined
     # at a normal exit. Everything that matters was closed in order before.
@@ -69,16 +72,17 @@ def _run(config: Config, warnings: tuple[str, ...], *, once: bool, dry_run: bool
     log = logging.getLogger("pg_collector")
     for warning in warnings:
         log.warning(warning)
-    grants: GrantSource = NoGrant()
-    if dry_run or config.local.enabled:
-        grants = LocalGrant()
-    else:
-        log.error(
-            "UNPROVISIONED: this device has no plan, nothing is collected",
-            extra={"remedy": "Collect into files: local.enabled: true, or --local DIR."},
-        )
-    outlet = (lambda _clock, _metrics: ConsoleOutlet()) if dry_run else None
+    grants: GrantSource = LocalGrant() if dry_run or config.local.enabled else NoGrant()
+    console = ConsoleOutlet() if dry_run else None
+    outlet = None if console is None else (lambda _clock, _metrics: console)
     if once:
         return 0 if agent.Agent(config, grants, outlet).once() else 1
-    socket = control.place(os.environ, config.state_dir)
-    return agent.run(config, grants, outlet, socket=socket)
+    if grants.grant() is None:
+        log.error(agent.UNPROVISIONED, extra={"remedy": agent.unprovisioned(config)})
+
+    def on_start(running: agent.Agent) -> None:
+        if console is not None:
+            console.when_closed(lambda: running.end("nobody reads standard output"))
+
+    sockets = control.candidates(os.environ, config.state_dir)
+    return agent.run(config, grants, outlet, sockets=sockets, on_start=on_start)

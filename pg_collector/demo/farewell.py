@@ -1,6 +1,9 @@
 """The demo's last words: where the data is, and what to try next."""
 
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from pg_collector.demo.feed import Board
@@ -28,11 +31,40 @@ def lines(board: Board, folder: Path) -> list[str]:
         found.append(f"  {sampler:<14} {written.lines:>6} lines {size(written.bytes):>9}  {path}")
     found += [
         "\nTry next:",
-        f"  who held up whom    {_WHO_BLOCKS_WHOM} {shown(folder / 'activity' / 'current.jsonl')}",
-        "  your own server     pgc sample activity --dsn postgresql://you@your-server/postgres",
-        "  its monitoring role pgc setup sql | psql -h your-server -U postgres",
+        _look_into(folder / "activity" / "current.jsonl"),
+        f"  your own server     {program()} sample activity"
+        " --dsn postgresql://you@your-server/postgres",
+        f"  its monitoring role {program()} setup sql > role.sql",
     ]
     return found
+
+
+def program() -> str:
+    """Return how to call this program again from here, as a shell reads it."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{_python()} -m {__package__.partition('.')[0]}"
+    found = shutil.which(called.name)
+    if found is not None and called.exists() and called.samefile(found):
+        return called.name
+    path = shown(called.absolute())
+    return shlex.quote(path if os.sep in path else f"./{path}")
+
+
+def _python() -> str:
+    """Return this interpreter. Another of the same name may lack our packages."""
+    name = Path(sys.executable).name
+    return (
+        name if shutil.which(name) == sys.executable else shlex.quote(shown(Path(sys.executable)))
+    )
+
+
+def _look_into(file: Path) -> str:
+    """Return a line with a command that looks into a file of samples, and exists here."""
+    path = shlex.quote(shown(file))
+    if shutil.which("jq") is not None:
+        return f"  who held up whom    {_WHO_BLOCKS_WHOM} {path}"
+    return f"  one of the samples  head -n 1 {path} | {_python()} -m json.tool"
 
 
 def shown(path: Path) -> str:

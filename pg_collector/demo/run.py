@@ -40,6 +40,7 @@ from pg_collector.demo.view import View, Viewer
 from pg_collector.demo.watch import TARGET, Watch
 from pg_collector.demo.workload import Workload
 from pg_collector.errors import StateError
+from pg_collector.health.address import parse_address
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet
 from pg_collector.outlets.file import FileOutlet
@@ -210,8 +211,10 @@ def _check_output(path: Path) -> None:
 
 
 def _address(wanted: str | None) -> str:
-    """Return the address to serve health and metrics on."""
+    """Return the address to serve health and metrics on; raise ConfigurationError if it is none."""
     if wanted is not None:
+        if wanted != "off":
+            parse_address(wanted)
         return wanted
     host, port = USUAL_HTTP
     with socket.socket() as probe:

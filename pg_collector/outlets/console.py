@@ -1,6 +1,7 @@
 """Lines on standard output: for `pgc start --dry-run`, which sends nothing anywhere."""
 
 import sys
+from collections.abc import Callable
 from typing import BinaryIO
 
 from pg_collector.errors import Deferred
@@ -8,18 +9,34 @@ from pg_collector.sample import Batch
 
 
 class ConsoleOutlet:
-    """Writes every line as it would have been sent."""
+    """Writes every line as it would have been sent, until nobody reads them any more."""
 
     name = "console"
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
         self._stream = stream or sys.stdout.buffer
+        self._closed = False
+        self._tell: Callable[[], None] = lambda: None
+
+    def when_closed(self, tell: Callable[[], None]) -> None:
+        """Call `tell`, in the sender's thread, once the reader has gone; now if it has already."""
+        self._tell = tell
+        if self._closed:
+            tell()
 
     def deliver(self, batch: Batch) -> int:
-        """Write the batch; raise Deferred when nobody reads."""
+        """Write the batch; raise Deferred when it cannot be written.
+
+        What comes after the reader has gone, as `head` does, counts as read.
+        """
+        if self._closed:
+            return batch.last
         try:
             self._stream.write(batch.body)
             self._stream.flush()
+        except BrokenPipeError:
+            self._closed = True
+            self._tell()
         except OSError as error:
             raise Deferred(f"standard output: {error.strerror}") from error
         return batch.last

@@ -1,10 +1,11 @@
 """Finds every literal and comment of a text as PostgreSQL's scanner (scan.l) would.
 
 In: any `str`, complete or cut off anywhere. Out: spans, in code points, that must not be shown.
-Two things about a text are unknown, and each doubles the readings: whether a backslash escapes
-in a plain string (`standard_conforming_strings`), and whether typographic quotes were meant as
-quotes (for PostgreSQL they are letters). A text that could be read both ways is read both ways,
-and the union of the spans is masked.
+Three things about a text are unknown, and each doubles the readings: whether a backslash escapes
+in a plain string (`standard_conforming_strings`), whether typographic quotes were meant as
+quotes (for PostgreSQL they are letters), and whether a quote that touches a word (`'don't tell'`)
+ends its string, as PostgreSQL says, or is an apostrophe that was not escaped. A text that could
+be read both ways is read both ways, and the union of the spans is masked.
 
 Every pattern is linear: a quantifier over one character set is possessive, and each group that
 repeats is followed by something that cannot fail. Possessive *groups* are avoided on purpose:
@@ -47,6 +48,12 @@ _GLUED_KEYWORDS = (
     "|offset|on|operator|or|order|over|returning|right|row|rows|similar|then|to|union|using|when"
     "|where|window|with"
 )
+# What valid SQL glues to the end of a string (`'a'and`); any other word makes its quote doubtful.
+_AFTER_STRINGS = (
+    f"{_GLUED_KEYWORDS}|at|csv|day|delimiter|encoding|escape|force|header|hour|immutable|language"
+    "|minute|month|null|nulls|only|publication|quote|returns|second|stable|strict|uescape|valid"
+    "|volatile|year"
+)
 _HEX = "[0-9a-fA-F]"
 _UUID = (
     rf"{_HEX}{{8}}-{_HEX}{{4}}-"
@@ -59,6 +66,11 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _BLANK = re.compile(r"[ \t\n\r\f\v]*+")
 _LINE_COMMENT = re.compile(r"--[^\n\r]*+")
 
+_TOUCHING = re.compile(
+    rf"(?=[A-Za-z0-9_{_NOT_ASCII}])(?!(?i:{_AFTER_STRINGS})(?![A-Za-z0-9_${_NOT_ASCII}]))",
+    re.ASCII,
+)
+
 _MOST_ROUNDS = 8  # two or three suffice; a text that needs more is not masked but refused
 _SPANS_PER_TURN = 64  # bounds the memory of the regular expression's own stack
 _CURLY = re.compile("[\u2018-\u201f]")
@@ -69,7 +81,8 @@ _DASHES_OF_A_UUID = 2
 def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
     """Return the pattern that skips what may be shown, up to and with what may not.
 
-    Groups: n a number, s a string that is complete, e the start of a string with backslash
+    Groups: n a number, s a string that is complete, t nothing, before a letter or digit that
+    touches the end of such a string, e the start of a string with backslash
     escapes, c a line comment, b the start of a block comment, d the start of a dollar quote,
     q a quoted identifier that may be none; a letter before its quote goes with it if it is masked,
     so that what stands in its place is no string of another kind.
@@ -104,7 +117,7 @@ def _pattern(*, escapes: bool, curly: bool, uuid: bool) -> re.Pattern[str]:
     number = rf"(?:{digits}(?:\.(?!\.)[\d_]*+)?|\.{digits})(?:[eE][+-]?{digits})?{junk}|\$\d{{6,}}+"
     literal = (
         f"(?P<n>{_UUID + '|' if uuid else ''}{number})",
-        f"(?P<s>{plain})",
+        f"(?P<s>{plain})(?:(?P<t>(?=[A-Za-z0-9_{beyond}]))|)",
         f"(?P<e>{'(?:[eE]|[uU]&)?' if escapes else '[eE]'}')",
         r"(?P<c>--[^\n\r]*+)",
         r"(?P<b>/\*)",
@@ -171,6 +184,25 @@ def _escaped_end(text: str, start: int) -> int:
             return end
 
 
+def _past_apostrophes(text: str, end: int, *, escapes: bool) -> int:
+    """Return where the string that seems to end at `end` ends if a quote before a word does not.
+
+    That is the next quote with no word behind it, or the end of the text. A doubled quote is
+    part of the string, and with `escapes` so is one behind a backslash.
+    """
+    while _TOUCHING.match(text, end):
+        if escapes:
+            end = _escaped_end(text, end)
+            continue
+        close = text.find("'", end)
+        while close >= 0 and text.startswith("'", close + 1):
+            close = text.find("'", close + 2)
+        if close < 0:
+            return len(text)
+        end = close + 1
+    return end
+
+
 def _name_end(text: str, at: int) -> int:
     """Return where the quoted identifier whose first part ends at `at` ends."""
     while text.startswith('"', at):
@@ -211,19 +243,22 @@ def _literal(text: str, found: re.Match[str], group: str) -> Span | None:
             at = _dollar_end(text, at, found["d"])
         case "s":
             # Pieces matter only where backslashes escape; elsewhere a new string reads the same.
-            at = _plain_end(text, at)
+            at = _plain_end(text, found.end(group))
     return start, at, kind
 
 
-def read(text: str, *, escapes: bool, curly: bool) -> list[Span]:
-    """Return the spans of one reading, in order, none touching another of its kind.
+def read(text: str, *, escapes: bool, curly: bool, loose: bool = False) -> tuple[list[Span], bool]:
+    """Return the spans of one reading, and whether a word touches the end of a string.
+
+    The spans are in order, none touching another of its kind.
 
     escapes: a backslash escapes in a plain string (standard_conforming_strings = off).
     curly: typographic quotes are quotes (what the author meant), not letters (what a server sees).
+    loose: no string ends where a word touches its end (what the author meant, again).
     """
     match = _pattern(escapes=escapes, curly=curly, uuid=text.count("-") >= _DASHES_OF_A_UUID).match
     spans: list[Span] = []
-    at, length = 0, len(text)
+    at, length, touched = 0, len(text), False
     while at < length:
         found = match(text, at)
         group = found and found.lastgroup
@@ -232,18 +267,23 @@ def read(text: str, *, escapes: bool, curly: bool) -> list[Span]:
                 raise AssertionError("the lexer stands still")
             at = found.end()
             continue
-        (start, at), kind = found.span(group), Kind.STRING
         if group == "n":
-            kind = Kind.NUMBER
-        elif group != "s" or escapes:
-            literal = _literal(text, found, group)
+            (start, at), kind = found.span(group), Kind.NUMBER
+        elif group == "s" and not escapes:
+            (start, at), kind = found.span(group), Kind.STRING
+        else:
+            literal = _literal(text, found, "s" if group == "t" else group)
             if literal is None:
                 continue
             start, at, kind = literal
+            if kind is Kind.STRING and _TOUCHING.match(text, at):
+                touched = True
+                if loose:
+                    at = _past_apostrophes(text, at, escapes=escapes or group == "e")
         if spans and spans[-1][1] == start and spans[-1][2] is kind:
             start = spans.pop()[0]
         spans.append((start, at, kind))
-    return spans
+    return spans, touched
 
 
 def _union(found: list[Span]) -> list[Span]:
@@ -271,16 +311,26 @@ def _doubts(text: str) -> tuple[bool, bool]:
     return "\\'" in text, not text.isascii() and _CURLY.search(text) is not None
 
 
+def _ways(text: str, *, escapes: bool, curly: bool) -> list[list[Span]]:
+    """Return the spans as a server reads them, and if a quote is doubtful those without it."""
+    strict, touched = read(text, escapes=escapes, curly=curly)
+    if not touched:
+        return [strict]
+    return [strict, read(text, escapes=escapes, curly=curly, loose=True)[0]]
+
+
 def _readings(text: str) -> tuple[list[Span], bool]:
     """Return the union of all readings of `text`, and whether they agree."""
     escapes, curly = _doubts(text)
+    ways = _ways(text, escapes=False, curly=False)
     both = escapes and curly
-    found = first = read(text, escapes=False, curly=False)
     for also in ((escapes, False), (False, curly), (both, both)):
         if any(also):
-            other = read(text, escapes=also[0], curly=also[1])
-            found = found if other == first else _union(found + other)
-    return found, found is first
+            ways += _ways(text, escapes=also[0], curly=also[1])
+    different = [way for way in ways[1:] if way != ways[0]]
+    if not different:
+        return ways[0], True
+    return _union([span for way in (ways[0], *different) for span in way]), False
 
 
 def spans(text: str) -> list[Span]:

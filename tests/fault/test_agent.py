@@ -11,10 +11,9 @@ import urllib.request
 import msgspec
 import pytest
 
-from pg_collector import control
 from pg_collector.agent import Agent
 from pg_collector.config.model import Config, Http
-from pg_collector.errors import AgentUnreachable, CollectorError, StateError
+from pg_collector.errors import StateError
 from pg_collector.plan import LocalGrant, NoGrant, OpenGrant
 from pg_collector.samplers._sampler import LaneName
 from tests.support.agents import configuration, running, written
@@ -224,43 +223,6 @@ def test_an_output_that_cannot_be_written_degrades_and_recovers(server, tmp_path
     account = agent.buffer.account()
     assert account.balanced
     assert account.produced == account.delivered
-
-
-def test_a_command_borrows_a_lane_instead_of_opening_a_third_session(server, fault_proxy, tmp_path):
-    proxy = fault_proxy(server)
-    path = tmp_path / "pgc.sock"
-    config = configuration({"prod": server.dsn("pgcollector", port=proxy.port)}, tmp_path / "out")
-    with running(config, path) as agent:
-        sampled(tmp_path / "out")
-        assert path.stat().st_mode & 0o777 == 0o660
-        for name in SAMPLERS:
-            reply = control.ask(control.Request(samplers=(name,), target="prod"), path)
-            assert any(f'"set":"{name}' in line for line in reply.lines)
-        explained = control.ask(control.Request(samplers=("activity",), explain=True), path)
-        assert "FROM pg_stat_activity" in explained.lines[0]
-        with pytest.raises(CollectorError, match="no target 'x'"):
-            control.ask(control.Request(samplers=("activity",), target="x"), path)
-        with pytest.raises(CollectorError, match="no sampler 'x'"):
-            control.ask(control.Request(samplers=("x",)), path)
-        assert proxy.accepted == 2
-        with pytest.raises(StateError, match="an agent listens there"):
-            control.ControlServer(agent.sample, path).start()
-    assert not path.exists()
-    with pytest.raises(AgentUnreachable):
-        control.ask(control.Request(samplers=("activity",)), path)
-
-
-def test_a_socket_of_a_dead_agent_is_replaced_and_nonsense_is_answered(server, tmp_path):
-    path = tmp_path / "pgc.sock"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    config = configuration({"prod": server.dsn("pgcollector")}, tmp_path / "out")
-    with running(config, path), socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(5)
-        client.connect(str(path))
-        client.sendall(b'{"verb": "drop"}\n')
-        reply = msgspec.json.decode(client.makefile("rb").read(), type=control.Reply)
-        assert "not a request" in (reply.error or "")
 
 
 def test_lanes_that_learnt_at_different_times_do_not_contradict_each_other(fresh_server, tmp_path):

@@ -124,6 +124,57 @@ def test_a_dry_run_prints_masked_lines_and_writes_nothing(dsn, server, tmp_path)
     assert not list(tmp_path.glob("output*"))
 
 
+KEY = {"API_KEY": "key", "PGC__PLATFORM__URL": "https://platform.example"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({}, "Collect into files"), (KEY, "Sending to a platform comes with a later version")],
+    ids=["without a key", "with a key"],
+)
+def test_once_without_a_plan_ends_with_78_and_the_remedy(dsn, tmp_path, more, said):
+    done = pgc("start", "--once", home=tmp_path, PG_CONN_STRING=dsn, **more)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "UNPROVISIONED" in done.stderr
+    assert said in done.stderr
+    assert "--local DIR" in done.stderr
+
+
+def test_the_remedy_without_a_plan_fits_a_configuration_with_a_key(dsn, tmp_path):
+    port = free_port("127.0.0.1")
+    there = KEY | {"PG_CONN_STRING": dsn, "HTTP_ADDRESS": f"127.0.0.1:{port}"}
+    with Running(tmp_path, **there) as agent:
+
+        def body():
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+            except urllib.error.HTTPError as error:
+                return error.read().decode()
+            return ""
+
+        assert "Without an api_key" in until(body, not_yet=(urllib.error.URLError, OSError))
+        assert agent.end()[0] == 0
+    assert "Without an api_key" in agent.log.read_text()
+
+
+@pytest.mark.parametrize("words", [(), ("--once",)], ids=["start", "once"])
+def test_a_dry_run_whose_reader_has_gone_ends_quietly(dsn, tmp_path, words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with subprocess.Popen(
+        [PGC, "start", "--dry-run", "--http", "off", *words],
+        stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=CLEAN | {"HOME": str(tmp_path), "PG_CONN_STRING": dsn},
+    ) as process:  # fmt: skip
+        os.close(writing)
+        try:
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert {json.loads(line)["level"] for line in said.splitlines()} == {"info"}
+
+
 def test_once_with_a_server_that_is_away_ends_with_one(tmp_path):
     gone = f"host=127.0.0.1 port={free_port('127.0.0.1')} user=x password=hush sslmode=disable"
     done = pgc("start", "--once", "--dry-run", home=tmp_path, PG_CONN_STRING=gone)
@@ -152,6 +203,20 @@ def test_sample_needs_nothing_but_a_dsn(dsn, tmp_path, extra):
     else:
         assert "activity.counts: " in done.stdout
         assert "queryid" in done.stdout
+
+
+def test_what_the_server_says_cannot_command_the_terminal(server, tmp_path):
+    evil = "\x1b]0;pwned\x07\x9b2J"
+    with server.connect() as session:
+        session.execute(f'create temporary table "{evil}" ()')
+        session.execute("begin")
+        session.execute(f'select from "{evil}"')
+        dsn = server.dsn("pgcollector") + " sslmode=disable"
+        for extra in ((), ("--json",)):
+            done = pgc("sample", "activity", "--dsn", dsn, *extra, home=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert "pwned" in done.stdout
+            assert all(c.isprintable() or c == "\n" for c in done.stdout)
 
 
 def test_what_sample_explains_is_sql_that_the_server_answers(server, dsn, tmp_path):
@@ -246,6 +311,15 @@ def test_listings_speak_json(tmp_path):
     assert [one["name"] for one in listed] == ["activity", "database", "statements"]
     assert json.loads(pgc("version", "--json", home=tmp_path).stdout)["pgc"]
     assert pgc("--version", home=tmp_path).stdout.startswith("pgc ")
+
+
+@pytest.mark.parametrize("words", [("config", "reference"), ("version",), ("samplers", "--json")])
+def test_an_output_that_is_full_is_one_line(words):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [PGC, *words], stdout=full, stderr=subprocess.PIPE, text=True, env=CLEAN, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "pgc: No space left on device\n")
 
 
 def test_a_closed_pipe_is_no_traceback():

@@ -216,11 +216,12 @@ class TestAWholeDemo:
     def test_it_says_where_the_data_is_and_what_to_try_next(self, finished: Finished) -> None:
         text = finished.demo.text
         assert all(f"demo/{name}/current.jsonl" in text for name in SAMPLERS)
-        assert "pgc sample activity --dsn" in text
-        assert "pgc setup sql" in text
+        assert "-m pg_collector sample activity --dsn" in text
+        assert "-m pg_collector setup sql > role.sql" in text
 
-    @pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq: apt-get install jq")
     def test_the_command_that_it_proposes_works(self, finished: Finished) -> None:
+        if shutil.which("jq") is None:
+            missing("needs jq: apt-get install jq")
         line = next(one for one in finished.demo.text.splitlines() if "jq -c" in one)
         found = subprocess.run(
             ["/bin/sh", "-c", line[line.index("jq -c") :]],
@@ -362,6 +363,24 @@ def test_an_output_that_cannot_be_written_is_refused_with_the_remedy(tmp_path: P
         assert demo.ended(20) == 73
         assert "cannot write to" in demo.log.read_text()
         assert "--output DIR" in demo.log.read_text()
+        assert demo.remains() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--seconds", "nan"), 2, "not a number of seconds"),
+        (("--seconds", "inf"), 2, "not a number of seconds"),
+        (("--http", "foo"), 78, "not an address"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_a_server_is_built(
+    words: tuple[str, ...], code: int, said: str
+) -> None:
+    with running(*words) as demo:
+        assert demo.ended(20) == code
+        assert said in demo.log.read_text()
+        assert "Starting a PostgreSQL" not in demo.text
         assert demo.remains() == []
 
 

@@ -31,7 +31,7 @@ def configuration(
 @contextmanager
 def running(config: Config, socket: Path | None = None) -> Iterator[Agent]:
     """Run an agent with an open grant; stop it at the end."""
-    agent = Agent(config, OpenGrant(), socket=socket)
+    agent = Agent(config, OpenGrant(), sockets=() if socket is None else (socket,))
     with agent:
         yield agent
 

@@ -1,11 +1,9 @@
 """What the demo's view learns from the lines that were delivered."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from pg_collector.demo.farewell import lines
 from pg_collector.demo.feed import Board, ShownOutlet, Written
 from pg_collector.demo.watch import size
 from pg_collector.errors import Deferred
@@ -78,13 +76,3 @@ def test_sizes_are_written_for_people() -> None:
     assert [size(n) for n in (0, 999, 1000, 34_500, 1_200_000)] == [
         "0 B", "999 B", "1.0 kB", "34.5 kB", "1.2 MB",
     ]  # fmt: skip
-
-
-def test_the_last_words_name_every_file_that_was_written(tmp_path: Path) -> None:
-    board = Board()
-    board.take(line("activity.sessions"))
-    board.take(line("query_text"))
-    text = "\n".join(lines(board, tmp_path))
-    assert "activity/current.jsonl" in text
-    assert "query_text/current.jsonl" in text
-    assert "2 lines" in text

@@ -1,13 +1,16 @@
+import datetime as dt
+import logging
 import threading
 import time
 
 import pytest
 
 from pg_collector.clock import SystemClock
+from pg_collector.errors import AgentUnreachable
 from pg_collector.metrics import Metrics
 from pg_collector.samplers._sampler import LaneName
 from pg_collector.schedule import Job
-from pg_collector.scheduler import Scheduler
+from pg_collector.scheduler import OnwardTrigger, Scheduler
 from tests.support.until import until
 
 
@@ -144,3 +147,65 @@ def test_a_stop_waits_for_the_running_turn_but_not_for_ever():
     bench.gate.set()
     assert bench.scheduler.stop(5.0)
     assert not bench.scheduler.alive
+
+
+def test_a_stop_with_a_turn_that_waits_logs_nothing_and_leaves_it_out(bench, caplog):
+    bench.gate.clear()
+    bench.scheduler.apply([job("activity", every=600)])
+    until(lambda: bench.count("activity") == 1, what="the lane is busy")
+    bench.scheduler.apply([job("activity", every=600), job("database", every=0.2)])
+    until(lambda: bench.skipped("database", "still_running") > 0, what="another turn waits")
+    with caplog.at_level(logging.WARNING):
+        bench.stopping.set()
+        assert not bench.scheduler.stop(0.1)
+        bench.gate.set()
+        assert bench.scheduler.stop(5.0)
+        lanes = [one for one in threading.enumerate() if one.name.startswith("prod:")]
+        until(lambda: not any(one.is_alive() for one in lanes), what="the lane has ended")
+    assert caplog.records == []
+    assert bench.count("database") == 0
+
+
+def test_work_that_waits_for_a_lane_when_all_stops_is_refused(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job(every=600)])
+    until(lambda: bench.count("activity") == 1)
+    refused = []
+
+    def borrow():
+        with pytest.raises(AgentUnreachable, match="is stopping") as caught:
+            bench.scheduler.borrow("prod", "fast", lambda: None, 10.0)
+        refused.append(caught.value)
+
+    waiting = threading.Thread(target=borrow)
+    waiting.start()
+    pool = bench.scheduler._lanes["prod/fast"].pool
+    until(lambda: pool._work_queue.qsize() == 1, what="it waits")
+    bench.stopping.set()
+    bench.scheduler.stop(0.1)
+    bench.gate.set()
+    waiting.join(5)
+    borrow()
+    assert len(refused) == 2
+
+
+MOMENT = dt.datetime(2026, 11, 22, 12, 0, 0, 250_000, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("late", "then"),
+    [(0.0, 1.0), (0.999, 1.0), (1.0, 2.0), (2.5, 3.0), (60 * 86400.5, 60 * 86400 + 31)],
+)
+def test_what_was_missed_is_left_behind_in_one_step_and_the_phase_stays(late, then):
+    trigger = OnwardTrigger(seconds=1.0, start_date=MOMENT, timezone=dt.UTC)
+    following = trigger.get_next_fire_time(MOMENT, MOMENT + dt.timedelta(seconds=late))
+    assert following == MOMENT + dt.timedelta(seconds=then)
+
+
+def test_half_a_century_is_one_step():
+    early = MOMENT.replace(year=1970)
+    trigger = OnwardTrigger(seconds=0.5, start_date=early, timezone=dt.UTC)
+    began = time.process_time()
+    following = trigger.get_next_fire_time(early, MOMENT)
+    assert time.process_time() - began < 0.1
+    assert MOMENT < following <= MOMENT + dt.timedelta(seconds=0.5)

@@ -1,0 +1,204 @@
+"""Clauses whose values are secrets, in quotes or not: passwords, connections, settings.
+
+A failed statement stands raw in pg_stat_activity, so a value may be anything: a bare word, a name
+in double quotes, a string with an apostrophe inside. Reads what the lexer has masked.
+"""
+
+import re
+from typing import Final
+
+from pg_collector.privacy.segments import (
+    BEGINS,
+    ENDS,
+    FLAGS,
+    WORD,
+    is_cut_word,
+    segment_end,
+    segments,
+)
+
+_PLACE: Final = "'?'"
+
+_ROLE = re.compile(
+    rf"{BEGINS}(?:create|alter)\s++(?:role|user(?!\s++mapping{ENDS})|group){ENDS}", FLAGS
+)
+_PASSWORD = re.compile(
+    rf"{BEGINS}(?:password|identified\s++by){ENDS}(?=(?:\s*+=)?\s*+[^\s;=])"
+    rf"(?!\s++null{ENDS})(?:\s*+=)?\s*+",
+    FLAGS,
+)
+_ROLE_OPTION = re.compile(
+    rf"\s*+(?:;|\Z|(?:valid|(?:no)?(?:login|superuser|createdb|createrole|createuser|inherit"
+    rf"|replication|bypassrls)|connection|in\s++(?:role|group)|role|user|admin|sysid"
+    rf"|(?:un)?encrypted|password|with){ENDS})",
+    FLAGS,
+)
+_ROLE_WORDS: Final = frozenset(
+    """
+    admin bypassrls connection createdb createrole createuser encrypted in inherit login
+    nobypassrls nocreatedb nocreaterole nocreateuser noinherit nologin noreplication nosuperuser
+    password replication role superuser sysid unencrypted user valid with
+    """.split()  # noqa: SIM905 - a list of words reads best as words
+)
+
+_SUBSCRIPTION = re.compile(
+    rf"{BEGINS}(?:create|alter)\s++subscription\s++(?:\"[^\"]*+\"|[^\s;\"])[^\s;\"]*+", FLAGS
+)
+_CONNECTION = re.compile(rf"{BEGINS}connection{ENDS}\s*+(?=[^\s;])", FLAGS)
+_PUBLICATION = re.compile(rf"\s*+(?:;|\Z|publication{ENDS})", FLAGS)
+_PUBLICATION_WORDS: Final = frozenset({"publication"})
+
+_FOREIGN = re.compile(
+    rf"{BEGINS}(?:create|alter|import)\s++(?:foreign|server|user\s++mapping){ENDS}", FLAGS
+)
+_OPTIONS = re.compile(rf"{BEGINS}options\s*+(?=\()", FLAGS)
+_CLOSING = re.compile(r"\"[^\"]*+\"|(\))")
+_SECRET_OPTION = re.compile(
+    rf"[(,]\s*+(?:(?:add|set|drop)\s++)?\"?+"
+    rf"[a-z_]*(?:password|passwd|pwd|secret|token|key|credentials?){ENDS}\"?+"
+    r"(?:\s*+=)?\s*+(?=[^\s,;=])",
+    FLAGS,
+)
+_NEXT_OPTION = re.compile(r"\s*+(?:[,);]|\Z)")
+
+
+def _first(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
+    """Return where the first match of the pattern's group ends, quoted names aside, or -1."""
+    for mark in pattern.finditer(text, start, end):
+        if mark[1]:
+            return mark.end()
+    return -1
+
+
+def _placed(text: str, at: int) -> tuple[str, ...]:
+    """Return what stands for a value that begins at `at`: a place, behind a space."""
+    return (_PLACE,) if text[at - 1].isspace() else (" ", _PLACE)
+
+
+def _mask_values(
+    text: str,
+    statement: re.Pattern[str],
+    label: re.Pattern[str],
+    following: re.Pattern[str],
+    words: frozenset[str],
+) -> str:
+    """Return `text` with what follows each `label` masked, in each `statement`.
+
+    A string that `following`, or the beginning of one of `words`, follows stays as it is. Anything
+    else is no valid statement: where its value ends is unknown, and it is masked up to the `;`.
+    """
+    parts: list[str] = []
+    done = at = 0
+    while found := statement.search(text, at):
+        at, end = found.end(), segment_end(text, found.end())
+        while clause := label.search(text, at, end):
+            at = clause.end()
+            after = at + len(_PLACE)
+            if text.startswith(_PLACE, at) and (
+                following.match(text, after) or is_cut_word(text, after, words)
+            ):
+                continue
+            parts += (text[done:at], *_placed(text, at))
+            done = at = end
+        at = end
+    return "".join((*parts, text[done:]))
+
+
+def mask_role_password(text: str) -> str:
+    """Return `text` with what follows a role's PASSWORD masked, however it is (not) quoted."""
+    return _mask_values(text, _ROLE, _PASSWORD, _ROLE_OPTION, _ROLE_WORDS)
+
+
+def mask_connection(text: str) -> str:
+    """Return `text` with what follows a subscription's CONNECTION masked."""
+    return _mask_values(text, _SUBSCRIPTION, _CONNECTION, _PUBLICATION, _PUBLICATION_WORDS)
+
+
+def mask_options(text: str) -> str:
+    """Return `text` with passwords and the like masked in OPTIONS of foreign objects.
+
+    A value that is no string is masked up to the parenthesis that ends the statement.
+    """
+    found = _FOREIGN.search(text)
+    parts: list[str] = []
+    done, at = 0, found.end() if found else len(text)
+    while options := _OPTIONS.search(text, at):
+        at, closing = options.end(), _first(_CLOSING, text, options.end(), len(text))
+        while option := _SECRET_OPTION.search(text, at, closing - 1 if closing > 0 else len(text)):
+            at = option.end()
+            if text.startswith(_PLACE, at) and _NEXT_OPTION.match(text, at + len(_PLACE)):
+                continue
+            end = segment_end(text, at)
+            if text[at:end].rstrip().endswith(")"):
+                end = text.rindex(")", at, end)
+            parts += (text[done:at], *_placed(text, at))
+            done = at = end
+    return "".join((*parts, text[done:]))
+
+
+_NAME = rf"(?:\"[^\"]*+\"|@*+{WORD})(?:\s*+\.\s*+(?:\"[^\"]*+\"|{WORD}))*"
+_ASSIGNS = rf"(?:password\s++for\s++[^\s;=]++|{_NAME})\s*+(?::?=|to{ENDS})\s*+"
+_SET = rf"set\s++(?:(?:session|local|global)\s++)?{_ASSIGNS}"
+_ALTER_SET = re.compile(rf"\s*+alter{ENDS}(?:[^;\"]|\"[^\"]*+\")*?{BEGINS}{_SET}", FLAGS)
+# Statements in which SET can be nothing but a setting, so that any name will do.
+_SETS = re.compile(
+    rf"\s*+(?:set(?!\s++(?:(?:session|local)\s++)?time\s++zone{ENDS}){ENDS}|(alter)\s++(?:role"
+    rf"|user(?!\s++mapping{ENDS})|group|database|system|function|procedure|routine){ENDS})",
+    FLAGS,
+)
+_SET_WORD = re.compile(rf"\"[^\"]*+\"|{BEGINS}(set){ENDS}", FLAGS)
+_EQUALS = re.compile(rf"\"[^\"]*+\"|(=|{BEGINS}to{ENDS})\s*+", FLAGS)
+_PLAIN_VALUES: Final = frozenset({"", "default", "on", "off", "true", "false", "?", "'?'"})
+
+_ROUTINE = re.compile(rf"\s*+create\s++(?:or\s++replace\s++)?(?:function|procedure){ENDS}", FLAGS)
+_ITEM = r"[^\s;,\"]*+(?:\"[^\"]*+\"[^\s;,\"]*+)*"
+_ANY_NAME = rf"(?:{_ASSIGNS}|[^\s;=,()\"]++\s*+(?:=|to{ENDS})\s*+)"
+_CLAUSE = re.compile(
+    rf"{BEGINS}(begin\s++atomic){ENDS}|{BEGINS}set\s++{_ANY_NAME}({_ITEM}(?:\s*+,\s*+{_ITEM})*)",
+    FLAGS,
+)
+
+
+def _value_start(text: str, start: int, end: int) -> int:
+    """Return where the value of the setting in the statement at `start` begins, or -1."""
+    sets = _SETS.match(text, start, end)
+    if sets is None:
+        other = _ALTER_SET.match(text, start, end)
+        return other.end() if other else -1
+    at = _first(_SET_WORD, text, sets.end(), end) if sets[1] else sets.end()
+    return -1 if at < 0 else _first(_EQUALS, text, at, end)
+
+
+def _masked_value(value: str) -> str:
+    """Return `value` if it says nothing, else a placeholder with the same space after it."""
+    bare = value.rstrip()
+    return value if bare.lower() in _PLAIN_VALUES else f"{_PLACE}{value[len(bare) :]}"
+
+
+def _mask_clauses(text: str, start: int, end: int) -> str:
+    """Return the part of `text`, a CREATE FUNCTION, with its SET clauses masked."""
+    parts: list[str] = []
+    at = start
+    for clause in _CLAUSE.finditer(text, start, end):
+        if clause[1]:  # SET inside the body is UPDATE's
+            break
+        parts += (text[at : clause.start(2)], _masked_value(clause[2]))
+        at = clause.end()
+    return "".join((*parts, text[at:end]))
+
+
+def mask_settings(text: str) -> str:
+    """Return `text` with the values of SET and ALTER .. SET masked, bare words included."""
+    parts: list[str] = []
+    at = 0
+    for start, end in segments(text):
+        parts.append(text[at:start])
+        value = _value_start(text, start, end)
+        if value >= 0:
+            parts += (text[start:value], _masked_value(text[value:end]))
+        elif _ROUTINE.match(text, start, end):
+            parts.append(_mask_clauses(text, start, end))
+        else:
+            parts.append(text[start:end])
+        at = end
+    return "".join((*parts, text[at:]))
