@@ -95,7 +95,8 @@ def test_a_step_of_the_wall_clock_costs_at_most_an_interval_and_a_second(stepped
     moments = [float(monotonic) for monotonic, *_ in runs()]
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert max(gaps) < EVERY + 1.0 + 0.6
-    assert sum(gap < EVERY / 2 for gap in gaps) <= 1  # no burst of what was missed
+    # Laid anew, a run comes out of turn; what was missed is not made up for.
+    assert len(moments) <= (moments[-1] - moments[0]) / EVERY + 3
     wall = [int(moment) for _, moment, _ in runs()]
     assert abs(wall[-1] - wall[0] - (then - first)) < 60
     resident = [int(pages) * resource.getpagesize() for *_, pages in runs()]
