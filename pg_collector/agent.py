@@ -154,7 +154,7 @@ class Agent:
         self.scheduler.apply(self.layout.jobs)
 
     def once(self) -> bool:
-        """Take one turn of every sampler, deliver, stop; return whether every target answered.
+        """Take one turn of every sampler, deliver, stop; return whether all answered and arrived.
 
         Nothing is scheduled and no port is opened: for cron, and to try a configuration.
         Raises ConfigurationError without a plan.
@@ -170,7 +170,8 @@ class Agent:
             for job in self.layout.jobs:
                 self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
             log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
-        return all(target.trouble is None for target in self.targets.values())
+        well = all(target.trouble is None for target in self.targets.values())
+        return well and not self.buffer.account().lost
 
     def sample(self, request: Request) -> list[bytes] | None:
         """Answer the control socket: take samples on the target's own lanes, now.

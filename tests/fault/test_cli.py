@@ -114,6 +114,13 @@ def test_once_takes_a_turn_of_each_sampler_and_ends(dsn, tmp_path):
         assert lines(tmp_path, sampler)
 
 
+def test_once_with_an_output_that_cannot_be_written_ends_with_one(dsn, tmp_path):
+    (tmp_path / "output").write_text("in the way")
+    done = pgc("start", "--once", "--local", "output", home=tmp_path, PG_CONN_STRING=dsn)
+    assert done.returncode == 1
+    assert "not delivered" in done.stderr
+
+
 def test_a_dry_run_prints_masked_lines_and_writes_nothing(dsn, server, tmp_path):
     server.query("select 'canary-0815'")
     done = pgc("start", "--once", "--dry-run", home=tmp_path, PG_CONN_STRING=dsn)
