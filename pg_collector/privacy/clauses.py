@@ -18,12 +18,13 @@ from pg_collector.privacy.segments import (
 )
 
 _PLACE: Final = "'?'"
+_QUOTED: Final = r"\"[^\"]*+\""
 
 _ROLE = re.compile(
     rf"{BEGINS}(?:create|alter)\s++(?:role|user(?!\s++mapping{ENDS})|group){ENDS}", FLAGS
 )
 _PASSWORD = re.compile(
-    rf"{BEGINS}(?:password|identified\s++by){ENDS}(?=(?:\s*+=)?\s*+[^\s;=])"
+    rf"{_QUOTED}|{BEGINS}(password|identified\s++by){ENDS}(?=(?:\s*+=)?\s*+[^\s;=])"
     rf"(?!\s++null{ENDS})(?:\s*+=)?\s*+",
     FLAGS,
 )
@@ -44,17 +45,17 @@ _ROLE_WORDS: Final = frozenset(
 _SUBSCRIPTION = re.compile(
     rf"{BEGINS}(?:create|alter)\s++subscription\s++(?:\"[^\"]*+\"|[^\s;\"])[^\s;\"]*+", FLAGS
 )
-_CONNECTION = re.compile(rf"{BEGINS}connection{ENDS}\s*+(?=[^\s;])", FLAGS)
+_CONNECTION = re.compile(rf"{_QUOTED}|{BEGINS}(connection){ENDS}\s*+(?=[^\s;])", FLAGS)
 _PUBLICATION = re.compile(rf"\s*+(?:;|\Z|publication{ENDS})", FLAGS)
 _PUBLICATION_WORDS: Final = frozenset({"publication"})
 
 _FOREIGN = re.compile(
     rf"{BEGINS}(?:create|alter|import)\s++(?:foreign|server|user\s++mapping){ENDS}", FLAGS
 )
-_OPTIONS = re.compile(rf"{BEGINS}options\s*+(?=\()", FLAGS)
-_CLOSING = re.compile(r"\"[^\"]*+\"|(\))")
+_OPTIONS = re.compile(rf"{_QUOTED}|{BEGINS}(options)\s*+(?=\()", FLAGS)
+_CLOSING = re.compile(rf"{_QUOTED}|(\))")
 _SECRET_OPTION = re.compile(
-    rf"[(,]\s*+(?:(?:add|set|drop)\s++)?\"?+"
+    rf"{_QUOTED}|([(,])\s*+(?:(?:add|set|drop)\s++)?\"?+"
     rf"[a-z_]*(?:password|passwd|pwd|secret|token|key|credentials?){ENDS}\"?+"
     r"(?:\s*+=)?\s*+(?=[^\s,;=])",
     FLAGS,
@@ -62,12 +63,12 @@ _SECRET_OPTION = re.compile(
 _NEXT_OPTION = re.compile(r"\s*+(?:[,);]|\Z)")
 
 
-def _first(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
-    """Return where the first match of the pattern's group ends, quoted names aside, or -1."""
-    for mark in pattern.finditer(text, start, end):
-        if mark[1]:
-            return mark.end()
-    return -1
+def _next(
+    pattern: re.Pattern[str], text: str, at: int, end: int | None = None
+) -> re.Match[str] | None:
+    """Return the next match that has a first group: those without one are quoted names."""
+    marks = pattern.finditer(text, at, len(text) if end is None else end)
+    return next((mark for mark in marks if mark[1]), None)
 
 
 def _placed(text: str, at: int) -> tuple[str, ...]:
@@ -91,7 +92,7 @@ def _mask_values(
     done = at = 0
     while found := statement.search(text, at):
         at, end = found.end(), segment_end(text, found.end())
-        while clause := label.search(text, at, end):
+        while clause := _next(label, text, at, end):
             at = clause.end()
             after = at + len(_PLACE)
             if text.startswith(_PLACE, at) and (
@@ -122,9 +123,11 @@ def mask_options(text: str) -> str:
     found = _FOREIGN.search(text)
     parts: list[str] = []
     done, at = 0, found.end() if found else len(text)
-    while options := _OPTIONS.search(text, at):
-        at, closing = options.end(), _first(_CLOSING, text, options.end(), len(text))
-        while option := _SECRET_OPTION.search(text, at, closing - 1 if closing > 0 else len(text)):
+    while options := _next(_OPTIONS, text, at):
+        at = options.end()
+        closing = _next(_CLOSING, text, at)
+        close = closing.start() if closing else len(text)
+        while option := _next(_SECRET_OPTION, text, at, close):
             at = option.end()
             if text.startswith(_PLACE, at) and _NEXT_OPTION.match(text, at + len(_PLACE)):
                 continue
@@ -133,25 +136,31 @@ def mask_options(text: str) -> str:
                 end = text.rindex(")", at, end)
             parts += (text[done:at], *_placed(text, at))
             done = at = end
+        at = max(at, close)
     return "".join((*parts, text[done:]))
 
 
 _NAME = rf"(?:\"[^\"]*+\"|@*+{WORD})(?:\s*+\.\s*+(?:\"[^\"]*+\"|{WORD}))*"
 _ASSIGNS = rf"(?:password\s++for\s++[^\s;=]++|{_NAME})\s*+(?::?=|to{ENDS})\s*+"
 _SET = rf"set\s++(?:(?:session|local|global)\s++)?{_ASSIGNS}"
-_ALTER_SET = re.compile(rf"\s*+alter{ENDS}(?:[^;\"]|\"[^\"]*+\")*?{BEGINS}{_SET}", FLAGS)
+_ALTER_SET = re.compile(
+    rf"\s*+alter(?!\s++(?:server|foreign|user\s++mapping){ENDS}){ENDS}"
+    rf"(?:[^;\"]|\"[^\"]*+\")*?{BEGINS}{_SET}",
+    FLAGS,
+)
 # Statements in which SET can be nothing but a setting, so that any name will do.
 _SETS = re.compile(
     rf"\s*+(?:set(?!\s++(?:(?:session|local)\s++)?time\s++zone{ENDS}){ENDS}|(alter)\s++(?:role"
     rf"|user(?!\s++mapping{ENDS})|group|database|system|function|procedure|routine){ENDS})",
     FLAGS,
 )
-_SET_WORD = re.compile(rf"\"[^\"]*+\"|{BEGINS}(set){ENDS}", FLAGS)
-_EQUALS = re.compile(rf"\"[^\"]*+\"|(=|{BEGINS}to{ENDS})\s*+", FLAGS)
+_SET_WORD = re.compile(rf"{_QUOTED}|{BEGINS}(set){ENDS}", FLAGS)
+_EQUALS = re.compile(rf"{_QUOTED}|(=|{BEGINS}to{ENDS})\s*+", FLAGS)
 _PLAIN_VALUES: Final = frozenset({"", "default", "on", "off", "true", "false", "?", "'?'"})
 
 _ROUTINE = re.compile(rf"\s*+create\s++(?:or\s++replace\s++)?(?:function|procedure){ENDS}", FLAGS)
-_ITEM = r"[^\s;,\"]*+(?:\"[^\"]*+\"[^\s;,\"]*+)*"
+_RUN = r"[^\s;,\"]*+(?:\"[^\"]*+\"[^\s;,\"]*+)*"
+_ITEM = rf"{_RUN}(?:\s*+'\?'{_RUN})*"
 _ANY_NAME = rf"(?:{_ASSIGNS}|[^\s;=,()\"]++\s*+(?:=|to{ENDS})\s*+)"
 _CLAUSE = re.compile(
     rf"{BEGINS}(begin\s++atomic){ENDS}|{BEGINS}set\s++{_ANY_NAME}({_ITEM}(?:\s*+,\s*+{_ITEM})*)",
@@ -165,13 +174,17 @@ def _value_start(text: str, start: int, end: int) -> int:
     if sets is None:
         other = _ALTER_SET.match(text, start, end)
         return other.end() if other else -1
-    at = _first(_SET_WORD, text, sets.end(), end) if sets[1] else sets.end()
-    return -1 if at < 0 else _first(_EQUALS, text, at, end)
+    start = sets.end()
+    if sets[1]:
+        word = _next(_SET_WORD, text, start, end)
+        start = word.end() if word else end
+    equals = _next(_EQUALS, text, start, end)
+    return equals.end() if equals else -1
 
 
 def _masked_value(value: str) -> str:
     """Return `value` if it says nothing, else a placeholder with the same space after it."""
-    bare = value.rstrip()
+    bare = value.rstrip(" \t\n\r\f\v")  # any other space is a letter for PostgreSQL
     return value if bare.lower() in _PLAIN_VALUES else f"{_PLACE}{value[len(bare) :]}"
 
 

@@ -34,6 +34,7 @@ _OPTION = re.compile(
     FLAGS,
 )
 _NEXT = re.compile(rf"\s*+(where{ENDS}|;|\Z)", FLAGS)
+_LINE = re.compile(r"\"[^\"]*+\"|\n")
 # Where a condition goes on in the next line.
 _OPEN_END = re.compile(rf"(?:{BEGINS}(?:where|and|or|not|is|in|like|between)|[-=<>(,+*/%|&!~:])\Z")
 _GOES_ON = re.compile(rf"\s*+(?:(?:and|or|not|is|in|like|between){ENDS}|[-=<>(),+*/%|&!~:;]|\Z)")
@@ -50,12 +51,15 @@ def _options_end(text: str, at: int) -> int:
 def _condition_end(text: str, at: int) -> int:
     """Return where the condition that begins at `at` ends: at a `;` or before a new line."""
     end = segment_end(text, at)
-    line = text.find("\n", at, end)
-    while line >= 0:
+    for found in _LINE.finditer(text, at, end):
+        line = found.start()
         before = text[max(at, line - _WINDOW) : line].rstrip().lower()
-        if not _OPEN_END.search(before) and not _GOES_ON.match(text[line : line + _WINDOW].lower()):
+        if (
+            found[0] == "\n"
+            and not _OPEN_END.search(before)
+            and not _GOES_ON.match(text[line : line + _WINDOW].lower())
+        ):
             return line
-        line = text.find("\n", line + 1, end)
     return end
 
 

@@ -274,6 +274,7 @@ def read(text: str, *, escapes: bool, curly: bool, loose: bool = False) -> tuple
         else:
             literal = _literal(text, found, "s" if group == "t" else group)
             if literal is None:
+                at = found.end()
                 continue
             start, at, kind = literal
             if kind is Kind.STRING and _TOUCHING.match(text, at):

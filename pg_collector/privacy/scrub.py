@@ -21,7 +21,7 @@ _LABEL = (
 )
 _QUOTED = r"(?:'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*\"?)"
 _KEY_VALUE = re.compile(
-    rf"({_LABEL}(?:[_-][a-z0-9]++)?[\"']?[ \t]*+[=:][ \t]*+)"
+    rf"({_LABEL}(?![_-]file(?![a-z0-9]))(?:[_-][a-z0-9]++)?[\"']?[ \t]*+[=:][ \t]*+)"
     rf"(?:(?:bearer|basic|digest)[ \t]++)?(?:{_QUOTED}|[^\s\"']\S*+)",
     _FLAGS | re.DOTALL,
 )
@@ -44,8 +44,24 @@ _FIELD = re.compile(
     r"[ \t]*+(?:(?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LOCATION|LINE [0-9]{1,9})\s*:"
     r"|Process [0-9]{1,9}(?: waits for|:))"
 )
+# A server that speaks another language names its lines in capitals as well: ZEILE 1: LIGNE 1 :
+# (a no-break space), or in letters that have no case.
+_LABELLED = re.compile(
+    r"[ \t]*+(?:([^\W\d_]{1,24})(?:[ \t\xa0\u202f]*+[0-9]{1,9})?[ \t\xa0\u202f]*+[:\uff1a]"
+    r"|\u7b2c[ ]?[0-9]{1,9}[ ]?\u884c)"
+)
+_SEVERITIES: Final = frozenset(
+    {"DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "LOG", "WARN", "FATAL", "PANIC", "CRITICAL"}
+)
 _NEXT_PART = re.compile(r"\s*+\Z|Traceback |During |The above |[ \t]*+File \"")
-_FIELD_INSIDE = re.compile(r"[ \t](?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LINE [0-9]{1,9}):.*+")
+_FIELD_INSIDE = re.compile(
+    r"[ \t](?:(?:DETAIL|HINT|CONTEXT|STATEMENT|QUERY|LINE [0-9]{1,9}"
+    r"|TIPP|KONTEXT|ANWEISUNG|ANFRAGE|ZEILE [0-9]{1,9}"
+    r"|D\xc9TAIL|ASTUCE|CONTEXTE|INSTRUCTION|REQU\xcaTE|LIGNE [0-9]{1,9}"
+    r"|DETALLE|SUGERENCIA|CONTEXTO|SENTENCIA|CONSULTA|L\xcdNEA [0-9]{1,9}"
+    r"|DETTAGLI|SUGGERIMENTO|CONTESTO|ISTRUZIONE|RIGA [0-9]{1,9}"
+    r"|DETALHE|DICA|COMANDO|LINHA [0-9]{1,9})[ \xa0\u202f]?:).*+"
+)
 
 # SQLSTATE classes of PostgreSQL's appendix A. Any other class was chosen by someone's RAISE.
 _CLASSES = re.compile(
@@ -63,7 +79,10 @@ _NOUN = re.compile(
     _FLAGS,
 )
 _LONGEST_NOUN = 24
-_FOREIGN_QUOTES = re.compile(f"[\xab{CURLY_DOUBLE}].*+")
+# Guillemets in both directions, typographic and Japanese quotes; U+2019 is an apostrophe as well.
+_FOREIGN_QUOTES = re.compile(
+    f"[\xab\xbb\u2039\u203a\u2018\u201a\u201b{CURLY_DOUBLE}\u300c-\u300f\uff02].*+"
+)
 _KEY_EQUALS = re.compile(r"\)=\(.*+")
 
 
@@ -85,11 +104,21 @@ def _hide_userinfo(run: re.Match[str]) -> str:
     return run[0]
 
 
+def _is_labelled(line: str) -> bool:
+    """Return whether a line after a message's first is one that PostgreSQL adds, by its shape."""
+    found = _LABELLED.match(line)
+    if found is None:
+        return False
+    label = found[1] or ""
+    return label == label.upper() and label not in _SEVERITIES
+
+
 def _without_fields(text: str) -> str:
     """Return `text` without the lines that PostgreSQL adds to a message, and their sequels."""
-    kept, dropping = [], False
+    kept: list[str] = []
+    dropping = False
     for line in text.splitlines(keepends=True):
-        if _FIELD.match(line):
+        if _FIELD.match(line) or (kept and _is_labelled(line)):
             dropping = True
         elif _NEXT_PART.match(line):
             dropping = False

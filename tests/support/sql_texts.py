@@ -14,7 +14,8 @@ LEAK: Final = re.compile(r"[qxzjQXZJ]{4}|[0-9]{4}")
 POOL: Final = 600  # fragments made per kind; statements draw from them
 
 # L a literal, N a number, C a comment or a space, W a bare secret word, S a plain string,
-# R a row of a COPY, Q a secret in double quotes that is too long for a name.
+# R a row of a COPY, Q a secret in double quotes that is too long for a name, A a string with an
+# apostrophe inside that nobody escaped.
 STATEMENTS: Final = (
     "select a, %L from t1 where b = %L and c in (%L, %L)%C limit %N",
     "%Cselect u.id %C, u.e -- %W\n from users u where e = %L and f ~ %L or g->>%S = %S",
@@ -65,6 +66,24 @@ STATEMENTS: Final = (
     "select * from t where a = %L\n -- %W\n and b = %L /* %W /* %W */ %W */",
     "vacuum (parallel %N) t; analyze t%C",
     "select a from t where b = %Q and c = %L",
+    "select a from t where b = %A and c = %L%C order by d",
+    "update t set a = %A, b = %S where c = %N",
+    "insert into t (a, b, c) values (%A, %S, %A), (%S, %A, %L) returning a",
+    "alter role bob password %A valid until %S",
+    "alter role bob login password '%W %W' %W %W' createdb",
+    "create subscription s connection %A publication p",
+    'create subscription s connection "host=x password=%W" publication p',
+    "alter subscription s connection %W",
+    "create server s foreign data wrapper w options (host %S, password %W)",
+    "alter user mapping for bob server s options (set password %W%N, add token %W)",
+    "set my-app.token = %W",
+    "set local my.1x to %W",
+    "alter role bob set my-app.token = %W",
+    "create function f() returns int set my-app.key = %W language sql as %L",
+    "copy t from stdin with csv header\n%R\n%R",
+    "copy t (a, b) from stdin (format csv, null %S)\n%R\n%R",
+    "copy t from stdin with delimiter ',' csv force not null a, b\n%R",
+    "copy t from stdin csv where a > %N\n%R",
     "select a from t where b = \u2018%W %W\u2019 and c = \u201c%W\u201d%C and d = %L",
 )
 EXPRESSIONS: Final = (
@@ -170,6 +189,13 @@ def _row(rng: random.Random, _mode: Mode) -> str:
     return rng.choice("\t,|").join((_secret(rng), _number(rng), _content(rng)))
 
 
+def _apostrophes(rng: random.Random, _mode: Mode) -> str:
+    words = [_secret(rng)]
+    for _ in range(rng.randrange(1, 4)):
+        words += ("'", _secret(rng), rng.choice((" ", ", ", "")), _secret(rng))
+    return "'" + "".join(words) + "'"
+
+
 def _literal(rng: random.Random, mode: Mode) -> str:
     return rng.choice((_plain, _plain, _escaped, _dollar, _other, _number))(rng, mode)
 
@@ -180,6 +206,7 @@ FRAGMENTS: Final[dict[str, Fragment]] = {
     "N": _number,
     "C": _comment,
     "R": _row,
+    "A": _apostrophes,
     "Q": lambda rng, _mode: '"' + "".join(rng.choices(LETTERS, k=rng.randrange(64, 90))) + '"',
     "W": lambda rng, _mode: _secret(rng),
 }

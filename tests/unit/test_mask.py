@@ -22,6 +22,7 @@ BEGINNINGS = (
         "alter role b set x to ",
         "create rule (",
     ),
+    *("copy t from stdin csv ", "create subscription s connection ", "create server s options ("),
     *("create user b password ", "copy t from stdin ", "create function f() set a = "),
 )
 TEXTS = st.builds(
@@ -88,6 +89,8 @@ STORMS = (
         '"a;"',
     ),
     *("a.", "://", "a://b@", "password=", "DETAIL: x\n", '"', 'column "', "Bearer ", "eyJ", "'"),
+    *("'a'b", "'a'and", "$$a$$b ", "options (", "options (key ", "(key '?',", "connection "),
+    *("create subscription s connection ", "where \n", "force null a,", "header\n", "= "),
     *("-----BEGIN PRIVATE KEY-----", "password 'a", "\t", "@", "a:", "identified by "),
 )
 
@@ -105,7 +108,10 @@ def _seconds(text: str, source: Source) -> float:
 @pytest.mark.parametrize("source", ["activity", "statements", "error"])
 @pytest.mark.parametrize("unit", STORMS)
 def test_time_grows_no_faster_than_the_text(unit: str, source: Source) -> None:
-    for beginning in ("", "copy t from stdin ", "alter user x set ", "create function f() "):
+    for beginning in (
+        *("", "copy t from stdin ", "alter user x set ", "create function f() "),
+        *("create server s options (", "create subscription s connection '?' "),
+    ):
         small = (beginning + unit * 16_384)[:16_384]
         large = (beginning + unit * 65_536)[:65_536]
         assert _seconds(large, source) < 12 * max(_seconds(small, source), 0.001)

@@ -33,6 +33,17 @@ LOG_LINES = [
         "duplicate key\n\nnext",
     ),
     ("syntax error\nLINE 1: select hunter2\n               ^", "syntax error\n"),
+    ("doppelt\nZEILE 1: select hunter2\n     ^\nTIPP:  hunter2", "doppelt\n"),
+    ("erreur\nD\xc9TAIL : Key (a)=(hunter2)\nLIGNE 1\xa0: select hunter2\n\nfin", "erreur\n\nfin"),
+    (
+        "\u043e\u0448\u0438\u0431\u043a\u0430\n\u0421\u0422\u0420\u041e\u041a\u0410 1: hunter2",
+        "\u043e\u0448\u0438\u0431\u043a\u0430\n",
+    ),
+    ("bad\n\u8a73\u7d30: hunter2\n\u884c 1: hunter2", "bad\n"),
+    ("bad\n\u7b2c1\u884cselect hunter2", "bad\n"),
+    ("api_key: pgc_pro_hunter2", "api_key: ?"),
+    ("password_hash: hunter2", "password_hash: ?"),
+    ("token_filex: hunter2", "token_filex: ?"),
 ]
 
 PLAIN = [
@@ -40,6 +51,10 @@ PLAIN = [
     "sampler activity took 12 ms, 34 rows",
     'relation "pg_stat_statements" does not exist',
     "the basic level is used, no token was given",
+    "password_file: /etc/pgc/password is empty",
+    "http.token_file: /etc/pgc/token cannot be read",
+    '{"api_key_file": "/etc/pgc/key"}',
+    "several hosts failed\nERROR: the first\nFATAL:  the second\nHost: h",
 ]
 
 ERRORS = [
@@ -58,6 +73,21 @@ ERRORS = [
         'invalid input syntax for type json: "hunter2\nx',
         'invalid input syntax for type json: "?"',
     ),
+    (
+        "22P02",
+        "Ung\xfcltige Eingabesyntax f\xfcr Typ integer: \xbbhunter2\xab",
+        'Ung\xfcltige Eingabesyntax f\xfcr Typ integer: "?"',
+    ),
+    ("22P02", "syntaxe invalide : \xab hunter2 \xbb", 'syntaxe invalide : "?"'),
+    ("22P02", "invalid: \u300chunter2\u300d", 'invalid: "?"'),
+    ("22P02", "invalid: \u2039hunter2\u203a", 'invalid: "?"'),
+    (
+        "42P01",
+        "Relation \xbbt\xab existiert nicht\nZEILE 1: select hunter2",
+        "Relation \xbbt\xab existiert nicht",
+    ),
+    ("42P01", "Fehler ZEILE 1: select hunter2", "Fehler"),
+    ("42P01", "erreur D\xc9TAIL : hunter2", "erreur"),
     ("22007", "ung\xfcltige Syntax: \u201ehunter2\u201c", 'ung\xfcltige Syntax: "?"'),
     (
         "22023",

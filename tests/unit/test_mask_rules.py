@@ -10,10 +10,34 @@ STATEMENTS = [
     ("CREATE ROLE r PASSWORD 'hunter2'", "CREATE ROLE r PASSWORD '?'"),
     ("ALTER ROLE r WITH ENCRYPTED PASSWORD 'hunter2'", "ALTER ROLE r WITH ENCRYPTED PASSWORD '?'"),
     ('ALTER USER z PASSWORD "hunter2"', "ALTER USER z PASSWORD '?'"),
-    ("alter user z password hunter2 valid until 'x'", "alter user z password '?' valid until '?'"),
+    # Unquoted it is no valid statement, and where the password ends is unknown.
+    ("alter user z password hunter2 valid until 'x'", "alter user z password '?'"),
+    (
+        "alter user z password 'x'valid until 'y' in role w; select a",
+        "alter user z password '?'valid until '?' in role w; select a",
+    ),
+    ("alter user z password 'x' NOLOGIN", "alter user z password '?' NOLOGIN"),
+    ("alter user z password 'x' val", "alter user z password '?' val"),
+    ("alter user z password 'it's hunter2'", "alter user z password '?'"),
+    ("alter user z password 'my dogs' bowl hunter2' nologin", "alter user z password '?'"),
+    (
+        "alter user z set a to b; update u set password = c where d",
+        "alter user z set a to '?'; update u set password = c where d",
+    ),
+    # apostrophes that nobody escaped
+    ("SELECT * FROM c WHERE name = 'O'Hunter2'", "SELECT * FROM c WHERE name = '?'"),
+    (
+        "UPDATE t SET note = 'don't tell hunter2' WHERE id = 5",
+        "UPDATE t SET note = '?'",
+    ),
+    ("insert into t values ('don't', ' hunter2', a)", "insert into t values ('?'"),
+    ("select '6'2 tall hunter2', a", "select '?'"),
+    ("select E'it's \\' hunter2' from t", "select '?' from t"),
+    ("select 'x'and b='y', 'a'::text from t", "select '?'and b='?', '?'::text from t"),
+    ("select $$a$$language, 'b'as c from t", "select '?'language, '?'as c from t"),
     ("alter user z password hunter2!a-1", "alter user z password '?'"),
     ("alter user z password 'ab'hunter2'", "alter user z password '?'"),
-    ("alter user z password = hunter2; select 1", "alter user z password '?'; select ?"),
+    ("alter user z password = hunter2; select 1", "alter user z password = '?'; select ?"),
     ("alter user z password/*c*/hunter2", "alter user z password '?'"),
     ("create user z identified by hunter2", "create user z identified by '?'"),
     ("alter role z password null", "alter role z password null"),
@@ -29,6 +53,28 @@ STATEMENTS = [
     (
         "CREATE SUBSCRIPTION s CONNECTION 'host=h password=hunter2' PUBLICATION p",
         "CREATE SUBSCRIPTION s CONNECTION '?' PUBLICATION p",
+    ),
+    (
+        'CREATE SUBSCRIPTION s CONNECTION "host=x password=hunter2" PUBLICATION p; select a',
+        "CREATE SUBSCRIPTION s CONNECTION '?'; select a",
+    ),
+    ("ALTER SUBSCRIPTION s CONNECTION hunter2", "ALTER SUBSCRIPTION s CONNECTION '?'"),
+    ("ALTER SUBSCRIPTION connection ENABLE", "ALTER SUBSCRIPTION connection ENABLE"),
+    (
+        "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (password hunter2)",
+        "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (password '?')",
+    ),
+    (
+        "CREATE USER MAPPING FOR u SERVER s OPTIONS (user 'a', password hunt)er2); select a",
+        "CREATE USER MAPPING FOR u SERVER s OPTIONS (user '?', password '?'); select a",
+    ),
+    (
+        "ALTER USER MAPPING FOR u SERVER s OPTIONS (DROP password, SET api_token = hunter2)",
+        "ALTER USER MAPPING FOR u SERVER s OPTIONS (DROP password, SET api_token = '?')",
+    ),
+    (
+        "CREATE FOREIGN TABLE t (a int OPTIONS (x 'y'), password text) SERVER s OPTIONS (key 'z')",
+        "CREATE FOREIGN TABLE t (a int OPTIONS (x '?'), password text) SERVER s OPTIONS (key '?')",
     ),
     ("DO $$begin perform 'hunter2'; end$$", "DO '?'"),
     (
@@ -70,6 +116,16 @@ STATEMENTS = [
     # settings
     ("SET app.token = 'hunter2'", "SET app.token = '?'"),
     ("SET app.token = hunter2", "SET app.token = '?'"),
+    ("SET my-app.token = hunter2", "SET my-app.token = '?'"),
+    ("SET my.1x = hunter2", "SET my? = '?'"),
+    ("set local my-app.token to hunter2; select a", "set local my-app.token to '?'; select a"),
+    ('set "a=b" to hunter2', "set \"a=b\" to '?'"),
+    ("alter role r set my-app.token = hunter2", "alter role r set my-app.token = '?'"),
+    ("set time zone interval '1' hour to minute", "set time zone interval '?' hour to minute"),
+    (
+        "create function f() returns int set my-app.key = hunter2 language sql as 'x'",
+        "create function f() returns int set my-app.key = '?' language sql as '?'",
+    ),
     ('set app.token to hunter2.abc-def, "x;y" ; select 1', "set app.token to '?' ; select ?"),
     ('set local "app.token" = hunter2', "set local \"app.token\" = '?'"),
     ("set session authorization bob", "set session authorization bob"),
@@ -110,6 +166,29 @@ STATEMENTS = [
     ),
     ("copy t from stdin\nhunter2", "copy t from stdin;<inline copy data>"),
     ("copy t from stdin csv;", "copy t from stdin csv;"),
+    (
+        "COPY t FROM STDIN WITH CSV HEADER\nhunter2,foo",
+        "COPY t FROM STDIN WITH CSV HEADER;<inline copy data>",
+    ),
+    (
+        "COPY t FROM STDIN (FORMAT csv)\nhunter2",
+        "COPY t FROM STDIN (FORMAT csv);<inline copy data>",
+    ),
+    (
+        "copy t from stdin delimiter ','\nhunter2,b",
+        "copy t from stdin delimiter '?';<inline copy data>",
+    ),
+    ("copy t from stdin csv hunter2,foo", "copy t from stdin csv;<inline copy data>"),
+    (
+        'copy t from stdin with (format csv,\n force_null (a, "B"),\n header true)',
+        'copy t from stdin with (format csv,\n force_null (a, "B"),\n header true)',
+    ),
+    (
+        "copy t from stdin csv force not null a, b where a > 1\n and b < 2",
+        "copy t from stdin csv force not null a, b where a > ?\n and b < ?",
+    ),
+    ("copy t from stdin where a > 1\nhunter2", "copy t from stdin where a > ?;<inline copy data>"),
+    ("copy t from stdin with delim", "copy t from stdin with delim"),
     ("copy t from stdin where a > 1", "copy t from stdin where a > ?"),
     # lists
     ("select * from t where a in (1, 2, 3)", "select * from t where a in (?)"),
