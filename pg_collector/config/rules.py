@@ -144,7 +144,7 @@ class Rules:
         if twice:
             self._fault(path, "a password here and another one beside it", "keep one of them")
         elif outside or self._config.local.enabled:
-            self.warnings.append(f"{origin}: {path}: holds a password; {remedy}")
+            self.warnings.append(f"{origin}: the value of {path} holds a password; {remedy}")
         else:
             self._fault(path, "holds a password", remedy, "local.enabled")
 
@@ -252,7 +252,7 @@ class Rules:
         for path in self._reading.given:
             if self._reading.place(path) == Origin("--set"):
                 self.warnings.append(
-                    f"--set: {path}: every user of this host can see it; use {path}_file"
+                    f"--set {path} shows it: every user of this host can see it; use {path}_file"
                 )
 
 
