@@ -193,7 +193,7 @@ def path_component(name: str) -> str:
     """
     safe = quote(name, safe="", errors="surrogatepass")
     if not safe or safe.startswith("."):
-        safe = f"%2E{safe[1:]}" if safe else "%00"
+        safe = f"%2E{safe[1:]}" if safe else "%"  # which is never the whole of a quoted name
     if len(safe) > _LONGEST_NAME:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         safe = f"{safe[: _LONGEST_NAME - 17]}-{digest}"

@@ -179,7 +179,7 @@ def test_a_dry_run_whose_reader_has_gone_ends_quietly(dsn, tmp_path, words):
         finally:
             process.kill()
     assert process.returncode == 0
-    assert {json.loads(line)["level"] for line in said.splitlines()} == {"info"}
+    assert {json.loads(line)["level"] for line in said.splitlines()} <= {"info", "warning"}
 
 
 def test_once_with_a_server_that_is_away_ends_with_one(tmp_path):
