@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import free_port
+from tests.support.scratch import new_directory
 from tests.support.until import until
 
 PGC = str(Path(sys.executable).with_name("pgc"))
@@ -171,7 +172,10 @@ def test_a_dry_run_whose_reader_has_gone_ends_quietly(dsn, tmp_path, words):
     with subprocess.Popen(
         [PGC, "start", "--dry-run", "--http", "off", *words],
         stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=CLEAN | {"HOME": str(tmp_path), "PG_CONN_STRING": dsn},
+        env=CLEAN | {
+            "HOME": str(tmp_path), "PG_CONN_STRING": dsn,
+            "RUNTIME_DIRECTORY": str(new_directory("run")),  # short enough for a socket's path
+        },
     ) as process:  # fmt: skip
         os.close(writing)
         try:
@@ -179,7 +183,7 @@ def test_a_dry_run_whose_reader_has_gone_ends_quietly(dsn, tmp_path, words):
         finally:
             process.kill()
     assert process.returncode == 0
-    assert {json.loads(line)["level"] for line in said.splitlines()} <= {"info", "warning"}
+    assert {json.loads(line)["level"] for line in said.splitlines()} == {"info"}
 
 
 def test_once_with_a_server_that_is_away_ends_with_one(tmp_path):
