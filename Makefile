@@ -56,6 +56,11 @@ lint: $(READY) ## Mend what can be mended, show the rest
 bench: $(READY) ## Print what the agent costs, as ratios to a floor of the same run
 	@for program in bench/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
+.PHONY: cost
+cost: $(READY) ## Measure what each set costs a server, for docs/samplers.md
+	$(BIN)/python -m tests.docs.cost
+	$(BIN)/python -m tests.docs.generated
+
 .PHONY: lock
 lock: ## Renew constraints.txt from pyproject.toml
 	@$(PYTHON) packaging/lock.py

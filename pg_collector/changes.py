@@ -3,8 +3,9 @@
 Both memories hold hashes only, about 150 bytes a row, and no text.
 """
 
+import heapq
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 LEAST_BATCH = 20  # values that are asked for at once, however slow that is
@@ -62,6 +63,50 @@ class Changes:
         if self._full:
             self._full_at = now
             self._base = at
+
+
+class Ranks:
+    """Tells which objects of many moved most since the turn before.
+
+    One turn is `choose`, and `commit` once the line is in the buffer. About 100 bytes an object.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, int] = {}
+        self._now: dict[int, int] = {}
+        self._fell = 0
+
+    @property
+    def total(self) -> int:
+        """How many objects there were in this turn."""
+        return len(self._now)
+
+    @property
+    def reset(self) -> bool:
+        """Whether most measures fell: counting began anew."""
+        return self._fell > len(self._before) / 2
+
+    def choose(self, measured: Iterable[tuple[int, int]], top: int) -> list[int]:
+        """Return the keys of the `top` objects that moved most; those that rest are not among them.
+
+        An object that is new, or was reset, moved by all it counts.
+        """
+        self._now = {}
+        self._fell = 0
+        return [key for _, key in heapq.nlargest(top, self._moves(measured))]
+
+    def commit(self) -> None:
+        """Remember this turn. Objects that went away are forgotten."""
+        self._before, self._now = self._now, {}
+
+    def _moves(self, measured: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        for key, measure in measured:
+            self._now[key] = measure
+            before = self._before.get(key, 0)
+            self._fell += measure < before
+            moved = measure - before if measure >= before else measure
+            if moved:
+                yield moved, key
 
 
 class Known:

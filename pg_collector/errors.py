@@ -27,6 +27,7 @@ class Reason(enum.StrEnum):
     PRIVILEGE = "privilege"
     SETTING = "setting"
     UNSUPPORTED = "unsupported"  # a managed service refuses it
+    ROLE = "role"  # it concerns standbys and this is a primary, or the other way round
     LOCK = "lock"
     TIMEOUT = "timeout"
 

@@ -1,12 +1,9 @@
-"""One turn of one sampler: ask, mask, encode, hand over.
-
-This is the last place where raw query text exists, and it exists in local variables only.
-"""
+"""One turn of one sampler: ask for its sets, make lines of them, hand them over."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pg_collector import states
 from pg_collector.buffer import Buffer
@@ -15,10 +12,9 @@ from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUna
 from pg_collector.metrics import Metrics
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
-from pg_collector.privacy.scrub import scrub
-from pg_collector.privacy.utility import without_utility
+from pg_collector.reading import Reader, Reading, open_gate
 from pg_collector.sample import Body, Keep, Sample, Unavailable
-from pg_collector.samplers._sampler import OWN_TAG, Query, Statement
+from pg_collector.samplers._sampler import OWN_TAG, Query, Scope, Statement
 from pg_collector.states import OK, State
 from pg_collector.turn import Outcome, Search, SetMemory, Tray, Turn
 
@@ -37,16 +33,7 @@ class _Asking:
     now: float
     tray: Tray
     refreshed: bool = False  # once a turn is enough, whatever the server refuses
-
-
-class _Reading(NamedTuple):
-    """What one set answered: encoded rows, how many there were, when their counting began."""
-
-    body: Body
-    total: int
-    resets: dict[object, str | None]
-    epoch: str | None
-    seconds: float
+    gates: dict[tuple[str, str], Any] = field(default_factory=dict)  # what opens other sets
 
 
 class Runner:
@@ -62,10 +49,9 @@ class Runner:
         drop_utility_text: bool = True,
     ) -> None:
         self._buffer = buffer
-        self._masker = masker
+        self._reader = Reader(masker, drop_utility_text=drop_utility_text)
         self._metrics = metrics
         self._clock = clock
-        self._drop_utility_text = drop_utility_text
 
     def take(
         self,
@@ -88,10 +74,12 @@ class Runner:
             asking.tray.failed += 1
             self._tell(asking, None, self._failure(asking, error))
         else:
-            self._tell(asking, None, OK)
             introduce(session)
-            turn.renew(session, self._buffer.losses)
-            self._ask_all(asking)
+            elsewhere = states.elsewhere(turn.sampler, session.facts)
+            self._tell(asking, None, elsewhere or OK)
+            if elsewhere is None:
+                turn.renew(session, self._buffer.losses)
+                self._ask_all(asking)
         tray = asking.tray
         seconds = self._clock.monotonic() - started
         turn.last = Outcome(tray.rows, tray.lines, tray.bytes, seconds, tray.failed)
@@ -132,14 +120,16 @@ class Runner:
         memory = asking.turn.memories[query.set]
         if not memory.due(query, asking.now, asking.turn.every):
             return
+        if not open_gate(query, asking.gates):
+            return
         try:
             try:
-                self._ask(asking, statement, memory)
+                blind = self._ask(asking, statement, memory)
             except SamplerUnavailable:
                 again = self._anew(asking, statement)
                 if again is None:
                     raise
-                self._ask(asking, again, memory)
+                blind = self._ask(asking, again, memory)
         except SamplerError as error:
             asking.tray.failed += 1
             if isinstance(error, SamplerUnavailable):
@@ -150,9 +140,8 @@ class Runner:
             self._tell(asking, query, self._failure(asking, error))
         else:
             memory.asked_at = asking.now
-            self._tell(
-                asking, query, states.holes(asking.turn.sampler, query, asking.session.facts)
-            )
+            sampler, facts = asking.turn.sampler, asking.session.facts
+            self._tell(asking, query, states.holes(sampler, query, facts, blind))
 
     def _anew(self, asking: _Asking, statement: Statement) -> Statement | None:
         """Return another statement for the set, if the facts, read again, lead to one.
@@ -167,20 +156,22 @@ class Runner:
         found = (s for s in asking.turn.statements if s.query.set == statement.query.set)
         return next((s for s in found if s.sql != statement.sql), None)
 
-    def _ask(self, asking: _Asking, statement: Statement, memory: SetMemory) -> None:
-        """Ask for one set and put its lines into the buffer."""
+    def _ask(self, asking: _Asking, statement: Statement, memory: SetMemory) -> int:
+        """Ask for one set, put its lines into the buffer; return how many rows hide something."""
         turn, query, changes = asking.turn, statement.query, memory.changes
         shared_reset = asking.session.facts.shared_stats_reset
         epoch = turn.epochs.get(query.set) or shared_reset
         base = None
+        started = self._clock.monotonic()
         if changes is not None:
             base = changes.begin(asking.now, full=epoch != memory.epoch)
         reading = self._read(asking, statement, memory)
-        reset = changes is not None and query.set not in turn.epochs and changes.reset
+        reset = query.set not in turn.epochs and memory.fell
         if changes is not None and reset and base is not None:
             # A line of changes builds on rows that are gone: take a full one at once.
             base = changes.begin(asking.now, full=True)
             reading = self._read(asking, statement, memory)
+        seconds = self._clock.monotonic() - started
         for name in query.epoch_for:
             if reading.epoch is not None:
                 turn.epochs[name] = reading.epoch
@@ -188,16 +179,12 @@ class Runner:
                 turn.epochs.pop(name, None)
         if query.epoch_for:
             epoch = reading.epoch or shared_reset
-        moved = memory.epoch is not None and epoch != memory.epoch
-        first_counts = asking.session.facts.major >= RESET_IS_NULL_SINCE
-        began = (
-            moved or reset or _began_anew(memory.resets, reading.resets, first_counts=first_counts)
-        )
+        began = reset or self._began(asking, memory, reading, epoch)
         counts = query.keep is Keep.CUMULATIVE
         sample = self._sample(
             asking,
             statement,
-            took_ms=round(reading.seconds * 1000, 3),
+            took_ms=round(seconds * 1000, 3),
             epoch=epoch if counts else None,
             epoch_changed=began and counts,
             delta=base is not None,
@@ -206,39 +193,20 @@ class Runner:
         )
         asking.tray.put(sample, reading.body, Keep.DELTA if base is not None else query.keep)
         asking.tray.rows += reading.total
-        memory.epoch = epoch
-        memory.resets = reading.resets
-        memory.advance(query)
-        if changes is not None:
-            changes.commit(asking.now, asking.at)
+        asking.gates |= reading.gates
+        memory.commit(query, epoch, reading.resets, asking.now, asking.at)
+        return reading.blind
 
-    def _read(self, asking: _Asking, statement: Statement, memory: SetMemory) -> _Reading:
-        """Stream the rows of one set; keep those that are to be sent, encoded."""
-        query, columns, changes = statement.query, statement.columns, memory.changes
-        prepare = self._preparation(statement)
-        secret = _hidden_keys(statement)
-        notes = [_noting(search, statement, asking.now) for search in asking.turn.searches]
-        when = columns.index(query.epoch) if query.epoch in columns else None
-        each = [columns.index(name) for name in query.resets or () if name in columns]
-        resets: dict[object, str | None] = {}
-        epoch: str | None = None
-        body = Body()
-        total = 0
-        started = self._clock.monotonic()
-        for answer in asking.session.stream(statement.sql, memory.parameters(query)):
-            for row in answer.rows:
-                total = row[-1] if query.cap is not None else total + 1
-                if any(row[position] is None for position in secret):
-                    continue
-                if any(note(row) for note in notes):
-                    continue
-                if when is not None:
-                    epoch = row[when]
-                if len(each) == _IDENTITY_AND_RESET:
-                    resets[row[each[0]]] = row[each[1]]
-                if changes is None or changes.changed(row):
-                    body.add(prepare(row))
-        return _Reading(body, total, resets, epoch, self._clock.monotonic() - started)
+    def _read(self, asking: _Asking, statement: Statement, memory: SetMemory) -> Reading:
+        return self._reader.read(asking.turn, asking.session, statement, memory, asking.now)
+
+    def _began(
+        self, asking: _Asking, memory: SetMemory, reading: Reading, epoch: str | None
+    ) -> bool:
+        """Whether the set, or a row of it, tells another time at which its counting began."""
+        moved = memory.epoch is not None and epoch != memory.epoch
+        first_counts = asking.session.facts.major >= RESET_IS_NULL_SINCE
+        return moved or _began_anew(memory.resets, reading.resets, first_counts=first_counts)
 
     def _search(self, asking: _Asking, search: Search) -> None:
         """Ask for what belongs to keys that were not seen before."""
@@ -263,7 +231,7 @@ class Runner:
         self, asking: _Asking, search: Search, statement: Statement, wanted: list[Any]
     ) -> None:
         lookup = search.lookup
-        prepare = self._preparation(statement)
+        prepare = self._reader.preparation(statement)
         key = [statement.columns.index(name) for name in lookup.key]
         tag = statement.columns.index(lookup.own_tag_in) if lookup.own_tag_in else None
         body = Body()
@@ -292,11 +260,13 @@ class Runner:
     def _sample(self, asking: _Asking, statement: Statement, **more: Any) -> Sample:
         facts = asking.session.facts
         hidden = () if facts.reads_all_stats else statement.query.hidden
+        scope = statement.query.scope or asking.turn.sampler.scope
         return Sample(
             v=1,
             set=statement.query.set,
             schema=statement.query.schema,
             target=asking.turn.target,
+            database=facts.database if scope is Scope.DATABASE else None,
             at=asking.at,
             every_s=max(statement.query.every or 0.0, asking.turn.every),
             server=facts.system_identifier,
@@ -304,32 +274,9 @@ class Runner:
                 *statement.missing,
                 *(Unavailable(field=name, reason=Reason.PRIVILEGE) for name in hidden),
             ),
-            c=statement.columns,
+            c=statement.sent,
             **more,
         )
-
-    def _preparation(self, statement: Statement) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Return what makes a raw row one that may leave: masked, scrubbed, without helpers."""
-        query, columns = statement.query, statement.columns
-        width = len(columns)
-        texts = [(columns.index(n), s) for n, s in query.sql_text.items() if n in columns]
-        free = [columns.index(name) for name in query.free_text if name in columns]
-        mask, drop = self._masker.mask, self._drop_utility_text
-
-        def prepare(row: Sequence[Any]) -> Sequence[Any]:
-            out = list(row[:width])
-            for position, source in texts:
-                if out[position] is not None:
-                    text = mask(out[position], source)
-                    out[position] = (
-                        without_utility(text) if drop and source == "statements" else text
-                    )
-            for position in free:
-                if out[position]:
-                    out[position] = scrub(out[position])
-            return out
-
-        return prepare if texts or free or query.cap is not None else _as_it_is
 
     def _failure(self, asking: _Asking, error: SamplerError) -> State:
         """Count a failure, and say what it means."""
@@ -357,30 +304,3 @@ def _began_anew(
         and (first_counts or before[key] is not None)
         for key, when in now.items()
     )
-
-
-def _hidden_keys(statement: Statement) -> list[int]:
-    """Return the positions whose NULL says that the role may not see the row."""
-    query, columns = statement.query, statement.columns
-    return [columns.index(name) for name in query.hidden if name in query.key and name in columns]
-
-
-def _noting(search: Search, statement: Statement, now: float) -> Callable[[Sequence[Any]], bool]:
-    """Return what shows a row's key to a search, and says whether the row is of our own making."""
-    lookup = search.lookup
-    if lookup.of != statement.query.set or search.statement is None:
-        return lambda _: False
-    key = [statement.columns.index(name) for name in lookup.key]
-    by = statement.columns.index(lookup.by)
-
-    def note(row: Sequence[Any]) -> bool:
-        return search.known.note(tuple(row[position] for position in key), row[by], now)
-
-    return note
-
-
-def _as_it_is(row: Sequence[Any]) -> Sequence[Any]:
-    return row
-
-
-_IDENTITY_AND_RESET = 2  # both columns of `Query.resets` are there

@@ -69,5 +69,10 @@ def _texts(sampler: Sampler, session: Session) -> list[str]:
     facts = session.facts
     found, lacking = statements(sampler, facts)
     searches = [compose(sampler.name, one.query, facts) for one in sampler.lookups]
-    texts = [f"-- {one.query.set}\n{one.sql};" for one in (*found, *searches) if one is not None]
+    texts = []
+    for one in (*found, *searches):
+        if one is not None and one.ranking is not None:
+            texts.append(f"-- {one.query.set}, which rows\n{one.ranking};")
+        if one is not None:
+            texts.append(f"-- {one.query.set}\n{one.sql};")
     return texts + [f"-- {query.set}: this server cannot answer it" for query in lacking]

@@ -10,7 +10,7 @@ from pg_collector.buffer import Buffer
 from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
 from pg_collector.privacy.scrub import scrub_error
 from pg_collector.sample import Body, Facts, Keep, Sample
-from pg_collector.samplers._sampler import Query, Sampler
+from pg_collector.samplers._sampler import Query, Sampler, ServerRole
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class States:
             self._now[sampler, set_name] = state
         if state == before and state.state != "error":
             return
-        if state != before and set_name is not None:
-            self._log(set_name, state)
+        if state != before and (set_name is not None or state.reason == Reason.ROLE):
+            self._log(set_name or sampler, state)
         sample = Sample(
             v=1, set="sampler_state", schema=1, target=self._target, at=at, every_s=every,
             took_ms=0.0, c=_COLUMNS,
@@ -81,6 +81,8 @@ class States:
         }
         if state.state == "ok":
             log.info("%s on %s: ok again", set_name, self._target, extra=extra)
+        elif state.reason == Reason.ROLE:
+            log.info("%s on %s: %s", set_name, self._target, state.message, extra=extra)
         else:
             log.warning(
                 "%s on %s: %s: %s", set_name, self._target, state.state, state.message, extra=extra
@@ -116,15 +118,32 @@ def lack(sampler: Sampler, query: Query, facts: Facts) -> State:
     )
 
 
-def holes(sampler: Sampler, query: Query, facts: Facts) -> State:
-    """Say what is missing from an answer that came."""
-    if facts.reads_all_stats or not query.hidden:
+def holes(sampler: Sampler, query: Query, facts: Facts, blind: int = 0) -> State:
+    """Say what is missing from an answer that came; `blind` rows say so themselves."""
+    message = None
+    if query.hidden and not facts.reads_all_stats:
+        message = f"what belongs to other roles is hidden from {facts.role}"
+    elif blind:
+        message = f"{blind} rows lack what {facts.role} may not see"
+    if message is None:
         return OK
     return State(
         state="limited",
         reason=Reason.PRIVILEGE,
-        message=f"what belongs to other roles is hidden from {facts.role}",
+        message=message,
         remedy=_remedy(sampler, Reason.PRIVILEGE, facts),
+    )
+
+
+def elsewhere(sampler: Sampler, facts: Facts) -> State | None:
+    """Say that a sampler has nothing to ask on a server in this part; None where it has."""
+    is_standby = facts.in_recovery
+    if sampler.only_on is None or is_standby is (sampler.only_on is ServerRole.STANDBY):
+        return None
+    return State(
+        state="unavailable",
+        reason=Reason.ROLE,
+        message="not a primary" if is_standby else "not a standby",
     )
 
 

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from pg_collector.buffer import Buffer
-from pg_collector.changes import Changes, Known
+from pg_collector.changes import Changes, Known, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import Lookup, Query, Sampler, Statement, compose, statements
@@ -50,6 +50,7 @@ class SetMemory:
         self.retry_at = -math.inf
         self.part: int | None = None
         self.changes: Changes | None = None
+        self.ranks: Ranks | None = None
         self.epoch: str | None = None  # the one of the last line
         self.resets: dict[object, str | None] = {}  # of its rows, where they are reset one by one
 
@@ -63,6 +64,29 @@ class SetMemory:
     def parameters(self, query: Query) -> dict[str, int | None] | None:
         """Return what the query's SQL takes: which part it is, where it is asked in parts."""
         return {"part": self.part} if query.rotate is not None else None
+
+    @property
+    def fell(self) -> bool:
+        """Whether this turn's rows tell that counting began anew since the turn before."""
+        memory = self.changes or self.ranks
+        return memory is not None and memory.reset
+
+    def commit(
+        self,
+        query: Query,
+        epoch: str | None,
+        resets: dict[object, str | None],
+        now: float,
+        at: str,
+    ) -> None:
+        """Remember this turn: its line is in the buffer."""
+        self.epoch = epoch
+        self.resets = resets
+        self.advance(query)
+        if self.changes is not None:
+            self.changes.commit(now, at)
+        if self.ranks is not None:
+            self.ranks.commit()
 
     def advance(self, query: Query) -> None:
         """Go on to the next part, where the query is asked in parts."""
@@ -95,10 +119,15 @@ class Turn:
         self.epochs: dict[str, str] = {}  # what the server said last, per set
         self.checked_at = -math.inf
         self.last: Outcome | None = None
+        self._gates = {query.gate for query in sampler.queries if query.gate is not None}
         self._facts: Facts | None = None
         self._session: Session | None = None
         self._losses = 0
         self._losing = False
+
+    def gates(self, query: Query) -> list[str]:
+        """Return the columns of a set that decide whether another set is asked."""
+        return [column for name, column in self._gates if name == query.set]
 
     def renew(self, session: Session, losses: int) -> None:
         """Fit the turn to its session: on a new one everything is sent in full.
@@ -124,6 +153,8 @@ class Turn:
             memory = self.memories.setdefault(statement.query.set, SetMemory())
             if memory.changes is None and statement.query.key:
                 memory.changes = _changes(statement)
+            if memory.ranks is None and statement.ranking is not None:
+                memory.ranks = Ranks()
 
     def _lay_out(self, facts: Facts) -> None:
         before = {statement.query.set: statement.sql for statement in self.statements}
@@ -138,7 +169,7 @@ class Turn:
 
 
 def _changes(statement: Statement) -> Changes:
-    columns = statement.columns
+    columns = statement.sent
     query = statement.query
     counter = columns.index(query.counter) if query.counter is not None else None
     return Changes([columns.index(name) for name in query.key if name in columns], counter)

@@ -16,7 +16,7 @@ from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
 from pg_collector.cli.printable import printable, printable_json
 from pg_collector.config.conninfo import has_password
 from pg_collector.config.model import Database, Postgres
-from pg_collector.errors import ConfigurationError
+from pg_collector.errors import ConfigurationError, Reason
 from pg_collector.pg.session import Session
 from pg_collector.sample import address
 from pg_collector.samplers import discover
@@ -75,8 +75,17 @@ def sample(
         print(printable("\n\n".join(line.decode() for line in lines), keep="\n\t"))
         return
     _print(lines, None if as_json else limit)
-    if any(address(line).set == "sampler_state" for line in lines):
+    if any(_trouble(line) for line in lines):
         raise typer.Exit(1)
+
+
+def _trouble(line: bytes) -> bool:
+    """Whether a line tells of a set that did not answer; a part that it does not play is none."""
+    if address(line).set != "sampler_state":
+        return False
+    told = msgspec.json.decode(line)
+    reason = told["c"].index("reason")
+    return any(row[reason] != Reason.ROLE for row in told["r"])
 
 
 def _print(lines: list[bytes], limit: int | None) -> None:

@@ -8,8 +8,8 @@ exists there. What is missing is left out and named; the server's version number
 
 import enum
 import re
-from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,13 @@ class Scope(enum.StrEnum):
     DATABASE = "database"
 
 
+class ServerRole(enum.StrEnum):
+    """A server's part in replication: `pg_is_in_recovery()` is true on a standby."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+
+
 class LaneName(enum.StrEnum):
     """Which of a target's two sessions asks."""
 
@@ -45,6 +52,23 @@ TextSource = Literal["activity", "statements"]
 OWN_TAG = "SELECT /* pgc:"
 
 
+# Makes rows of a set, as tuples in the order of `Query.row`, out of the rows of `Query.raw`.
+Derivation = Callable[[Iterable[Mapping[str, Any]], Facts], Iterable[tuple[Any, ...]]]
+
+
+class Ranking(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked before a large set: which of its objects moved most since the turn before.
+
+    `key` and `measure` are SQL; `source` the text from FROM on, with the aliases of the query. The
+    query then finds the keys of the first `top` objects in `%(ids)s`.
+    """
+
+    key: str
+    measure: str
+    source: str
+    top: int
+
+
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """One set of rows: what to select, from where, and how its rows are kept.
 
@@ -54,6 +78,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     first. `key` names the columns that identify a row: with it only changed rows are sent, except
     in a full line now and then. `cap` bounds the rows, in the order of `source`. `rotate` cuts the
     work into that many parts: the `%(part)s` of `source` is None in the first turn, then 0, 1, ….
+
+    A set that the agent works out has `raw`, the row type of what is selected, and `derive`, which
+    makes the rows of it. `gate` names a set asked before and a column of its row: only where that
+    is not 0 is this one asked. `blind` is a boolean column: true in rows of which the role may not
+    see all. A scope of its own has a set that is not of its sampler's.
     """
 
     set: str
@@ -77,6 +106,18 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     free_text: tuple[str, ...] = ()  # typed by people: scrubbed of credentials
     keep: Keep = Keep.CUMULATIVE
     schema: int = 1
+    scope: Scope | None = None
+    timeout: float | None = None  # seconds, where less than the session's query_timeout
+    ranking: Ranking | None = None
+    raw: type[Row] | None = None
+    derive: Derivation | None = None
+    gate: tuple[str, str] | None = None
+    blind: str | None = None
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        """The fields that the SQL gives."""
+        return (self.raw or self.row).__struct_fields__
 
 
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +141,8 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     """A sampler: its name, what one learns from it, and its queries.
 
     Queries of the same set are variants, best first: the first that the server can answer is used.
-    `remedy` maps a reason to what the reader can do about it, in SQL where possible.
+    `remedy` maps a reason to what the reader can do about it, in SQL where possible. One that asks
+    about a server's part in replication is `only_on` a primary or only on a standby.
     """
 
     name: str
@@ -112,6 +154,7 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     queries: tuple[Query, ...]
     lookups: tuple[Lookup, ...] = ()
     remedy: Mapping[Reason, str] = {}
+    only_on: ServerRole | None = None
 
     @property
     def all_queries(self) -> tuple[Query, ...]:
@@ -125,12 +168,17 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Statement(NamedTuple):
-    """A query as the connected server can answer it."""
+    """A query as the connected server can answer it.
+
+    `columns` is what the SQL gives, `sent` what the line holds: the same, but for a derived set.
+    """
 
     query: Query
     sql: str
     columns: tuple[str, ...]
+    sent: tuple[str, ...]
     missing: tuple[Unavailable, ...]
+    ranking: str | None = None  # SQL that gives key and measure
 
 
 def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
@@ -147,7 +195,7 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
     chosen: list[str] = []
     columns: list[str] = []
     missing: list[Unavailable] = []
-    for field in query.row.__struct_fields__:
+    for field in query.selected:
         sql = next((s for s in _candidates(field, query) if _available(s, query, facts)), None)
         if sql is None:
             missing.append(Unavailable(field=field, reason=Reason.VERSION))
@@ -161,7 +209,41 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
     sql = f"{OWN_TAG}{sampler} */ {', '.join(chosen)} {query.source}"
     if query.cap is not None:
         sql += f" LIMIT {query.cap}"
-    return Statement(query, sql.replace("{schema}", schema), tuple(columns), tuple(missing))
+    ranking = query.ranking
+    return Statement(
+        query,
+        sql.replace("{schema}", schema),
+        tuple(columns),
+        _sent(query, columns, missing),
+        tuple(missing),
+        None if ranking is None else _ranking(sampler, ranking),
+    )
+
+
+def _ranking(sampler: str, ranking: Ranking) -> str:
+    return f"{OWN_TAG}{sampler} */ {ranking.key}, {ranking.measure} {ranking.source}"
+
+
+def _sent(query: Query, columns: Iterable[str], missing: Iterable[Unavailable]) -> tuple[str, ...]:
+    """Return the columns of the line: of a derived set all but those that this server lacks."""
+    if query.derive is None:
+        return tuple(columns)
+    lacking = {one.field for one in missing}
+    return tuple(name for name in query.row.__struct_fields__ if name not in lacking)
+
+
+def derived(
+    statement: Statement, rows: Iterable[tuple[Any, ...]], facts: Facts
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a derived set, in the order of its columns `sent`."""
+    query = statement.query
+    if query.derive is None:
+        raise TypeError(f"{query.set} is not derived")
+    fields = query.row.__struct_fields__
+    taken = [fields.index(name) for name in statement.sent]
+    named = (dict(zip(statement.columns, row, strict=False)) for row in rows)
+    for row in query.derive(named, facts):
+        yield tuple(row[position] for position in taken)
 
 
 def statements(sampler: Sampler, facts: Facts) -> tuple[list[Statement], list[Query]]:

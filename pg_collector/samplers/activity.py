@@ -5,36 +5,37 @@ pg_stat_activity: https://www.postgresql.org/docs/current/monitoring-stats.html
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers._kinds import Id, Seconds, Time, Xids
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 
 class SessionRow(Row, frozen=True):
     """A session that works, waits, or holds a snapshot or a transaction open."""
 
-    pid: int
+    pid: Id
     session_id: str  # start in microseconds and pid: survives a pid that is used again
     datname: str | None
     usename: str | None
     application_name: str | None
     client_addr: str | None
-    client_port: int | None
+    client_port: Id | None
     backend_type: str | None
     state: str | None
     wait_event_type: str | None
     wait_event: str | None
-    backend_start: str | None
-    xact_start: str | None
-    query_start: str | None
-    state_change: str | None
-    xact_age_seconds: float | None
-    query_age_seconds: float | None
-    state_age_seconds: float | None
-    backend_xid_age: int | None
-    backend_xmin_age: int | None
+    backend_start: Time | None
+    xact_start: Time | None
+    query_start: Time | None
+    state_change: Time | None
+    xact_age_seconds: Seconds | None
+    query_age_seconds: Seconds | None
+    state_age_seconds: Seconds | None
+    backend_xid_age: Xids | None
+    backend_xmin_age: Xids | None
     blocking_pids: list[int] | None  # of a session that waits for a lock; 0: a prepared transaction
     query: str | None
     query_truncated: bool | None
-    leader_pid: int | None = None  # 13
+    leader_pid: Id | None = None  # 13
     query_id: str | None = None  # 14
 
 
@@ -49,8 +50,8 @@ class CountRow(Row, frozen=True):
     wait_event_type: str | None
     wait_event: str | None
     sessions: int
-    max_xact_age_seconds: float | None
-    max_state_age_seconds: float | None
+    max_xact_age_seconds: Seconds | None
+    max_state_age_seconds: Seconds | None
 
 
 class LimitRow(Row, frozen=True):
@@ -72,8 +73,8 @@ class ServerRow(Row, frozen=True):
     max_connections: int
     superuser_reserved_connections: int
     prepared_transactions: int
-    oldest_prepared_age_seconds: float | None
-    oldest_prepared_xid_age: int | None
+    oldest_prepared_age_seconds: Seconds | None
+    oldest_prepared_xid_age: Xids | None
     reserved_connections: int | None = None  # 16
 
 

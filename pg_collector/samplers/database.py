@@ -6,6 +6,17 @@ https://www.postgresql.org/docs/current/monitoring-stats.html
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Row
+from pg_collector.samplers._kinds import (
+    Bytes,
+    Counter,
+    CounterBlocks,
+    CounterBytes,
+    CounterMs,
+    Id,
+    Multis,
+    Time,
+    Xids,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 
@@ -16,57 +27,57 @@ class DatabaseRow(Row, frozen=True):
     something was frozen; the ages beside them move with every transaction.
     """
 
-    datid: int
+    datid: Id
     datname: str | None
     datallowconn: bool | None
     datistemplate: bool | None
     datconnlimit: int | None
     frozen_xid: str | None
     min_mxid: str | None
-    frozen_xid_age: int | None
-    min_mxid_age: int | None
+    frozen_xid_age: Xids | None
+    min_mxid_age: Multis | None
     numbackends: int | None
-    xact_commit: int
-    xact_rollback: int
-    blks_read: int
-    blks_hit: int
-    tup_returned: int
-    tup_fetched: int
-    tup_inserted: int
-    tup_updated: int
-    tup_deleted: int
-    conflicts: int | None
-    temp_files: int
-    temp_bytes: int
-    deadlocks: int
-    checksum_failures: int | None
-    checksum_last_failure: str | None
-    blk_read_time: float
-    blk_write_time: float
-    stats_reset: str | None
-    confl_tablespace: int | None
-    confl_lock: int | None
-    confl_snapshot: int | None
-    confl_bufferpin: int | None
-    confl_deadlock: int | None
-    confl_active_logicalslot: int | None = None  # 16
-    session_time: float | None = None  # 14, as the six below
-    active_time: float | None = None
-    idle_in_transaction_time: float | None = None
-    sessions: int | None = None
-    sessions_abandoned: int | None = None
-    sessions_fatal: int | None = None
-    sessions_killed: int | None = None
-    parallel_workers_to_launch: int | None = None  # 18
-    parallel_workers_launched: int | None = None  # 18
+    xact_commit: Counter
+    xact_rollback: Counter
+    blks_read: CounterBlocks
+    blks_hit: CounterBlocks
+    tup_returned: Counter
+    tup_fetched: Counter
+    tup_inserted: Counter
+    tup_updated: Counter
+    tup_deleted: Counter
+    conflicts: Counter | None
+    temp_files: Counter
+    temp_bytes: CounterBytes
+    deadlocks: Counter
+    checksum_failures: Counter | None
+    checksum_last_failure: Time | None
+    blk_read_time: CounterMs
+    blk_write_time: CounterMs
+    stats_reset: Time | None
+    confl_tablespace: Counter | None
+    confl_lock: Counter | None
+    confl_snapshot: Counter | None
+    confl_bufferpin: Counter | None
+    confl_deadlock: Counter | None
+    confl_active_logicalslot: Counter | None = None  # 16
+    session_time: CounterMs | None = None  # 14, as the six below
+    active_time: CounterMs | None = None
+    idle_in_transaction_time: CounterMs | None = None
+    sessions: Counter | None = None
+    sessions_abandoned: Counter | None = None
+    sessions_fatal: Counter | None = None
+    sessions_killed: Counter | None = None
+    parallel_workers_to_launch: Counter | None = None  # 18
+    parallel_workers_launched: Counter | None = None  # 18
 
 
 class SizeRow(Row, frozen=True):
     """How much a database takes on disk."""
 
-    datid: int
+    datid: Id
     datname: str
-    size_bytes: int
+    size_bytes: Bytes
 
 
 class TempFilesRow(Row, frozen=True):
@@ -74,7 +85,7 @@ class TempFilesRow(Row, frozen=True):
 
     spcname: str
     temp_files: int
-    temp_bytes: int
+    temp_bytes: Bytes
 
 
 _DATABASES = Query(

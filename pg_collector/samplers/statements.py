@@ -6,80 +6,89 @@ the installed extension, not that of the server.
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers._kinds import (
+    Counter,
+    CounterBlocks,
+    CounterBytes,
+    CounterMs,
+    Id,
+    Ms,
+    Time,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Lookup, Query, Sampler, Scope
 
 
 class StatementRow(Row, frozen=True):
     """One entry. Times are milliseconds, blocks are pages, as the extension counts them."""
 
-    userid: int
-    dbid: int
+    userid: Id
+    dbid: Id
     queryid: str | None
-    calls: int
-    rows: int
-    total_exec_time: float  # until 1.7: total_time, planning not included
-    min_exec_time: float
-    max_exec_time: float
-    mean_exec_time: float
-    stddev_exec_time: float
-    shared_blks_hit: int
-    shared_blks_read: int
-    shared_blks_dirtied: int
-    shared_blks_written: int
-    local_blks_hit: int
-    local_blks_read: int
-    local_blks_dirtied: int
-    local_blks_written: int
-    temp_blks_read: int
-    temp_blks_written: int
-    shared_blk_read_time: float  # until 1.10: blk_read_time, local blocks included
-    shared_blk_write_time: float
-    plans: int | None = None  # 1.8
-    total_plan_time: float | None = None
-    min_plan_time: float | None = None
-    max_plan_time: float | None = None
-    mean_plan_time: float | None = None
-    stddev_plan_time: float | None = None
-    wal_records: int | None = None
-    wal_fpi: int | None = None
-    wal_bytes: int | None = None
+    calls: Counter
+    rows: Counter
+    total_exec_time: CounterMs  # until 1.7: total_time, planning not included
+    min_exec_time: Ms
+    max_exec_time: Ms
+    mean_exec_time: Ms
+    stddev_exec_time: Ms
+    shared_blks_hit: CounterBlocks
+    shared_blks_read: CounterBlocks
+    shared_blks_dirtied: CounterBlocks
+    shared_blks_written: CounterBlocks
+    local_blks_hit: CounterBlocks
+    local_blks_read: CounterBlocks
+    local_blks_dirtied: CounterBlocks
+    local_blks_written: CounterBlocks
+    temp_blks_read: CounterBlocks
+    temp_blks_written: CounterBlocks
+    shared_blk_read_time: CounterMs  # until 1.10: blk_read_time, local blocks included
+    shared_blk_write_time: CounterMs
+    plans: Counter | None = None  # 1.8
+    total_plan_time: CounterMs | None = None
+    min_plan_time: Ms | None = None
+    max_plan_time: Ms | None = None
+    mean_plan_time: Ms | None = None
+    stddev_plan_time: Ms | None = None
+    wal_records: Counter | None = None
+    wal_fpi: Counter | None = None
+    wal_bytes: CounterBytes | None = None
     toplevel: bool | None = None  # 1.9
-    temp_blk_read_time: float | None = None  # 1.10
-    temp_blk_write_time: float | None = None
-    jit_functions: int | None = None
-    jit_generation_time: float | None = None
-    jit_inlining_count: int | None = None
-    jit_inlining_time: float | None = None
-    jit_optimization_count: int | None = None
-    jit_optimization_time: float | None = None
-    jit_emission_count: int | None = None
-    jit_emission_time: float | None = None
-    local_blk_read_time: float | None = None  # 1.11
-    local_blk_write_time: float | None = None
-    jit_deform_count: int | None = None
-    jit_deform_time: float | None = None
-    stats_since: str | None = None
-    minmax_stats_since: str | None = None
-    wal_buffers_full: int | None = None  # 1.12
-    parallel_workers_to_launch: int | None = None
-    parallel_workers_launched: int | None = None
-    generic_plan_calls: int | None = None  # 1.13
-    custom_plan_calls: int | None = None
+    temp_blk_read_time: CounterMs | None = None  # 1.10
+    temp_blk_write_time: CounterMs | None = None
+    jit_functions: Counter | None = None
+    jit_generation_time: CounterMs | None = None
+    jit_inlining_count: Counter | None = None
+    jit_inlining_time: CounterMs | None = None
+    jit_optimization_count: Counter | None = None
+    jit_optimization_time: CounterMs | None = None
+    jit_emission_count: Counter | None = None
+    jit_emission_time: CounterMs | None = None
+    local_blk_read_time: CounterMs | None = None  # 1.11
+    local_blk_write_time: CounterMs | None = None
+    jit_deform_count: Counter | None = None
+    jit_deform_time: CounterMs | None = None
+    stats_since: Time | None = None
+    minmax_stats_since: Time | None = None
+    wal_buffers_full: Counter | None = None  # 1.12
+    parallel_workers_to_launch: Counter | None = None
+    parallel_workers_launched: Counter | None = None
+    generic_plan_calls: Counter | None = None  # 1.13
+    custom_plan_calls: Counter | None = None
 
 
 class InfoRow(Row, frozen=True):
     """The extension itself: `dealloc` grows when entries are evicted for want of room."""
 
-    max_entries: int
-    dealloc: int | None = None  # 1.9
-    stats_reset: str | None = None
+    max_entries: Ms
+    dealloc: Counter | None = None  # 1.9
+    stats_reset: Time | None = None
 
 
 class TextRow(Row, frozen=True):
     """The masked text of an entry."""
 
-    userid: int
-    dbid: int
+    userid: Id
+    dbid: Id
     queryid: str
     query: str | None
     query_truncated: bool

@@ -9,14 +9,17 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
 from pg_collector.config.reference import as_markdown
 from pg_collector.plan import DEMO
-from pg_collector.sample import Keep, Row
+from pg_collector.sample import Extension, Facts, Keep, Row
 from pg_collector.samplers import discover
-from pg_collector.samplers._sampler import Lookup, Query, Sampler
+from pg_collector.samplers._kinds import GAUGE, LABEL
+from pg_collector.samplers._sampler import Lookup, Query, Sampler, Scope, compose
+from tests.docs import cost
 
 PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
 CONFIGURATION = PAGE.with_name("configuration.md")
@@ -27,6 +30,7 @@ _TYPES: Mapping[object, str] = {
     str: "text",
     bool: "true or false",
     list[int]: "integers",
+    list[str]: "texts",
 }
 _KEPT = {
     Keep.DELTA: "a delta",
@@ -48,6 +52,10 @@ changed in the section `sampling` of the [configuration](configuration.md).
 In the tables *null* says that the column can be null, *may be missing* that it does not exist on
 every version of the server or the extension: it is then named in the line's `unavailable`, and it
 can be null as well. Times are text, RFC 3339 in UTC. Columns have PostgreSQL's own names and units.
+A *counter* grows until it is reset: its difference between two lines is what happened in between.
+A *gauge* is how much there is at the moment. Blocks are of `block_size` bytes, 8 kB nearly always.
+
+The SQL is that of the newest version; on others columns are left out or have their older names.
 """
 
 
@@ -61,7 +69,29 @@ def page(samplers: Iterable[Sampler]) -> str:
     ]
     parts = [_INTRODUCTION, "\n".join([*head, *rows, ""])]
     parts += ["\n".join(_sampler(one)) for one in samplers]
+    parts += ["\n".join(_costs(samplers))]
     return "\n".join(parts)
+
+
+def _costs(samplers: Iterable[Sampler]) -> Iterator[str]:
+    """Say what a turn of each set costs, as it was measured."""
+    measured = cost.read()
+    yield "## Cost"
+    yield ""
+    yield cost.METHOD.format(machine=measured.machine, floors=_floors(measured))
+    yield ""
+    versions = list(measured.floor_ms)
+    head = [f"{version} {size}" for version in versions for size in ("small", "large")]
+    yield f"| set | {' | '.join(head)} |"
+    yield f"|---{'|---' * len(head)}|"
+    for name in dict.fromkeys(query.set for one in samplers for query in one.all_queries):
+        cells = [times.get(name) for version in versions for times in measured.of_version(version)]
+        yield f"| `{name}` | {' | '.join('' if ms is None else f'{ms:g}' for ms in cells)} |"
+    yield ""
+
+
+def _floors(measured: cost.Measured) -> str:
+    return ", ".join(f"{ms:g} on {version}" for version, ms in measured.floor_ms.items())
 
 
 def _sampler(one: Sampler) -> Iterator[str]:
@@ -70,8 +100,9 @@ def _sampler(one: Sampler) -> Iterator[str]:
     yield f"{one.learns}."
     yield ""
     yield f"- Asked every {one.every:g} s on the {one.lane} lane{_demo(one)}."
-    whole = "the whole server" if one.scope == "instance" else "its own database"
-    yield f"- Group {one.group}; one session sees {whole}."
+    yield f"- Group {one.group}; one session sees {_seen(one.scope)}."
+    if one.only_on is not None:
+        yield f"- Asked on a {one.only_on} only; elsewhere that is said, once."
     yield f"- Reads {', '.join(f'`{name}`' for name in sorted(one.relations))}."
     module = inspect.getmodule(one.queries[0].row)
     for address in re.findall(r"https://[^\s,]+[^\s,.]", (module and module.__doc__) or ""):
@@ -112,22 +143,76 @@ def _set(queries: list[Query], lookup: Lookup | None) -> Iterator[str]:
     for note in notes:
         yield f"- {note}"
     yield ""
-    yield "| column | type | |"
-    yield "|---|---|---|"
+    yield "| column | type | kind | unit | |"
+    yield "|---|---|---|---|---|"
     for field in msgspec.structs.fields(first.row):
-        kind, nullable = _kind(first.row, field.name)
-        words = ", ".join(_words(first, field, nullable=nullable))
-        yield f"| `{field.name}` | {kind} | {words} |"
+        is_a = _kind(first.row, field.name)
+        words = ", ".join(_words(first, field, nullable=is_a.nullable))
+        yield f"| `{field.name}` | {is_a.type} | {is_a.kind} | {is_a.unit} | {words} |"
     yield ""
+    yield from _sql(first)
+
+
+def _sql(query: Query) -> Iterator[str]:
+    """Show what the newest version is asked."""
+    columns = dict.fromkeys(query.relations.values(), _Everything())
+    extensions = (
+        {query.extension: Extension(version="", schema="public")} if query.extension else {}
+    )
+    facts = Facts(
+        version=0, database="", role="", in_recovery=False, columns=columns, extensions=extensions
+    )
+    statement = compose(query.set.partition(".")[0], query, facts)
+    if statement is None:
+        raise ValueError(f"no server could answer {query.set}")
+    yield "<details><summary>SQL</summary>"
+    yield ""
+    yield "```sql"
+    if statement.ranking is not None:
+        yield f"{statement.ranking};"
+    yield f"{statement.sql};"
+    yield "```"
+    yield ""
+    yield "</details>"
+    yield ""
+
+
+class _Everything(frozenset[str]):
+    """The columns of a relation that has every column."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
 
 
 def _notes(query: Query, lookup: Lookup | None) -> Iterator[str]:
     yield f"From {', '.join(f'`{name}`' for name in query.relations.values())}."
     yield f"Holds {_KEPT[query.keep]}."
+    if query.scope is not None:
+        yield f"One session sees {_seen(query.scope)}."
+    if query.derive is not None:
+        yield "Worked out by the agent from what the SQL gives."
+    yield from _times(query)
+    yield from _holes(query)
+    if lookup is not None:
+        yield (
+            f"Looked up for rows of `{lookup.of}` that were not seen before, and again after "
+            f"{lookup.refresh / 3600:g} h; at most {lookup.batch} at a time."
+        )
+
+
+def _times(query: Query) -> Iterator[str]:
+    """Say when a set is asked, and which of its rows are sent."""
+    if query.gate is not None:
+        yield f"Asked only while `{query.gate[1]}` of `{query.gate[0]}` is not 0."
     if query.every is not None:
         yield f"Asked at most every {query.every:g} s."
     if query.rotate is not None:
         yield f"The first line holds every row, each later one {1 / query.rotate:.0%} of them."
+    if query.ranking is not None:
+        yield (
+            f"The {query.ranking.top} objects that moved most since the turn before; `total_rows` "
+            "says how many there are."
+        )
     if query.key:
         names = ", ".join(f"`{name}`" for name in query.key)
         yield f"A row is known by {names}; rows that did not change are left out of deltas."
@@ -136,14 +221,15 @@ def _notes(query: Query, lookup: Lookup | None) -> Iterator[str]:
     if query.epoch is not None:
         sets = ", ".join(f"`{name}`" for name in query.epoch_for or (query.set,))
         yield f"`{query.epoch}` gives the epoch of {sets}."
+
+
+def _holes(query: Query) -> Iterator[str]:
+    """Say what a set may lack."""
     if query.hidden:
         names = ", ".join(f"`{name}`" for name in query.hidden)
         yield f"Without pg_monitor the server hides {names} of other roles."
-    if lookup is not None:
-        yield (
-            f"Looked up for rows of `{lookup.of}` that were not seen before, and again after "
-            f"{lookup.refresh / 3600:g} h; at most {lookup.batch} at a time."
-        )
+    if query.blind is not None:
+        yield f"`{query.blind}` is true where the role may not see what the row needs."
     if query.optional:
         yield "Left out without a word where the server does not have it."
 
@@ -162,13 +248,29 @@ def _words(query: Query, field: msgspec.structs.FieldInfo, *, nullable: bool) ->
         yield "credentials removed"
 
 
-def _kind(row: type[Row], name: str) -> tuple[str, bool]:
-    """Return a column's type in words, and whether it can be null."""
-    wanted = typing.get_type_hints(row)[name]
-    if not isinstance(wanted, types.UnionType):
-        return _TYPES[wanted], False
-    (kind,) = (one for one in typing.get_args(wanted) if one is not types.NoneType)
-    return _TYPES[kind], True
+class _Kind(NamedTuple):
+    type: str
+    nullable: bool
+    kind: str
+    unit: str
+
+
+def _kind(row: type[Row], name: str) -> _Kind:
+    """Return what a column is, in words."""
+    wanted: Any = typing.get_type_hints(row, include_extras=True)[name]
+    nullable = typing.get_origin(wanted) in {typing.Union, types.UnionType}
+    if nullable:
+        (wanted,) = (one for one in typing.get_args(wanted) if one is not types.NoneType)
+    extra: Mapping[str, str | None] = {}
+    if typing.get_origin(wanted) is typing.Annotated:
+        wanted, meta = typing.get_args(wanted)
+        extra = meta.extra
+    kind = extra.get("kind") or (GAUGE if wanted in {int, float} else LABEL)
+    return _Kind(_TYPES[wanted], nullable, kind, extra.get("unit") or "")
+
+
+def _seen(scope: Scope) -> str:
+    return "the whole server" if scope is Scope.INSTANCE else "its own database"
 
 
 def main() -> None:

@@ -1,0 +1,171 @@
+"""Reading one set: its rows from the server, told apart, masked, and encoded for the line.
+
+This is the last place where raw query text exists, and it exists in local variables only.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pg_collector.pg.session import Session
+from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.scrub import scrub
+from pg_collector.privacy.utility import without_utility
+from pg_collector.sample import Body
+from pg_collector.samplers._sampler import Query, Statement, derived
+from pg_collector.turn import Search, SetMemory, Turn
+
+Values = Sequence[Any]
+
+
+@dataclass
+class Reading:
+    """What one set answered: encoded rows, how many there were, and what they tell."""
+
+    body: Body = field(default_factory=Body)
+    total: int = 0
+    resets: dict[object, str | None] = field(default_factory=dict)  # of rows reset one by one
+    epoch: str | None = None  # when counting began
+    blind: int = 0  # rows of which the role may not see all
+    gates: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+
+class Reader:
+    """Reads sets as one configuration wants their texts."""
+
+    def __init__(self, masker: Masker, *, drop_utility_text: bool) -> None:
+        self._masker = masker
+        self._drop_utility_text = drop_utility_text
+
+    def read(
+        self, turn: Turn, session: Session, statement: Statement, memory: SetMemory, now: float
+    ) -> Reading:
+        """Ask for one set and keep what is to be sent of it. Raises what the session raises."""
+        reading = Reading()
+        changes = memory.changes
+        prepare = self.preparation(statement)
+        secret = _hidden_keys(statement)
+        notes = [_noting(search, statement, now) for search in turn.searches]
+        observe = _observing(statement, turn, reading)
+        for row in _rows(session, statement, memory, reading):
+            if any(row[position] is None for position in secret):
+                continue
+            if any(note(row) for note in notes):
+                continue
+            observe(row)
+            if changes is None or changes.changed(row):
+                reading.body.add(prepare(row))
+        return reading
+
+    def preparation(self, statement: Statement) -> Callable[[Values], Values]:
+        """Return what makes a raw row one that may leave: masked, scrubbed, without its count."""
+        query, columns = statement.query, statement.sent
+        width = len(columns)
+        texts = [(columns.index(n), s) for n, s in query.sql_text.items() if n in columns]
+        free = [columns.index(name) for name in query.free_text if name in columns]
+        mask, drop = self._masker.mask, self._drop_utility_text
+
+        def prepare(row: Values) -> Values:
+            out = list(row[:width])
+            for position, source in texts:
+                if out[position] is not None:
+                    text = mask(out[position], source)
+                    out[position] = (
+                        without_utility(text) if drop and source == "statements" else text
+                    )
+            for position in free:
+                if out[position]:
+                    out[position] = scrub(out[position])
+            return out
+
+        return prepare if texts or free or query.cap is not None else _as_it_is
+
+
+def _rows(
+    session: Session, statement: Statement, memory: SetMemory, reading: Reading
+) -> Iterator[Values]:
+    """Yield the rows of a set; how many there are is in the reading when they end."""
+    query = statement.query
+    params: dict[str, Any] | None = memory.parameters(query)
+    ranks = memory.ranks
+    if statement.ranking is not None and query.ranking is not None and ranks is not None:
+        measured = (
+            (row[0], row[1])
+            for answer in session.stream(statement.ranking, timeout=query.timeout)
+            for row in answer.rows
+        )
+        params = {"ids": ranks.choose(measured, query.ranking.top)}
+    asked = _asked(session, statement, params, reading)
+    if query.derive is None:
+        yield from asked
+    else:
+        found = 0
+        for row in derived(statement, list(asked), session.facts):
+            found += 1
+            yield row
+        reading.total = reading.total if query.cap is not None else found
+    if ranks is not None:
+        reading.total = ranks.total
+
+
+def _asked(
+    session: Session, statement: Statement, params: dict[str, Any] | None, reading: Reading
+) -> Iterator[tuple[Any, ...]]:
+    capped = statement.query.cap is not None
+    for answer in session.stream(statement.sql, params, timeout=statement.query.timeout):
+        for row in answer.rows:
+            reading.total = row[-1] if capped else reading.total + 1
+            yield row
+
+
+def _observing(statement: Statement, turn: Turn, reading: Reading) -> Callable[[Values], None]:
+    """Return what notes of each row when it began to count, what it hides, which sets it opens."""
+    query, columns = statement.query, statement.sent
+    epoch = columns.index(query.epoch) if query.epoch in columns else None
+    each = [columns.index(name) for name in query.resets or () if name in columns]
+    blind = columns.index(query.blind) if query.blind in columns else None
+    gates = [(name, columns.index(name)) for name in turn.gates(query) if name in columns]
+
+    def observe(row: Values) -> None:
+        if epoch is not None:
+            reading.epoch = row[epoch]
+        if len(each) == _IDENTITY_AND_RESET:
+            reading.resets[row[each[0]]] = row[each[1]]
+        if blind is not None:
+            reading.blind += row[blind] is True
+        for name, position in gates:
+            reading.gates[query.set, name] = row[position]
+
+    return observe
+
+
+def _hidden_keys(statement: Statement) -> list[int]:
+    """Return the positions whose NULL says that the role may not see the row."""
+    query, columns = statement.query, statement.sent
+    return [columns.index(name) for name in query.hidden if name in query.key and name in columns]
+
+
+def _noting(search: Search, statement: Statement, now: float) -> Callable[[Values], bool]:
+    """Return what shows a row's key to a search, and says whether the row is of our own making."""
+    lookup = search.lookup
+    if lookup.of != statement.query.set or search.statement is None:
+        return lambda _: False
+    key = [statement.sent.index(name) for name in lookup.key]
+    by = statement.sent.index(lookup.by)
+
+    def note(row: Values) -> bool:
+        return search.known.note(tuple(row[position] for position in key), row[by], now)
+
+    return note
+
+
+def open_gate(query: Query, gates: dict[tuple[str, str], Any]) -> bool:
+    """Whether what was read before in this turn says that the set is worth asking for."""
+    return query.gate is None or bool(gates.get(query.gate))
+
+
+def _as_it_is(row: Values) -> Values:
+    return row
+
+
+_IDENTITY_AND_RESET = 2  # both columns of `Query.resets` are there

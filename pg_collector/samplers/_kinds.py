@@ -1,0 +1,37 @@
+"""What a number or a text in a row is: a counter or a gauge, in which unit, a name, a time.
+
+A counter only grows until it is reset; its difference between two lines is what happened between
+them. A number without any of these types is a gauge that counts things. docs/samplers.md and the
+readers of lines learn it from here.
+"""
+
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+COUNTER: Final = "counter"
+GAUGE: Final = "gauge"
+LABEL: Final = "label"
+TIME: Final = "time"
+
+
+def _meta(kind: str, unit: str | None = None) -> Meta:
+    return Meta(extra={"kind": kind, "unit": unit})
+
+
+Counter = Annotated[int, _meta(COUNTER)]
+CounterBytes = Annotated[int, _meta(COUNTER, "bytes")]
+CounterBlocks = Annotated[int, _meta(COUNTER, "blocks")]
+CounterMs = Annotated[float, _meta(COUNTER, "ms")]  # as PostgreSQL counts most times
+
+Bytes = Annotated[int, _meta(GAUGE, "bytes")]
+Blocks = Annotated[int, _meta(GAUGE, "blocks")]  # of block_size bytes, 8 kB if nobody changed it
+Seconds = Annotated[float, _meta(GAUGE, "seconds")]
+Ms = Annotated[float, _meta(GAUGE, "ms")]
+Xids = Annotated[int, _meta(GAUGE, "transactions")]  # a distance between two transaction ids
+Multis = Annotated[int, _meta(GAUGE, "multixacts")]
+Ratio = Annotated[float, _meta(GAUGE, "ratio")]  # 0 to 1
+
+Id = Annotated[int, _meta(LABEL)]  # an oid, a pid, a port
+Lsn = Annotated[str, _meta(LABEL, "WAL position")]
+Time = Annotated[str, _meta(TIME)]  # RFC 3339 in UTC
