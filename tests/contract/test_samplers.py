@@ -8,6 +8,8 @@ import pytest
 
 from pg_collector.errors import Reason
 from pg_collector.pg.session import Session
+from pg_collector.sample import Keep
+from pg_collector.samplers._sampler import Scope
 from tests.support.conditions.crowd import latin1_session
 from tests.support.conditions.locks import blocked_chain, deadlock, idle_in_transaction
 from tests.support.conditions.statements import (
@@ -39,21 +41,60 @@ def strictly(query, line):
     assert set(columns) | missing == set(fields)
 
 
+def told(lines):
+    """Return the states of a turn, by set."""
+    return {row["set"]: row for line in lines.get("sampler_state", ()) for row in line.rows}
+
+
+def as_declared(there, name, role):
+    """Take a turn: each set answers strictly as declared, or it is said why it does not."""
+    sampler = SAMPLERS[name]
+    queries = {query.set: query for query in reversed(sampler.all_queries)}
+    looked_up = {lookup.query.set for lookup in sampler.lookups}
+    sees_all = there.session.facts.reads_all_stats
+    lines = there.take(name)
+    states = told(lines)
+    if sampler.only_on not in {None, role}:
+        assert states.pop(None)["reason"] == Reason.ROLE
+        assert set(lines) == {"sampler_state"}
+        return {}
+    for query in queries.values():
+        if query.set not in lines and (sees_all or query.set not in looked_up):
+            assert query.optional or query.gate or query.set in states, query.set
+        for line in lines.get(query.set, ()):
+            strictly(query, line)
+            assert line.head["target"] == "prod"
+            assert line.head["server"] == there.session.facts.system_identifier
+            per_database = (query.scope or sampler.scope) is Scope.DATABASE
+            assert line.head.get("database") == (
+                there.session.facts.database if per_database else None
+            )
+    assert any(line.rows for query in queries for line in lines.get(query, ()))
+    return states
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rows_it_declares_are_the_rows_it_gets(role_dsn, name):
     role, dsn = role_dsn
-    queries = {query.set: query for query in reversed(SAMPLERS[name].all_queries)}
     with sampling(dsn) as there:
         assert there.session.facts.in_recovery is (role == "standby")
-        lines = there.take(name)
-        assert "sampler_state" not in lines, lines["sampler_state"][0].rows
-        assert set(lines) == set(queries)
-        for found in lines.values():
-            for line in found:
-                strictly(queries[line.set], line)
-                assert line.head["target"] == "prod"
-                assert line.head["server"] == there.session.facts.system_identifier
-        assert any(line.rows for found in lines.values() for line in found)
+        queries = {query.set: query for query in SAMPLERS[name].all_queries}
+        for of, state in as_declared(there, name, role).items():
+            if state["state"] == "limited":  # by what one may not read of the objects themselves
+                assert queries[of].blind
+                assert state["remedy"]
+            else:
+                assert (state["state"], state["reason"]) == ("unavailable", Reason.VERSION)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_role_that_may_only_log_in_gets_rows_of_the_same_types(pair, name):
+    for role, server in (("primary", pair.primary), ("standby", pair.standby)):
+        with sampling(server.dsn("plain")) as there:
+            for state in as_declared(there, name, role).values():
+                assert state["state"] in {"limited", "unavailable"}
+                assert state["reason"] in {Reason.PRIVILEGE, Reason.VERSION}
+                assert state["reason"] == Reason.VERSION or state["remedy"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,7 +113,7 @@ def test_no_version_lacks_what_every_version_has(pair, name):
                 )
                 for missing in line.head.get("unavailable", ()):
                     assert missing["reason"] == "version"
-                    assert missing["field"] in optional
+                    assert missing["field"] in optional, (line.set, missing["field"])
 
 
 def test_the_newest_version_lacks_nothing(pair):
@@ -317,17 +358,15 @@ def test_a_session_of_another_encoding_spoils_nothing(server):
 
 def test_a_role_with_only_login_is_told_what_it_misses_and_what_mends_it(database):
     with sampling(database.dsn("plain")) as there, blocked_chain(database):
-        told = {}
-        for name in NAMES:
+        for name in ("activity", "database", "statements"):
             lines = there.take(name)
-            told[name] = [row for line in lines["sampler_state"] for row in line.rows]
             assert lines[SAMPLERS[name].queries[0].set]
-        for rows in told.values():
-            assert rows
-            for row in rows:
-                assert row["state"] in {"limited", "unavailable"}
-                assert row["reason"] == Reason.PRIVILEGE
-                assert row["remedy"] == "GRANT pg_monitor TO plain;"
+            states = told(lines)
+            assert states
+            for state in states.values():
+                assert state["state"] in {"limited", "unavailable"}
+                assert state["reason"] == Reason.PRIVILEGE
+                assert state["remedy"] == "GRANT pg_monitor TO plain;"
         (server,) = there.rows("activity", "activity.server")
         assert server["hidden_sessions"] >= 3
 
@@ -340,10 +379,10 @@ def test_what_is_missing_is_told_once_and_mended_without_a_restart(database):
             assert "sampler_state" in there.take("activity")
             assert "sampler_state" not in there.take("activity")
             database.query(f"grant pg_monitor to {role}")
-            told = []
+            news = []
             for _ in range(70):  # turns of ten seconds
-                told += there.take("activity").get("sampler_state", [])
-            assert {row["state"] for line in told for row in line.rows} == {"ok"}
+                news += there.take("activity").get("sampler_state", [])
+            assert {row["state"] for line in news for row in line.rows} == {"ok"}
     finally:
         database.query(f"drop owned by {role}")
         database.query(f"drop role {role}")
@@ -352,9 +391,9 @@ def test_what_is_missing_is_told_once_and_mended_without_a_restart(database):
 def test_an_extension_that_is_not_there_names_its_remedy(server):
     with sampling(server.dsn("pgcollector", "template1")) as there:
         lines = there.take("statements")
-        told = [row for line in lines["sampler_state"] for row in line.rows]
-        assert {row["state"] for row in told} == {"unavailable"}
-        assert 'In the database "template1": CREATE EXTENSION' in told[0]["remedy"]
+        states = told(lines).values()
+        assert {row["state"] for row in states} == {"unavailable"}
+        assert all('In the database "template1": CREATE EXTENSION' in s["remedy"] for s in states)
 
 
 def test_columns_that_go_away_cost_their_fields_and_never_the_turn(pair):
@@ -369,9 +408,8 @@ def test_columns_that_go_away_cost_their_fields_and_never_the_turn(pair):
             }
             there.session.facts = msgspec.structs.replace(facts, columns=columns)
             for name in NAMES:
-                lines = there.take(name)
-                told = [row for x in lines.get("sampler_state", ()) for row in x.rows]
-                assert not [row for row in told if row["state"] == "error"]
+                states = told(there.take(name)).values()
+                assert not [row for row in states if row["state"] == "error"]
 
 
 def test_a_crash_begins_an_epoch_although_a_reset_was_seen_before(fresh_server):
@@ -398,25 +436,47 @@ def test_a_crash_begins_an_epoch_although_a_reset_was_seen_before(fresh_server):
             again.close()
 
 
+def test_after_a_crash_no_counter_falls_within_an_epoch(fresh_server):
+    database = fresh_server.database()
+    database.query("create table counted (id int primary key)")
+    database.query("insert into counted select generate_series(1, 1000)")
+    database.query("create extension if not exists pg_stat_statements")
+    with sampling(fresh_server.dsn("pgcollector")) as there:
+        before = {name: there.take(name) for name in NAMES}
+        with fresh_server.connect() as victim:
+            fresh_server.kill_backend(victim.info.backend_pid)
+        fresh_server.wait_ready()
+        there.session.close()
+        there.session = Session.open(target(fresh_server.dsn("pgcollector")), relations=RELATIONS)
+        for name in NAMES:
+            counting = {q.set for q in SAMPLERS[name].all_queries if q.keep is Keep.CUMULATIVE}
+            after = there.take(name)
+            for name_of_set in counting & set(before[name]) & set(after):
+                head = after[name_of_set][0].head
+                assert head["epoch_changed"] is True, name_of_set
+                assert head["epoch"] > before[name][name_of_set][0].head["epoch"], name_of_set
+        there.session.close()
+
+
 def test_a_database_that_comes_or_goes_begins_no_epoch(server):
     name = f"passing_{server.major}"
     with sampling(server.dsn("pgcollector")) as there:
         there.take("database")
-        told = []
+        seen = []
         server.query(f"create database {name}")
-        told += there.take("database")["database"]
+        seen += there.take("database")["database"]
         server.query("select 1", dbname=name)
 
         def counted():
             lines = there.take("database")["database"]
-            told.extend(lines)
+            seen.extend(lines)
             rows = {row["datname"]: row for row in lines[0].rows}
             return rows[name]["xact_commit"] > 0
 
         until(counted, what="its first transaction is counted")
         server.database(name).drop()
-        told += there.take("database")["database"]
-        assert not [line for line in told if line.head.get("epoch_changed")]
+        seen += there.take("database")["database"]
+        assert not [line for line in seen if line.head.get("epoch_changed")]
 
 
 def test_what_a_server_refuses_is_not_asked_each_turn(database):
