@@ -14,7 +14,7 @@ from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
 from pg_collector.samplers import discover
-from pg_collector.samplers._sampler import Sampler
+from pg_collector.samplers._sampler import Query, Sampler
 from pg_collector.secret import Secret
 from pg_collector.spot import Tray
 from pg_collector.states import States
@@ -74,6 +74,22 @@ class MovableClock(SystemClock):
     def monotonic(self) -> float:
         """Return the monotonic clock, moved."""
         return super().monotonic() + self.ahead
+
+
+def strictly(query: Query, line: Line) -> None:
+    """The columns are the declared ones in their order, and every value has the declared type."""
+    fields = query.row.__struct_fields__
+    columns = line.head["c"]
+    assert columns == [name for name in fields if name in columns]
+    for row in line.rows:
+        msgspec.convert(row, query.row, strict=True)
+    missing = {one["field"] for one in line.head.get("unavailable", ())}
+    assert set(columns) | missing == set(fields)
+
+
+def told(lines: dict[str, list[Line]]) -> dict[str | None, dict[str, Any]]:
+    """Return the states of a turn, by set."""
+    return {row["set"]: row for line in lines.get("sampler_state", ()) for row in line.rows}
 
 
 def target(dsn: str, **postgres: Any) -> Target:
