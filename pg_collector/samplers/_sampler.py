@@ -282,4 +282,4 @@ def _quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-_REFERENCE = re.compile(r"\b([a-z_]+)\.([a-z_][a-z0-9_]*)\b(?!\s*\()")
+_REFERENCE = re.compile(r"\b([a-z_][a-z0-9_]*)\.([a-z_][a-z0-9_]*)\b(?!\s*\()")
