@@ -6,6 +6,7 @@ Nothing here writes or takes a transaction id (never txid_current()).
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from pg_collector import column_statistics
 from pg_collector.errors import SamplerError
 from pg_collector.sample import Answer, Extension, Facts
 
@@ -65,8 +66,21 @@ _TIMELINE = """CASE WHEN pg_is_in_recovery()
 _EXTENSIONS = """(SELECT json_object_agg(e.extname, json_build_array(e.extversion, n.nspname))
  FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace)"""
 
+# The function that `pgc setup sql --bloat` makes. Anybody who may create a schema could plant one
+# of its name: it counts only if it runs with its owner's rights, never with ours, and if nobody can
+# replace it who has not more rights than pg_monitor anyway.
+_HELPER = f"""SELECT '{column_statistics.FUNCTION}', out.col
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace,
+   unnest(p.proargnames, p.proargmodes) AS out(col, mode)
+  WHERE '{column_statistics.FUNCTION}' = ANY(%(relations)s) AND out.mode = 't'
+  AND n.nspname = '{column_statistics.SCHEMA}' AND p.proname = '{column_statistics.NAME}'
+  AND p.prosecdef AND p.pronargs = 1 AND p.proargtypes[0] = 'oid[]'::regtype
+  AND pg_has_role(p.proowner, 'pg_monitor', 'MEMBER')
+  AND pg_has_role(n.nspowner, 'pg_monitor', 'MEMBER')
+  AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')"""
+
 # Views and catalogs of pg_catalog and of extensions, and functions there that return columns.
-_COLUMNS = """(WITH ours AS (
+_COLUMNS = f"""(WITH ours AS (
   SELECT classid, objid FROM pg_depend
   WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass),
  found AS (
@@ -79,7 +93,8 @@ _COLUMNS = """(WITH ours AS (
    unnest(p.proargnames, p.proargmodes) AS out(col, mode)
   WHERE p.proname = ANY(%(relations)s) AND out.mode IN ('o', 'b', 't')
   AND (p.pronamespace = 'pg_catalog'::regnamespace
-   OR EXISTS (SELECT FROM ours WHERE classid = 'pg_proc'::regclass AND objid = p.oid)))
+   OR EXISTS (SELECT FROM ours WHERE classid = 'pg_proc'::regclass AND objid = p.oid))
+  UNION {_HELPER})
  SELECT json_object_agg(name, cols)
  FROM (SELECT name, json_agg(col) AS cols FROM found GROUP BY name) AS grouped)"""
 

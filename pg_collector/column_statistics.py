@@ -1,0 +1,55 @@
+"""What the planner knows of the width of columns, without a single value.
+
+PostgreSQL shows pg_stats only for columns that the role may read. The SQL here gives what the
+estimate of bloat needs of them; either the sampler runs it itself, or a function runs it with the
+rights of its owner (`pgc setup sql --bloat`).
+
+https://www.postgresql.org/docs/current/view-pg-stats.html
+"""
+
+from typing import Final
+
+SCHEMA: Final = "pgcollector"
+NAME: Final = "column_statistics"
+FUNCTION: Final = f"{SCHEMA}.{NAME}"
+
+# Its result: all of it are sizes, shares and counts.
+COLUMNS: Final = (
+    ("relid", "oid"),
+    ("attnum", "int2"),
+    ("null_frac", "float4"),
+    ("avg_width", "int4"),
+    ("n_distinct", "float4"),
+    ("common_freqs", "json"),
+    ("shape", "json"),
+)
+
+
+def query(relids: str) -> str:
+    """Return SQL that gives COLUMNS for the relations of an expression of type oid[].
+
+    `shape` tells how the stored lengths of a text column spread: the share of values by length
+    modulo 8, for those with a short header (up to 126 bytes) under 0 to 7, for others under 8 to
+    15. It decides how much padding stands between columns. Lengths are those of the most common
+    values and of the histogram's bounds.
+    """
+    return f"""SELECT k.relid, a.attnum, s.null_frac, s.avg_width, s.n_distinct,
+ to_json(s.most_common_freqs) AS common_freqs, CASE WHEN y.typcategory = 'S' THEN (
+  SELECT json_object_agg(slots.slot, slots.share) FROM (
+   SELECT CASE WHEN sized.bytes <= 126 THEN (sized.bytes + 1) % 8
+     ELSE 8 + (sized.bytes + 4) % 8 END AS slot, sum(sized.share) AS share
+   FROM (
+    SELECT octet_length(common.value) AS bytes, common.share
+    FROM unnest(s.most_common_vals::text::text[], s.most_common_freqs) AS common(value, share)
+    UNION ALL
+    SELECT octet_length(bound.value), greatest(1 - s.null_frac - coalesce(
+      (SELECT sum(freq.share) FROM unnest(s.most_common_freqs) AS freq(share)), 0), 0.0001)
+      / array_length(s.histogram_bounds::text::text[], 1)
+    FROM unnest(s.histogram_bounds::text::text[]) AS bound(value)) AS sized
+   GROUP BY 1) AS slots) END AS shape
+ FROM unnest({relids}) AS k(relid)
+ JOIN pg_class AS c ON c.oid = k.relid
+ JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ JOIN pg_stats AS s ON s.schemaname = n.nspname AND s.tablename = c.relname AND NOT s.inherited
+ JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = s.attname AND NOT a.attisdropped
+ JOIN pg_type AS y ON y.oid = a.atttypid"""
