@@ -259,7 +259,7 @@ def statements(sampler: Sampler, facts: Facts) -> tuple[list[Statement], list[Qu
         if statement is not None:
             found.append(statement)
         elif not variants[0].optional:
-            lacking.append(variants[0])
+            lacking.append(variants[-1])  # what is least asked for, and missing all the same
     return found, lacking
 
 

@@ -357,6 +357,7 @@ def _tables(method: str, statistics: str, relations: Mapping[str, str], readable
             "attributes": "e.attributes",
         },
         source=_source_of_tables(statistics),
+        required=_RawTable.__struct_fields__,
         **_SHARED,
     )
 
@@ -429,6 +430,7 @@ def _indexes(method: str, statistics: str, relations: Mapping[str, str], readabl
             "attributes": "e.attributes",
         },
         source=_source_of_indexes(statistics),
+        required=_RawIndex.__struct_fields__,
         **_SHARED,
     )
 

@@ -75,13 +75,12 @@ class _WaitRow(_SessionRow, frozen=True):
 class BlockingRow(_SessionRow, frozen=True):
     """A session of the blocking forest: it waits, or somebody waits for it, or both.
 
-    At most 100 waiters and those that they
-    wait for are told; `waiting` of the set `locks` says how many there were. `pid` 0 stands for
-    prepared transactions. `blocked_by` are the sessions that hold the wanted
-    lock or stand before in its queue. `depth` counts the steps to the nearest `root_pid`, which
-    waits for nobody; where sessions wait in a circle, one of them stands for the root. What a
-    session waits for has names only in this database, and else oids. `wait_seconds` is measured
-    from 14 on; before, it is the age of the query.
+    At most 100 waiters and those that they wait for are told; `waiting` of the set `locks` says how
+    many there were. `pid` 0 stands for prepared transactions. `blocked_by` are the sessions that
+    hold the wanted lock or stand before in its queue. `depth` counts the steps to the nearest
+    `root_pid`, which waits for nobody; where sessions wait in a circle, one of them stands for the
+    root. Tables have names only in this database, and else oids. `wait_seconds` is measured from 14
+    on; before, it is the age of the query.
 
     `holds_up_queue` marks the usual cause of a pile-up: a session that itself waits for an
     exclusive lock on a table, and others queue behind it that the present holders would let in.
@@ -294,6 +293,7 @@ _BLOCKING = Query(
         f" LEFT JOIN pg_class AS c ON c.oid = l.relation AND l.database IN (0, {_HERE})"
         " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace"
     ),
+    required=("pid", "blocked_by", "locktype", "mode", "relid"),
     free_text=("application_name",),
     sql_text={"query": "activity"},
     hidden=("state", "query"),

@@ -74,8 +74,11 @@ def test_an_extension_is_asked_where_it_is_installed():
 @pytest.mark.parametrize(("name", "query"), QUERIES, ids=lambda value: getattr(value, "set", ""))
 def test_every_declaration_holds_together(name, query):
     fields = query.row.__struct_fields__
-    named = (*query.columns, *query.key, *query.sql_text, *query.free_text, *query.hidden)
+    named = (*query.key, *query.sql_text, *query.free_text, *query.hidden)
     assert set(named) <= set(fields)
+    assert {*query.columns, *query.required} <= set(query.selected)
+    assert query.blind is None or query.blind in fields
+    assert (query.raw is None) == (query.derive is None)
     assert query.epoch is None or query.epoch in fields
     assert query.counter is None or query.counter in fields
     assert query.set.partition(".")[0] in {name, "query_text"}
@@ -105,9 +108,7 @@ def test_removing_any_columns_costs_fields_never_the_statement_text():
             found, _ = statements(sampler, facts(kept, installed))
             for one in found:
                 assert one.columns
-                assert set(one.columns) | {m.field for m in one.missing} == set(
-                    one.query.row.__struct_fields__
-                )
+                assert set(one.columns) | {m.field for m in one.missing} == set(one.query.selected)
 
 
 def _relations():
