@@ -28,21 +28,22 @@ COLUMNS: Final = (
 def query(relids: str) -> str:
     """Return SQL that gives COLUMNS for the relations of an expression of type oid[].
 
-    `shape` tells how the stored lengths of a text column spread: the share of values by length
-    modulo 8, for those with a short header (up to 126 bytes) under 0 to 7, for others under 8 to
-    15. It decides how much padding stands between columns. Lengths are those of the most common
+    `shape` tells how the stored lengths of a text or numeric column spread: the share of values by
+    length modulo 8, for those with a short header (up to 126 bytes) under 0 to 7, for others under
+    8 to 15. It decides how much padding stands between columns. Lengths are those of the most common
     values and of the histogram's bounds.
     """
     return f"""SELECT k.relid, a.attnum, s.null_frac, s.avg_width, s.n_distinct,
- to_json(s.most_common_freqs) AS common_freqs, CASE WHEN y.typcategory = 'S' THEN (
+ to_json(s.most_common_freqs) AS common_freqs,
+ CASE WHEN y.typcategory = 'S' OR y.typname = 'numeric' THEN (
   SELECT json_object_agg(slots.slot, slots.share) FROM (
    SELECT CASE WHEN sized.bytes <= 126 THEN (sized.bytes + 1) % 8
      ELSE 8 + (sized.bytes + 4) % 8 END AS slot, sum(sized.share) AS share
    FROM (
-    SELECT octet_length(common.value) AS bytes, common.share
+    SELECT {_bytes("common.value")} AS bytes, common.share
     FROM unnest(s.most_common_vals::text::text[], s.most_common_freqs) AS common(value, share)
     UNION ALL
-    SELECT octet_length(bound.value), greatest(1 - s.null_frac - coalesce(
+    SELECT {_bytes("bound.value")}, greatest(1 - s.null_frac - coalesce(
       (SELECT sum(freq.share) FROM unnest(s.most_common_freqs) AS freq(share)), 0), 0.0001)
       / array_length(s.histogram_bounds::text::text[], 1)
     FROM unnest(s.histogram_bounds::text::text[]) AS bound(value)) AS sized
@@ -53,3 +54,11 @@ def query(relids: str) -> str:
  JOIN pg_stats AS s ON s.schemaname = n.nspname AND s.tablename = c.relname AND NOT s.inherited
  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = s.attname AND NOT a.attisdropped
  JOIN pg_type AS y ON y.oid = a.atttypid"""
+
+
+def _bytes(value: str) -> str:
+    """Return SQL for the length of a value, given as text, without its header."""
+    return (
+        f"CASE WHEN y.typname = 'numeric' THEN pg_column_size({value}::numeric) - 4"
+        f" ELSE octet_length({value}) END"
+    )

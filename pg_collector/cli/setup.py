@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pg_collector.errors import ConfigurationError
-from pg_collector.pg.role import AUTHENTICATION, script
+from pg_collector.pg.role import AUTHENTICATION, column_statistics_script, script
 
 app = typer.Typer(
     help="Print what the monitored PostgreSQL needs.", no_args_is_help=True, rich_markup_mode=None
@@ -36,12 +36,25 @@ def sql(
             "--database", "-d", help="Database to connect to; repeatable.  [default: postgres]"
         ),
     ] = None,
+    bloat: Annotated[
+        bool,
+        typer.Option(
+            "--bloat", help="Print the function that lets the sampler bloat see column widths."
+        ),
+    ] = False,
 ) -> None:
     r"""Print the SQL that makes the monitoring role; it changes nothing by itself.
 
+    With --bloat it prints only the function for the sampler bloat, to be made in each database.
+
     \b
       pgc setup sql | sudo -u postgres psql
+      pgc setup sql --bloat | sudo -u postgres psql shop
     """
+    if bloat:
+        for line in column_statistics_script(user):
+            print(line)
+        return
     if auth not in AUTHENTICATION:
         raise ConfigurationError(
             f"unknown authentication {auth!r}", remedy=f"One of: {', '.join(AUTHENTICATION)}"

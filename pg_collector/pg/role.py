@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+from pg_collector import column_statistics
+
 AUTHENTICATION: Final = {
     "password": "-- Then give it a password, which pgc reads from a file:  \\password {user}",
     "cert": "-- pg_hba.conf:  hostssl all {user} <agent's address>/32 cert clientcert=verify-full",
@@ -37,6 +39,31 @@ def script(user: str, auth: str, connection_limit: int, databases: Sequence[str]
         AUTHENTICATION[auth].format(user=role),
     ]
     return lines
+
+
+def column_statistics_script(user: str) -> list[str]:
+    """Return the lines that make the function behind the sampler `bloat`, for one database.
+
+    It may be run again. Whoever runs it owns the function, and gives away what is written in it.
+    """
+    role = _identifier(user)
+    schema, function = column_statistics.SCHEMA, column_statistics.FUNCTION
+    columns = ", ".join(f"{name} {kind}" for name, kind in column_statistics.COLUMNS)
+    return [
+        "-- For the sampler `bloat`, in this database only. The function shows the role of every",
+        "-- column how wide it is, how many values are null, distinct or common: sizes and shares,",
+        "-- never a value. Without it bloat is estimated only for tables that the role may read.",
+        f"CREATE SCHEMA IF NOT EXISTS {schema};",
+        f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC;",
+        f"GRANT USAGE ON SCHEMA {schema} TO {role};",
+        f"CREATE OR REPLACE FUNCTION {function}(relids oid[])",
+        f"RETURNS TABLE ({columns})",
+        "LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgc$",
+        *column_statistics.query("relids").splitlines(),
+        "$pgc$;",
+        f"REVOKE ALL ON FUNCTION {function}(oid[]) FROM PUBLIC;",
+        f"GRANT EXECUTE ON FUNCTION {function}(oid[]) TO {role};",
+    ]
 
 
 def _identifier(name: str) -> str:

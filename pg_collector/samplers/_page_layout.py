@@ -21,6 +21,8 @@ INNER_FILLFACTOR: Final = 70
 
 _ALIGN: Final = {"c": 1, "s": 2, "i": 4, "d": 8}
 _UNKNOWN: Final = 1 / MAXALIGN
+_INDEX_TAIL: Final = 0.5  # of a tuple stays free at the end of a page where sizes vary
+_HEAP_TAIL: Final = 0.4  # less: INSERT comes back with smaller rows, a rewrite does not
 _ONE_SIZE: Final = 0.9  # share of bytes from which on tuples count as all alike
 
 
@@ -72,7 +74,7 @@ def index_tuple(columns: Sequence[Column]) -> Size:
 def heap_pages(tuples: float, size: Size, fillfactor: int, block_size: int) -> int:
     """Return the pages that so many tuples take when they are written one after the other."""
     usable = block_size - PAGE_HEADER - block_size * (100 - fillfactor) // 100
-    return math.ceil(tuples / _per_page(usable, size))
+    return math.ceil(tuples / _per_page(usable, size, _HEAP_TAIL))
 
 
 class Keys(NamedTuple):
@@ -180,13 +182,13 @@ def _pages_of(items: Mapping[int, float], base: int, room: int, reserve: int) ->
     return count / max(1.0, per_page)
 
 
-def _per_page(usable: float, size: Size) -> float:
-    """Return how many tuples a page takes: where they vary, the next one does not fit half-way."""
+def _per_page(usable: float, size: Size, tail: float = _INDEX_TAIL) -> float:
+    """Return how many tuples a page takes; where they vary, `tail` of one is left free."""
     item = _item(size.mean)
     if size.fixed:
         return max(1.0, usable // item)
     spread = (size.varying / size.mean) ** 2 / 3
-    return max(1.0, usable / item - 0.5 * (1 + spread))
+    return max(1.0, usable / item - tail * (1 + spread))
 
 
 def _add(items: dict[int, float], size: int, count: float) -> None:

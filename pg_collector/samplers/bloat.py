@@ -456,8 +456,8 @@ SAMPLER = Sampler(
     every=3600.0,
     queries=(*(_tables(*way) for way in _WAYS), *(_indexes(*way) for way in _WAYS)),
     remedy={
-        Reason.PRIVILEGE: 'In the database "{database}", as its owner or a superuser: '
-        "pgc setup sql --bloat --user {role} --database {database} | psql {database}; "
-        "or GRANT SELECT ON the tables TO {role};"
+        Reason.PRIVILEGE: 'In the database "{database}", as a superuser or the owner of its '
+        "tables, run what `pgc setup sql --bloat --user {role}` prints; "
+        "or GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
     },
 )
