@@ -30,8 +30,8 @@ def query(relids: str) -> str:
 
     `shape` tells how the stored lengths of a text or numeric column spread: the share of values by
     length modulo 8, for those with a short header (up to 126 bytes) under 0 to 7, for others under
-    8 to 15. It decides how much padding stands between columns. Lengths are those of the most common
-    values and of the histogram's bounds.
+    8 to 15. It decides how much padding stands between columns. Lengths are those of the most
+    common values and of the histogram's bounds.
     """
     return f"""SELECT k.relid, a.attnum, s.null_frac, s.avg_width, s.n_distinct,
  to_json(s.most_common_freqs) AS common_freqs,

@@ -159,7 +159,7 @@ def test_b_trees_are_estimated_with_duplicates_merged_when_fresh_and_when_rows_a
     )
     furnished.query(
         "insert into keys select g, g % 10, 'k' || (g % 500), md5(g::text), g % 100"
-        " from generate_series(1, 60000) as g"
+        " from generate_series(1, 150000) as g"
     )
     for sql in INDEXES.values():
         furnished.query(f"create {sql}")

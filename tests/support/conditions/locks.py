@@ -102,3 +102,30 @@ def _blocked_by(database: Database, waiting: int, holding: int) -> None:
         where pid = %s and wait_event_type = 'Lock' and %s = any(pg_blocking_pids(pid))
     """
     until(lambda: database.query(seen, [waiting, holding]), what=f"{waiting} waits for {holding}")
+
+
+@dataclass(frozen=True)
+class DdlQueue:
+    """A reader in a transaction, an ALTER TABLE that waits for it, readers that wait behind."""
+
+    reader: int
+    alter: int
+    behind: tuple[int, ...]
+    table: str
+
+
+@contextmanager
+def ddl_queue(database: Database, table: str = "queued", readers: int = 2) -> Iterator[DdlQueue]:
+    """Keep sessions in a queue: all behind the ALTER could go on with the one before it."""
+    _two_rows(database, table)
+    names = [f"behind_{number}" for number in range(readers)]
+    with sessions(database, "reader", "alter", *names) as (reader, alter, *behind):
+        reader.do("begin")
+        reader.do(f"select count(*) from {table}")
+        alter.send(f"alter table {table} add column w int")
+        _blocked_by(database, alter.pid, reader.pid)
+        for one in behind:
+            one.send(f"select count(*) from {table}")
+            _blocked_by(database, one.pid, alter.pid)
+        yield DdlQueue(reader.pid, alter.pid, tuple(one.pid for one in behind), table)
+    database.query(f"drop table {table}")
