@@ -52,8 +52,11 @@ class Changes:
     def reset(self) -> bool:
         """Whether this turn's rows tell that counting began anew since the turn before.
 
-        Most rows went away or fell: evictions, and entries that come back, are a few per cent.
+        Most rows went away or fell: evictions, and entries that come back, are a few per cent. Of
+        sets that hold only the worst of their kind, without a counter, rows come and go.
         """
+        if self._counter is None:
+            return False
         gone = sum(key not in self._next for key in self._seen)
         return gone + self._fell > len(self._seen) / 2
 

@@ -13,6 +13,8 @@ SCHEMA: Final = "pgcollector"
 NAME: Final = "column_statistics"
 FUNCTION: Final = f"{SCHEMA}.{NAME}"
 
+BOUNDS: Final = 100  # of a histogram that are looked at
+
 # Its result: all of it are sizes, shares and counts.
 COLUMNS: Final = (
     ("relid", "oid"),
@@ -41,19 +43,22 @@ def query(relids: str) -> str:
      ELSE 8 + (sized.bytes + 4) % 8 END AS slot, sum(sized.share) AS share
    FROM (
     SELECT {_bytes("common.value")} AS bytes, common.share
-    FROM unnest(s.most_common_vals::text::text[], s.most_common_freqs) AS common(value, share)
+    FROM unnest(held.common, s.most_common_freqs) AS common(value, share)
     UNION ALL
-    SELECT {_bytes("bound.value")}, greatest(1 - s.null_frac - coalesce(
-      (SELECT sum(freq.share) FROM unnest(s.most_common_freqs) AS freq(share)), 0), 0.0001)
-      / array_length(s.histogram_bounds::text::text[], 1)
-    FROM unnest(s.histogram_bounds::text::text[]) AS bound(value)) AS sized
+    SELECT {_bytes("bound.value")}, held.rest / least(cardinality(held.bounds), {BOUNDS})
+    FROM unnest(held.bounds) WITH ORDINALITY AS bound(value, place)
+    WHERE bound.place % greatest(cardinality(held.bounds) / {BOUNDS}, 1) = 0) AS sized
    GROUP BY 1) AS slots) END AS shape
  FROM unnest({relids}) AS k(relid)
  JOIN pg_class AS c ON c.oid = k.relid
  JOIN pg_namespace AS n ON n.oid = c.relnamespace
  JOIN pg_stats AS s ON s.schemaname = n.nspname AND s.tablename = c.relname AND NOT s.inherited
  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = s.attname AND NOT a.attisdropped
- JOIN pg_type AS y ON y.oid = a.atttypid"""
+ JOIN pg_type AS y ON y.oid = a.atttypid
+ LEFT JOIN LATERAL (SELECT s.most_common_vals::text::text[] AS common,
+  s.histogram_bounds::text::text[] AS bounds, greatest(1 - s.null_frac - coalesce(
+   (SELECT sum(freq.share) FROM unnest(s.most_common_freqs) AS freq(share)), 0), 0.0001) AS rest
+  WHERE y.typcategory = 'S' OR y.typname = 'numeric' OFFSET 0) AS held ON true"""
 
 
 def _bytes(value: str) -> str:

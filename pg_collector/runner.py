@@ -134,7 +134,9 @@ class Runner:
             asking.tray.failed += 1
             if isinstance(error, SamplerUnavailable):
                 memory.retry_at = asking.now + RETRY
-            elif query.rotate is not None:
+            elif query.every is not None and _took_too_long(error):
+                memory.asked_at = asking.now  # as rarely as if it had gone well
+            if query.rotate is not None and not isinstance(error, SamplerUnavailable):
                 memory.asked_at = asking.now
                 memory.advance(query)  # the other parts have their turn all the same
             self._tell(asking, query, self._failure(asking, error))
@@ -291,6 +293,10 @@ class Runner:
         turn = asking.turn
         name = query.set if query is not None else None
         turn.states.tell(turn.sampler.name, name, state, at=asking.at, every=turn.every)
+
+
+def _took_too_long(error: SamplerError) -> bool:
+    return isinstance(error, SamplerTimeout) and error.reason is Reason.TIMEOUT
 
 
 def _began_anew(

@@ -23,6 +23,7 @@ from pg_collector.samplers import discover
 from pg_collector.secret import Secret
 
 CELL_MAX = 60  # characters of a cell
+_AS_IT_IS = {Reason.VERSION, Reason.ROLE}
 
 
 def sample(
@@ -80,12 +81,12 @@ def sample(
 
 
 def _trouble(line: bytes) -> bool:
-    """Whether a line tells of a set that did not answer; a part that it does not play is none."""
+    """Whether a line tells of something to mend; what a version or a standby lacks is not."""
     if address(line).set != "sampler_state":
         return False
     told = msgspec.json.decode(line)
-    reason = told["c"].index("reason")
-    return any(row[reason] != Reason.ROLE for row in told["r"])
+    states = (dict(zip(told["c"], row, strict=True)) for row in told["r"])
+    return any(one["remedy"] or one["reason"] not in _AS_IT_IS for one in states)
 
 
 def _print(lines: list[bytes], limit: int | None) -> None:

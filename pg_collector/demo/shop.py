@@ -105,6 +105,10 @@ def _make_roles(server: Server, passwords: Passwords) -> None:
         admin.execute("SELECT pg_create_physical_replication_slot(%s, true)", [SLOT])
     with server.connect("setup", dbname=DATABASE) as admin:
         admin.execute("\n".join(role.script(MONITOR, "password", 2, [DATABASE])).encode())
+        admin.execute("\n".join(role.column_statistics_script(MONITOR)).encode())
+        may_read = "ALTER DEFAULT PRIVILEGES FOR ROLE {} GRANT SELECT ON SEQUENCES TO {}"
+        owner, monitor = sql.Identifier(OWNER), sql.Identifier(MONITOR)
+        admin.execute(sql.SQL(may_read).format(owner, monitor))
         _set_password(admin, MONITOR, passwords.monitor)
 
 

@@ -277,10 +277,12 @@ def _refusal(
     tuples = row["reltuples"]
     if tuples < 0 or (tuples == 0 and facts.major < _SAYS_NEVER):
         return Estimate(None, "unavailable", "never vacuumed or analyzed, or empty")
+    if tuples == 0:
+        return Estimate(0, "high", "empty")
     lacking = sum(one is None for one in nulls)
-    if not lacking or tuples == 0:
+    if not lacking:
         return None
-    if not row["readable"]:
+    if not row["readable"] or (lacking == len(nulls) and row["last_analyze"]):
         reason = f"the statistics of its columns are not shown to {facts.role}"
         return Estimate(None, "unavailable", reason, hidden=True)
     if lacking == len(nulls):
@@ -310,8 +312,8 @@ _NOT_SYSTEM: Final = (
     " (ARRAY['pg_catalog', 'information_schema', 'pg_toast']::regnamespace[])"
 )
 _FILLFACTOR: Final = (
-    "coalesce((SELECT o.option_value::int FROM pg_options_to_table({0}.reloptions) AS o"
-    " WHERE o.option_name = 'fillfactor'), {1})"
+    "coalesce((SELECT round(o.option_value::float8)::int"
+    " FROM pg_options_to_table({0}.reloptions) AS o WHERE o.option_name = 'fillfactor'), {1})"
 )
 _LAST_ANALYZE: Final = (
     "greatest(pg_stat_get_last_analyze_time({0}), pg_stat_get_last_autoanalyze_time({0}))"
@@ -456,8 +458,9 @@ SAMPLER = Sampler(
     every=3600.0,
     queries=(*(_tables(*way) for way in _WAYS), *(_indexes(*way) for way in _WAYS)),
     remedy={
-        Reason.PRIVILEGE: 'In the database "{database}", as a superuser or the owner of its '
-        "tables, run what `pgc setup sql --bloat --user {role}` prints; "
+        Reason.PRIVILEGE: 'In the database "{database}", as a superuser or as a member of '
+        "pg_monitor who may read the tables, run what `pgc setup sql --bloat --user {role}` "
+        "prints; "
         "or GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
     },
 )

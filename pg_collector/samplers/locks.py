@@ -79,7 +79,8 @@ class BlockingRow(_SessionRow, frozen=True):
     many there were. `pid` 0 stands for prepared transactions. `blocked_by` are the sessions that
     hold the wanted lock or stand before in its queue. `depth` counts the steps to the nearest
     `root_pid`, which waits for nobody; where sessions wait in a circle, one of them stands for the
-    root. Tables have names only in this database, and else oids. `wait_seconds` is measured from 14
+    root. Where more wait, a session whose own blockers were not asked for stands as a root, too.
+    Tables have names only in this database, and else oids. `wait_seconds` is measured from 14
     on; before, it is the age of the query.
 
     `holds_up_queue` marks the usual cause of a pile-up: a session that itself waits for an

@@ -14,7 +14,7 @@ from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scop
 class StandbyRow(Row, frozen=True):
     """A standby, or another receiver of WAL, that is connected here.
 
-    `*_lag_bytes` is the WAL between this server's position (on a standby: what it has replayed
+    `*_lag_bytes` is the WAL between this server's position (on a standby: what it has received
     itself) and what the receiver reports. `*_lag_seconds` is null where there is nothing to
     measure: soon after the last write all is confirmed, and PostgreSQL tells no time any more.
     """
@@ -61,12 +61,12 @@ class ServerRow(Row, frozen=True):
     last_xact_replay_age_seconds: Seconds | None
     replay_paused: bool | None
     receivers: int
-    streaming: int
-    catchup: int
-    backup: int
-    sync: int
-    potential: int
-    quorum: int
+    streaming: int | None
+    catchup: int | None
+    backup: int | None
+    sync: int | None
+    potential: int | None
+    quorum: int | None
     synchronous_standby_names: str | None
     synchronous_commit: str
     synchronous_required: int | None
@@ -121,7 +121,12 @@ class TableSyncRow(Row, frozen=True):
     tables: int
 
 
-_HERE = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
+# A standby sends what it received, whether it has replayed it or not.
+_HERE = (
+    "CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(),"
+    " pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END"
+)
+_SEES = "pg_has_role('pg_read_all_stats', 'USAGE')"
 
 _STANDBYS = Query(
     set="replication",
@@ -186,17 +191,17 @@ _SERVER = Query(
         ),
         "receivers": "count(r.pid)",
         **{
-            state: f"count(*) FILTER (WHERE r.state = '{state}')"
+            state: f"CASE WHEN {_SEES} THEN count(*) FILTER (WHERE r.state = '{state}') END"
             for state in ("streaming", "catchup", "backup")
         },
         **{
-            state: f"count(*) FILTER (WHERE r.sync_state = '{state}')"
+            state: f"CASE WHEN {_SEES} THEN count(*) FILTER (WHERE r.sync_state = '{state}') END"
             for state in ("sync", "potential", "quorum")
         },
         "synchronous_standby_names": _NAMES,
         "synchronous_commit": "current_setting('synchronous_commit')",
         "synchronous_required": _REQUIRED,
-        "synchronous_satisfied": f"{_IN_STEP} >= {_REQUIRED}",
+        "synchronous_satisfied": f"CASE WHEN {_SEES} THEN {_IN_STEP} >= {_REQUIRED} END",
         "max_wal_senders": "current_setting('max_wal_senders')::int",
     },
     source=(

@@ -47,7 +47,8 @@ class SlotRow(Row, frozen=True):
 class LimitsRow(Row, frozen=True):
     """How many slots there are and may be, and the settings that end a slot's patience.
 
-    `max_slot_wal_keep_size_bytes` is null where a slot may retain any amount.
+    `max_slot_wal_keep_size_bytes` is null where a slot may retain any amount, the idle timeout
+    where a slot may idle for ever.
     """
 
     slots: int
@@ -126,7 +127,8 @@ _LIMITS = Query(
         "most_retained_wal_bytes": f"max(pg_wal_lsn_diff({_HERE}, s.restart_lsn))::int8",
         "max_slot_wal_keep_size_bytes": f"{_setting('max_slot_wal_keep_size')}::int8",
         "wal_keep_size_bytes": f"coalesce({_setting('wal_keep_size')}, {_KEPT_SEGMENTS})::int8",
-        "idle_replication_slot_timeout_seconds": _setting("idle_replication_slot_timeout"),
+        "idle_replication_slot_timeout_seconds": "nullif("
+        f"{_setting('idle_replication_slot_timeout')}, 0)",
     },
     source="FROM pg_replication_slots AS s",
     keep=Keep.EVENT,
@@ -137,8 +139,9 @@ _STATISTICS = Query(
     row=StatisticsRow,
     relations={"t": "pg_stat_replication_slots"},
     source="FROM pg_stat_replication_slots AS t ORDER BY t.slot_name",
-    resets=("slot_name", "stats_reset"),
+    key=("slot_name",),
     counter="total_txns",
+    resets=("slot_name", "stats_reset"),
     optional=True,
 )
 

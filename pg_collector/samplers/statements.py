@@ -79,7 +79,7 @@ class StatementRow(Row, frozen=True):
 class InfoRow(Row, frozen=True):
     """The extension itself: `dealloc` grows when entries are evicted for want of room."""
 
-    max_entries: Ms
+    max_entries: int
     dealloc: Counter | None = None  # 1.9
     stats_reset: Time | None = None
 

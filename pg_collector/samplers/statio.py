@@ -296,11 +296,12 @@ _IDLE_INDEXES = Query(
         **_INDEX,
         "why": "CASE WHEN x.indisvalid THEN 'unused' ELSE 'invalid' END",
         "being_built": "NOT x.indisvalid AND EXISTS (SELECT FROM pg_stat_progress_create_index"
-        " AS p WHERE p.relid = x.indrelid)",
+        " AS p WHERE p.relid = x.indrelid AND p.datname = current_database())",
     },
     source=(
         f"{_FROM_INDEX} WHERE {_NOT_SYSTEM.format('i')} AND i.relkind = 'i'"
-        f" AND (NOT x.indisvalid OR (NOT x.indisunique AND i.relpages * {_BLOCK} >= 1048576"
+        f" AND (NOT x.indisvalid OR (NOT x.indisunique AND NOT x.indisexclusion"
+        f" AND i.relpages * {_BLOCK} >= 1048576"
         " AND pg_stat_get_numscans(x.indexrelid) = 0))"
         " ORDER BY x.indisvalid, i.relpages DESC, x.indexrelid"
     ),
@@ -412,7 +413,7 @@ _SEQUENCES = Query(
         " ORDER BY used_ratio DESC NULLS LAST, s.seqrelid"
     ),
     blind="hidden",
-    cap=100,
+    cap=500,
     every=3600.0,
     keep=Keep.EVENT,
 )

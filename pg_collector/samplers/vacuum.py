@@ -26,13 +26,14 @@ class QueueRow(Row, frozen=True):
     """How many tables of this database need which kind of vacuum, by autovacuum's own rules.
 
     Tables count since `stats_reset`, or since the crash or restart in the line's epoch: a table
-    without a last vacuum was not vacuumed since then, which is not "never".
+    without a last vacuum was not vacuumed since then, which is not "never". A standby does not know
+    of dead rows: there what needs a vacuum is null.
     """
 
     tables: int
-    needs_vacuum: int
+    needs_vacuum: int | None
     needs_insert_vacuum: int | None
-    needs_analyze: int
+    needs_analyze: int | None
     needs_wraparound_vacuum: int
     autovacuum_disabled: int
     n_live_tup: int | None
@@ -90,9 +91,9 @@ class TableRow(Row, frozen=True):
     analyze_threshold: float | None
     freeze_max_age: Xids
     autovacuum_enabled: bool
-    needs_vacuum: bool
+    needs_vacuum: bool | None
     needs_insert_vacuum: bool | None
-    needs_analyze: bool
+    needs_analyze: bool | None
     needs_wraparound_vacuum: bool
     why: str | None
     n_ins_since_vacuum: int | None = None  # 13
@@ -143,19 +144,20 @@ class WorkersRow(Row, frozen=True):
     """Autovacuum's workers at work, and how many there may be."""
 
     autovacuum: bool
-    workers: int
-    wraparound_workers: int
+    workers: int | None
+    wraparound_workers: int | None
     autovacuum_max_workers: int
     autovacuum_worker_slots: int | None
     autovacuum_naptime_seconds: Seconds
 
 
 class HorizonRow(Row, frozen=True):
-    """Who keeps vacuum from removing what is dead: the oldest of each kind.
+    """Who keeps vacuum from removing what is dead in this database: the oldest of each kind.
 
+    Of sessions the oldest elsewhere is told, too, though it holds back its own database only.
     `kind` is session, standby, slot, slot_catalog (holds back the catalogs only) or
     prepared_transaction; `is_oldest` marks the one that holds the horizon. `name` is the standby's,
-    the slot's, or the prepared transaction's. A session holds back its own database.
+    the slot's, or the prepared transaction's.
     """
 
     kind: str
@@ -375,10 +377,14 @@ _DEAD = "pg_stat_get_dead_tuples(c.oid)"
 # The function came with the view's column.
 _INSERTED = "pg_stat_get_ins_since_vacuum(c.oid) /* v.n_ins_since_vacuum */"
 _ENABLED = "coalesce(o.autovacuum_enabled, true)"
+# A standby does not know of dead rows: what nobody can tell is null.
+_HERE = "NOT pg_is_in_recovery()"
 _NEEDS_VACUUM = f"({_DEAD} > {_THRESHOLD})"
 _NEEDS_INSERTS = tuple(f"({_INSERTED} > {threshold})" for threshold in _INSERT_THRESHOLDS)
+# Nobody analyzes pg_statistic.
 _NEEDS_ANALYZE = (
-    f"(c.relkind <> 't' AND pg_stat_get_mod_since_analyze(c.oid) > {_ANALYZE_THRESHOLD})"
+    "(c.relkind <> 't' AND c.oid <> 'pg_statistic'::regclass"
+    f" AND pg_stat_get_mod_since_analyze(c.oid) > {_ANALYZE_THRESHOLD})"
 )
 _NEEDS_WRAPAROUND = (
     f"(age(c.relfrozenxid) > {_FREEZE_MAX_AGE} OR mxid_age(c.relminmxid) > {_MXID_FREEZE_MAX_AGE})"
@@ -387,7 +393,7 @@ _NEEDS_WRAPAROUND = (
 
 def _why(needs_insert: str) -> str:
     return (
-        f"CASE WHEN {_NEEDS_WRAPAROUND} THEN 'wraparound'"
+        f"CASE WHEN NOT {_HERE} THEN NULL WHEN {_NEEDS_WRAPAROUND} THEN 'wraparound'"
         f" WHEN NOT {_ENABLED} AND ({_NEEDS_VACUUM} OR {_NEEDS_ANALYZE} OR {needs_insert})"
         f" THEN 'disabled' WHEN {_NEEDS_VACUUM} THEN 'dead_tuples'"
         f" WHEN {needs_insert} THEN 'inserts' WHEN {_NEEDS_ANALYZE} THEN 'analyze' END"
@@ -400,12 +406,15 @@ _QUEUE = Query(
     relations={"c": "pg_class", "v": "pg_stat_all_tables"},
     columns={
         "tables": "count(*)",
-        "needs_vacuum": f"count(*) FILTER (WHERE {_NEEDS_VACUUM})",
+        "needs_vacuum": f"CASE WHEN {_HERE} THEN count(*) FILTER (WHERE {_NEEDS_VACUUM}) END",
         "needs_insert_vacuum": (
-            *(f"count(*) FILTER (WHERE {needs})" for needs in _NEEDS_INSERTS),
+            *(
+                f"CASE WHEN {_HERE} THEN count(*) FILTER (WHERE {needs}) END"
+                for needs in _NEEDS_INSERTS
+            ),
             "NULL::int8",
         ),
-        "needs_analyze": f"count(*) FILTER (WHERE {_NEEDS_ANALYZE})",
+        "needs_analyze": f"CASE WHEN {_HERE} THEN count(*) FILTER (WHERE {_NEEDS_ANALYZE}) END",
         "needs_wraparound_vacuum": f"count(*) FILTER (WHERE {_NEEDS_WRAPAROUND})",
         "autovacuum_disabled": f"count(*) FILTER (WHERE NOT {_ENABLED})",
         "n_live_tup": "sum(pg_stat_get_live_tuples(c.oid))::int8",
@@ -428,10 +437,11 @@ _QUEUE = Query(
 # What is open in this database holds back its tables; standbys and slots do, and tell no time.
 _HOLDERS = (
     " CROSS JOIN (SELECT pg_has_role('pg_read_all_stats', 'USAGE') AS seen,"
-    " least((SELECT min(a.xact_start) FROM pg_stat_activity AS a"
+    " least((SELECT min(CASE WHEN a.backend_xid IS NULL AND a.state = 'active'"
+    " THEN a.query_start ELSE a.xact_start END) FROM pg_stat_activity AS a"
     " WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()"
     " AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)"
-    " AND a.backend_type <> 'walsender'"
+    " AND NOT EXISTS (SELECT FROM pg_stat_replication AS r WHERE r.pid = a.pid)"
     " AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS w WHERE w.pid = a.pid)),"
     " (SELECT min(x.prepared) FROM pg_prepared_xacts AS x"
     " WHERE x.database = current_database())) AS since,"
@@ -500,9 +510,12 @@ _TABLES = Query(
         "analyze_threshold": f"CASE WHEN c.relkind <> 't' THEN {_ANALYZE_THRESHOLD} END",
         "freeze_max_age": f"{_FREEZE_MAX_AGE}::int8",
         "autovacuum_enabled": _ENABLED,
-        "needs_vacuum": _NEEDS_VACUUM,
-        "needs_insert_vacuum": (*_NEEDS_INSERTS, "NULL::bool"),
-        "needs_analyze": _NEEDS_ANALYZE,
+        "needs_vacuum": f"CASE WHEN {_HERE} THEN {_NEEDS_VACUUM} END",
+        "needs_insert_vacuum": (
+            *(f"CASE WHEN {_HERE} THEN {needs} END" for needs in _NEEDS_INSERTS),
+            "NULL::bool",
+        ),
+        "needs_analyze": f"CASE WHEN {_HERE} THEN {_NEEDS_ANALYZE} END",
         "needs_wraparound_vacuum": _NEEDS_WRAPAROUND,
         "why": (*(_why(needs) for needs in _NEEDS_INSERTS), _why("false")),
         "n_ins_since_vacuum": _INSERTED,
@@ -575,15 +588,18 @@ _WRAPAROUND = Query(
     keep=Keep.EVENT,
 )
 
+_SEES = "pg_has_role('pg_read_all_stats', 'USAGE')"
+
 _WORKERS = Query(
     set="vacuum.workers",
     row=WorkersRow,
     relations={"a": "pg_stat_activity"},
     columns={
         "autovacuum": "current_setting('autovacuum')::bool",
-        "workers": "count(*) FILTER (WHERE a.backend_type = 'autovacuum worker')",
-        "wraparound_workers": "count(*) FILTER (WHERE a.backend_type = 'autovacuum worker'"
-        " AND a.query LIKE '%(to prevent wraparound)')",
+        "workers": f"CASE WHEN {_SEES} THEN"
+        " count(*) FILTER (WHERE a.backend_type = 'autovacuum worker') END",
+        "wraparound_workers": f"CASE WHEN {_SEES} THEN count(*) FILTER (WHERE a.backend_type"
+        " = 'autovacuum worker' AND a.query LIKE '%(to prevent wraparound)') END",
         "autovacuum_max_workers": "current_setting('autovacuum_max_workers')::int",
         "autovacuum_worker_slots": "current_setting('autovacuum_worker_slots', true)::int",
         "autovacuum_naptime_seconds": "(SELECT g.setting::float8 FROM pg_settings AS g"
@@ -610,7 +626,29 @@ def _slot(kind: str, column: str) -> str:
     )
 
 
-# A vacuum's own snapshot holds nobody back.
+# The tables of this database: not from a session elsewhere, nor by what protects catalogs only.
+_HOLDS = (
+    "(kind <> 'slot_catalog' AND (datname IS NULL OR datname = current_database()"
+    " OR kind IN ('slot', 'standby')))"
+)
+_NO_WALSENDER = "NOT EXISTS (SELECT FROM pg_stat_replication AS r WHERE r.pid = a.pid)"
+
+
+def _session(here: str) -> str:
+    """Return SQL for the oldest of the sessions here, or elsewhere; a vacuum holds nobody back."""
+    return (
+        f"(SELECT 'session', {_HELD}, CASE WHEN age(a.backend_xid) >= {_HELD}"
+        " THEN a.backend_xid ELSE a.backend_xmin END::text, a.xact_start, a.pid, NULL::text,"
+        " a.datname::text, a.usename::text, a.application_name, a.state,"
+        " CASE WHEN octet_length(a.query) > 65536 THEN left(a.query, 65536) ELSE a.query END"
+        " FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid()"
+        " AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)"
+        f" AND a.datname {here} current_database() AND {_NO_WALSENDER}"
+        " AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS w WHERE w.pid = a.pid)"
+        " ORDER BY 2 DESC, a.xact_start LIMIT 1)"
+    )
+
+
 _HORIZON = Query(
     set="vacuum.horizon",
     row=HorizonRow,
@@ -623,19 +661,12 @@ _HORIZON = Query(
     },
     columns={
         **{name: name for name in HorizonRow.__struct_fields__},
-        "is_oldest": "age_xids = max(age_xids) OVER ()",
+        "is_oldest": f"age_xids = coalesce(max(age_xids) FILTER (WHERE {_HOLDS}) OVER (),"
+        f" max(age_xids) OVER ()) AND ({_HOLDS} OR bool_and(NOT ({_HOLDS})) OVER ())",
         "held_seconds": "extract(epoch FROM clock_timestamp() - since)::float8",
     },
     source=(
-        f"FROM ((SELECT 'session', {_HELD}, CASE WHEN age(a.backend_xid) >= {_HELD}"
-        " THEN a.backend_xid ELSE a.backend_xmin END::text, a.xact_start, a.pid, NULL::text,"
-        " a.datname::text, a.usename::text, a.application_name, a.state,"
-        " CASE WHEN octet_length(a.query) > 65536 THEN left(a.query, 65536) ELSE a.query END"
-        " FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid()"
-        " AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)"
-        " AND a.backend_type <> 'walsender'"
-        " AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS w WHERE w.pid = a.pid)"
-        " ORDER BY 2 DESC, a.xact_start LIMIT 1)"
+        f"FROM ({_session('=')} UNION ALL {_session('<>')}"
         " UNION ALL (SELECT 'standby', age(r.backend_xmin), r.backend_xmin::text,"
         " NULL::timestamptz, r.pid, r.application_name, NULL::text, r.usename::text,"
         " r.application_name, r.state, NULL::text FROM pg_stat_replication AS r"
@@ -649,7 +680,6 @@ _HORIZON = Query(
     hidden=("application_name", "state", "query"),
     sql_text={"query": "activity"},
     free_text=("application_name", "name"),
-    scope=Scope.INSTANCE,
     keep=Keep.EVENT,
 )
 

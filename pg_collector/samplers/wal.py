@@ -143,6 +143,7 @@ _POSITION = Query(
         " WHERE g.name = 'wal_segment_size')",
     },
     source="FROM (SELECT pg_is_in_recovery() AS standby) AS r",
+    keep=Keep.EVENT,  # a position knows no epochs
 )
 
 # Both directories are read file by file: a set each, for their rights, and not too often.

@@ -124,7 +124,10 @@ _REPLAY = Query(
         ),
         "recovery_min_apply_delay_seconds": "(SELECT g.setting::float8 / 1000"
         " FROM pg_settings AS g WHERE g.name = 'recovery_min_apply_delay')",
-        "timeline_id": _on_standby("k.min_recovery_end_timeline"),
+        "timeline_id": _on_standby(
+            "greatest(k.min_recovery_end_timeline,"
+            " (SELECT t.timeline_id FROM pg_control_checkpoint() AS t))"
+        ),
         "min_recovery_end_lsn": _on_standby("k.min_recovery_end_lsn"),
         "hot_standby_feedback": "current_setting('hot_standby_feedback')::bool",
     },

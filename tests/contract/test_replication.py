@@ -45,13 +45,12 @@ def test_paused_replay_is_so_many_bytes_behind_on_both_sides(pair):
             assert (receiver["status"], receiver["slot_name"]) == ("streaming", SLOT)
             assert receiver["last_msg_receipt_age_seconds"] < 60
         pair.caught_up()
-        caught_up = until(
-            lambda: (
-                (now := there.rows("wal_receiver", "wal_receiver.replay")[0])["caught_up"] and now
-            ),
-            what="it caught up",
-        )
-        assert caught_up["replay_lag_bytes"] == 0
+
+        def caught_up():
+            (row,) = there.rows("wal_receiver", "wal_receiver.replay")
+            return row["caught_up"] and row["replay_lag_bytes"] == 0
+
+        until(caught_up, what="it caught up")
         (server,) = here.rows("replication", "replication.server")
         assert (server["receivers"], server["streaming"]) == (1, 1)
         assert server["in_recovery"] is False
@@ -67,17 +66,16 @@ def test_a_time_lag_that_cannot_be_measured_is_null_and_not_zero(pair):
         pair.primary.query("create table if not exists written (t text)")
         pair.primary.query(WRITE)
         pair.caught_up()
-        idle = until(
-            lambda: (
-                (row := there.rows("replication")[0])["replay_lag_seconds"] is None
-                and row["replay_lag_bytes"] == 0
-                and row
-            ),
-            20.0,
-            "nothing is left to measure",
-        )
-        assert idle["write_lag_seconds"] is None
-        assert idle["reply_time"] is not None
+
+        def idle():
+            (row,) = there.rows("replication")
+            return (
+                [row] if row["replay_lag_seconds"] is None and not row["replay_lag_bytes"] else []
+            )
+
+        (quiet,) = until(idle, 20.0, "nothing is left to measure")
+        assert quiet["write_lag_seconds"] is None
+        assert quiet["reply_time"] is not None
 
 
 def test_whether_the_synchronous_standbys_are_there_is_told(fresh_pair):
@@ -86,17 +84,13 @@ def test_whether_the_synchronous_standbys_are_there_is_told(fresh_pair):
 
         def satisfied(names):
             primary.reconfigure({"synchronous_standby_names": names, "synchronous_commit": "local"})
-            return until(
-                lambda: (
-                    (row := there.rows("replication", "replication.server")[0])[
-                        "synchronous_standby_names"
-                    ]
-                    == (names or None)
-                    and (row["sync"] + row["quorum"] > 0 or "nobody" in names or not names)
-                    and row
-                ),
-                what="the setting is in force",
-            )
+
+            def in_force():
+                (row,) = there.rows("replication", "replication.server")
+                known = row["synchronous_standby_names"] == (names or None)
+                return [row] if known and (not names or row["sync"] + row["quorum"]) else None
+
+            return until(in_force, what="the setting is in force")[0]
 
         assert satisfied("")["synchronous_satisfied"] is None
         row = satisfied("standby")
@@ -111,32 +105,40 @@ def test_a_subscription_its_errors_and_its_tables_are_told(database, server):
     other = server.database(f"{database.name}_sub")
     server.query(f"create database {other.name}")
     try:
-        with logical_replication(database, other, f"flow_{database.name}") as flow:
-            with sampling(other.dsn()) as there:
-                lines = there.take("replication")
-                rows = [row for line in lines["replication.subscriptions"] for row in line.rows]
-                mine = next(row for row in rows if row["subname"] == flow.name)
-                assert mine["pid"] is not None
-                assert mine["received_lsn"] is not None
-                (sync,) = lines["replication.table_sync"][0].rows
-                assert (sync["state"], sync["tables"]) == ("r", 1)
-                if server.major < 15:
-                    assert "replication.subscription_stats" not in lines
-                    return
-                # The same key again: the worker cannot apply it.
-                other.query(f"insert into {flow.name} values (77)")
-                database.query(f"insert into {flow.name} values (77)")
+        with (
+            logical_replication(database, other, f"flow_{database.name}") as flow,
+            sampling(other.dsn()) as there,
+        ):
+            lines = there.take("replication")
+            rows = [row for line in lines["replication.subscriptions"] for row in line.rows]
+            mine = next(row for row in rows if row["subname"] == flow.name)
+            assert mine["pid"] is not None
+            assert mine["received_lsn"] is not None
+            states = until(lambda: _ready(there), what="the table is copied")
+            assert [(row["state"], row["tables"]) for row in states] == [("r", 1)]
+            if server.major < 15:
+                assert "replication.subscription_stats" not in lines
+                return
+            # The same key again: the worker cannot apply it.
+            other.query(f"insert into {flow.name} values (77)")
+            database.query(f"insert into {flow.name} values (77)")
 
-                def failed():
-                    rows = there.rows("replication", "replication.subscription_stats")
-                    row = next(one for one in rows if one["subname"] == flow.name)
-                    return row["apply_error_count"] > 0 and row
+            def failed():
+                rows = there.rows("replication", "replication.subscription_stats")
+                row = next(one for one in rows if one["subname"] == flow.name)
+                return row["apply_error_count"] > 0 and row
 
-                row = until(failed, 20.0, "the error is counted")
-                if server.major >= 18:
-                    assert row["confl_insert_exists"] > 0
+            row = until(failed, 20.0, "the error is counted")
+            if server.major >= 18:
+                assert row["confl_insert_exists"] > 0
     finally:
         other.drop()
+
+
+def _ready(there):
+    there.clock.ahead += 60
+    rows = there.rows("replication", "replication.table_sync")
+    return rows if {row["state"] for row in rows} == {"r"} else None
 
 
 def test_slots_that_nobody_reads_hold_back_so_many_bytes(database):
@@ -174,14 +176,16 @@ def test_a_slot_that_was_never_used_retains_an_unknown_amount_not_zero(database)
 def test_a_slot_that_lost_its_wal_says_so_and_what_led_to_it(fresh_server):
     if fresh_server.major < 13:
         pytest.skip("12 never invalidates a slot")
-    with invalidated_slot(fresh_server.database()) as slot:
-        with sampling(fresh_server.dsn("pgcollector")) as there:
-            lines = there.take("slots")
-            found = {row["slot_name"]: row for row in lines["slots"][0].rows}[slot.name]
-            assert found["wal_status"] == "lost"
-            assert lines["slots.limits"][0].rows[0]["max_slot_wal_keep_size_bytes"] == 20 * 1024**2
-            if fresh_server.major >= 17:
-                assert found["invalidation_reason"] == "wal_removed"
+    with (
+        invalidated_slot(fresh_server.database()) as slot,
+        sampling(fresh_server.dsn("pgcollector")) as there,
+    ):
+        lines = there.take("slots")
+        found = {row["slot_name"]: row for row in lines["slots"][0].rows}[slot.name]
+        assert found["wal_status"] == "lost"
+        assert lines["slots.limits"][0].rows[0]["max_slot_wal_keep_size_bytes"] == 20 * 1024**2
+        if fresh_server.major >= 17:
+            assert found["invalidation_reason"] == "wal_removed"
 
 
 def test_what_decoding_did_is_counted_by_slot(database):

@@ -55,16 +55,15 @@ def test_restartpoints_of_a_standby_are_counted(pair):
     if pair.major < 17:
         return  # until then the server does not count them
     with sampling(pair.standby.dsn("pgcollector")) as there:
-        before = there.rows("bgwriter", "bgwriter.checkpointer")[0]["restartpoints_req"]
+
+        def requested():
+            return there.rows("bgwriter", "bgwriter.checkpointer")[0]["restartpoints_req"]
+
+        before = requested()
         pair.primary.query("checkpoint")
         pair.caught_up()
         pair.standby.query("checkpoint")
-        until(
-            lambda: (
-                there.rows("bgwriter", "bgwriter.checkpointer")[0]["restartpoints_req"] > before
-            ),
-            what="the restartpoint is counted",
-        )
+        until(lambda: requested() > before, what="the restartpoint is counted")
 
 
 def test_wal_that_is_written_is_counted_on_every_version(fresh_server):

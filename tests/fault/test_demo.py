@@ -23,13 +23,14 @@ import psycopg
 import pytest
 
 from pg_collector.demo import shop
+from pg_collector.samplers import discover
 from tests.conftest import missing
 from tests.support.ports import free_port
 from tests.support.process import owner
 from tests.support.scratch import new_directory, reachable
 from tests.support.until import until
 
-SAMPLERS = ("activity", "database", "statements")
+SAMPLERS = sorted({*discover()} - {"wal_receiver"})  # which is for standbys
 STOP_BOUND = 10.0  # seconds, promised
 
 PERSONAL = (
@@ -182,7 +183,14 @@ class TestAWholeDemo:
             assert {line["set"].partition(".")[0] for line in lines} == {name}
 
     def test_no_sampler_says_that_something_is_missing(self, finished: Finished) -> None:
-        assert not (finished.demo.output / "demo" / "sampler_state").exists()
+        states = [
+            dict(zip(line["c"], row, strict=True))
+            for line in finished.demo.lines("sampler_state")
+            for row in line["r"]
+        ]
+        assert [(one["sampler"], one["message"]) for one in states] == [
+            ("wal_receiver", "not a standby")
+        ]
 
     def test_a_blocked_session_names_who_blocks_it(self, finished: Finished) -> None:
         rows = _sessions(finished.demo)
