@@ -24,7 +24,8 @@ def retained_slots(database: Database) -> Iterator[RetainedSlots]:
     with _slot(database, f"pg_create_physical_replication_slot('{physical}', true)", physical):
         create = f"pg_create_logical_replication_slot('{logical}', 'pgoutput')"
         with _slot(database, create, logical):
-            _write_segment(database)
+            for _ in range(2):  # the first may be nearly full already
+                _write_segment(database)
             distance = """
                 select min(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
                 from pg_replication_slots where slot_name = any(%s)
