@@ -392,7 +392,9 @@ _SEQUENCES = Query(
         "used_ratio": f"CASE WHEN f.hidden OR f.locked THEN NULL WHEN v.last_value IS NULL THEN 0"
         f" ELSE coalesce({_DONE} / nullif({_SPAN}, 0), 1) END::float8",
         "values_left": f"CASE WHEN NOT (f.hidden OR f.locked) THEN"
-        f" least(trunc(({_SPAN} - coalesce({_DONE}, 0)) / abs(s.seqincrement::numeric)),"
+        # One that was never used gives its first value as well.
+        f" least(trunc(({_SPAN} - coalesce({_DONE}, -abs(s.seqincrement::numeric)))"
+        " / abs(s.seqincrement::numeric)),"
         " 9223372036854775807)::int8 END",
         "owned_by": "(SELECT o.refobjid::regclass::text || '.' || a.attname FROM pg_depend AS o"
         " JOIN pg_attribute AS a ON a.attrelid = o.refobjid AND a.attnum = o.refobjsubid"
