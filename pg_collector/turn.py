@@ -171,5 +171,5 @@ class Turn:
 def _changes(statement: Statement) -> Changes:
     columns = statement.sent
     query = statement.query
-    counter = columns.index(query.counter) if query.counter is not None else None
+    counter = columns.index(query.counter) if query.counter in columns else None
     return Changes([columns.index(name) for name in query.key if name in columns], counter)
