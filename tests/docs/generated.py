@@ -76,6 +76,8 @@ def page(samplers: Iterable[Sampler]) -> str:
 def _costs(samplers: Iterable[Sampler]) -> Iterator[str]:
     """Say what a turn of each set costs, as it was measured."""
     measured = cost.read()
+    if not measured.floor_ms:
+        return
     yield "## Cost"
     yield ""
     yield cost.METHOD.format(machine=measured.machine, floors=_floors(measured))
