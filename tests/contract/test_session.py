@@ -43,6 +43,8 @@ def opened(database: Target, **more: Any) -> Iterator[Session]:
 
 @pytest.fixture
 def session(server: Server) -> Iterator[Session]:
+    ours = "select count(*) from pg_stat_activity where usename = 'pgcollector'"
+    until(lambda: server.value(ours) == 0, what="sessions of earlier tests are gone")
     with opened(target(server.dsn())) as session:
         yield session
 
