@@ -27,6 +27,7 @@ from tests.support.conditions.session import sessions
 from tests.support.lab.server import Database, Server
 from tests.support.pki import Pki
 from tests.support.target import target
+from tests.support.until import until
 
 NONE: frozenset[str] = frozenset()
 PASSWORD = "correct horse battery"  # noqa: S105

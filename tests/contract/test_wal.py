@@ -42,7 +42,7 @@ def test_a_reset_of_one_view_begins_the_epoch_of_that_set(fresh_server):
         there.take("bgwriter")
         fresh_server.query(f"select pg_stat_reset_shared('{shared}')")
 
-        told = set()
+        told: set[str] = set()
 
         def changed():
             lines = there.take("bgwriter")
