@@ -61,6 +61,7 @@ class Agent:
         outlet: OutletSource | None = None,
         *,
         samplers: Mapping[str, Sampler] | None = None,
+        password: Callable[[], str] | None = None,
         token: Callable[[], str] | None = None,
         sockets: Sequence[Path] = (),
         clock: Clock | None = None,
@@ -68,8 +69,8 @@ class Agent:
         """Build every part; nothing runs before `start`.
 
         `outlet` builds the one outlet: by default the files of `local`, where that is enabled.
-        `token` gives a database password. Commands reach the agent at the first of `sockets` that
-        can be used.
+        `password` gives a database password, `token` the platform's access token. Commands reach
+        the agent at the first of `sockets` that can be used.
         """
         self.config = config
         self.clock = clock or SystemClock()
@@ -87,7 +88,7 @@ class Agent:
             drop_utility_text=config.security.drop_utility_text,
         )
         self.targets = {
-            database.name: self._target(database, token)
+            database.name: self._target(database, password)
             for database in config.databases
             if database.enabled
         }
@@ -102,6 +103,7 @@ class Agent:
         self.outlet = outlet(self.clock, self.metrics) if outlet is not None else None
         self.layout = Layout((), ())
         self._grants = grants
+        self._token = token
         self._sockets = tuple(sockets)
         self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
@@ -223,7 +225,7 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _target(self, database: Database, token: Callable[[], str] | None) -> Target:
+    def _target(self, database: Database, password: Callable[[], str] | None) -> Target:
         return Target(
             database,
             self.samplers,
@@ -232,7 +234,7 @@ class Agent:
             metrics=self.metrics,
             clock=self.clock,
             stopping=self.stopping,
-            password=token,
+            password=password,
         )
 
     def _take(self, job: Job) -> None:

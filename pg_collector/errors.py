@@ -12,9 +12,19 @@ CollectorError                 carries a remedy: what the reader can do about it
 ├── TargetError                the target cannot be used now; reconnect with back-off
 │   ├── TargetDown             nobody answers, or the session was lost
 │   └── TargetRefused          the server says no (password, pg_hba, pooler, version): back off long
-└── DeliveryError
-    ├── Deferred               keep the batch, try again after a pause
-    └── Refused                the batch itself is bad; set it aside, carry on
+├── DeliveryError
+│   ├── Deferred               keep the batch, try again after a pause
+│   │   ├── Unreachable        nobody there, or nobody well: counts for the breaker
+│   │   ├── Busy               it asks for a pause
+│   │   └── Held               it answers, but will not take batches until something changes
+│   ├── Refused                the batch itself is bad; find the line, set it aside, carry on
+│   │   └── TooLarge           the batch is too large; send fewer lines
+│   ├── SequenceGap            the far side expects another number
+│   └── StreamConflict         another agent sends under this stream's name; take a new one
+└── StoreError                 the disk buffer: by what its owner does next
+    ├── StoreFull              make room, else keep lines in memory
+    ├── StoreDown              it cannot be used now; keep lines in memory, look again
+    └── StoreDamaged           a segment is unreadable: set it aside, count it, go on
 """
 
 import enum
@@ -120,5 +130,49 @@ class Deferred(DeliveryError):
         self.retry_after = retry_after
 
 
+class Unreachable(Deferred):
+    """Nothing answered in time, or what answered is broken."""
+
+
+class Busy(Deferred):
+    """It is well and asks for a pause; its breaker hears of no failure."""
+
+
+class Held(Deferred):
+    """It answers, but takes nothing from this agent until someone changes something."""
+
+
 class Refused(DeliveryError):
-    """The outlet will never take this batch."""
+    """The outlet will never take this batch as it is."""
+
+
+class TooLarge(Refused):
+    """The batch has more bytes than the outlet takes at once."""
+
+
+class SequenceGap(DeliveryError):
+    """The far side expects the line `expected` next."""
+
+    def __init__(self, message: str, *, expected: int, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.expected = expected
+
+
+class StreamConflict(DeliveryError):
+    """The far side knows a later life of this stream: the machine was cloned, or restored."""
+
+
+class StoreError(CollectorError):
+    """The disk buffer failed."""
+
+
+class StoreFull(StoreError):
+    """There is no room on the volume, or none left for this agent."""
+
+
+class StoreDown(StoreError):
+    """The directory cannot be used now, which says nothing about what lies in it."""
+
+
+class StoreDamaged(StoreError):
+    """What was read is not what was written."""

@@ -139,17 +139,63 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             yield b"".join((_encoder.encode(head)[:-1], b',"r":[', rows, b"]}"))
 
 
+class Gap(NamedTuple):
+    """Numbers without lines, told to the far side in the lines' place; both ends are included."""
+
+    first: int
+    last: int
+    reason: str
+
+    @property
+    def width(self) -> int:
+        """How many numbers it covers."""
+        return self.last - self.first + 1
+
+
 class Batch(NamedTuple):
-    """Consecutive lines, numbered, on their way out."""
+    """Consecutive numbers on their way out, `first` to `last`: lines, and gaps between them.
+
+    `lines` are in the order of the numbers that no gap covers. `stream` says whose numbers they
+    are, `life` which start of the agent sends them.
+    """
 
     first: int
     last: int
     lines: tuple[bytes, ...]
+    gaps: tuple[Gap, ...] = ()
+    stream: str = ""
+    life: str = ""
+
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """Yield every line with its number."""
+        for number, entry in self._entries():
+            if not isinstance(entry, Gap):
+                yield number, entry
 
     @property
     def body(self) -> bytes:
-        """Newline-delimited JSON (https://github.com/ndjson/ndjson-spec)."""
-        return b"\n".join(self.lines) + b"\n"
+        """Newline-delimited JSON (https://github.com/ndjson/ndjson-spec), a gap an object too."""
+        return b"".join(
+            (_gap_line(entry) if isinstance(entry, Gap) else entry) + b"\n"
+            for _, entry in self._entries()
+        )
+
+    def _entries(self) -> Iterator[tuple[int, bytes | Gap]]:
+        gaps = iter(self.gaps)
+        gap = next(gaps, None)
+        number = self.first
+        for line in (*self.lines, None):
+            while gap is not None and gap.first == number:
+                yield number, gap
+                number = gap.last + 1
+                gap = next(gaps, None)
+            if line is not None:
+                yield number, line
+                number += 1
+
+
+def _gap_line(gap: Gap) -> bytes:
+    return msgspec.json.encode({"gap": {"from": gap.first, "to": gap.last, "reason": gap.reason}})
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ class Sender:
 
     def _deliver(self, batch: Batch) -> float:
         try:
-            through = self._outlet.deliver(batch)
+            through = self._outlet.deliver(batch).through
         except Deferred as reason:
             return self._hold("deferred", reason)
         except Refused as reason:

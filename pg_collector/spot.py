@@ -41,6 +41,12 @@ class Tray:
     def set_aside(self, number: int, reason: str) -> None:
         """Set nothing aside."""
 
+    def rewind(self, expected: int) -> None:
+        """Go nowhere."""
+
+    def renumber(self) -> None:
+        """Keep the numbers."""
+
 
 def chosen(samplers: Mapping[str, Sampler], names: Sequence[str]) -> list[Sampler]:
     """Return the samplers of these names, all of them where none is named.

@@ -6,7 +6,10 @@ from pg_collector.sample import Batch, Keep
 
 
 class Buffer(Protocol):
-    """The seam between the runner, which puts, and the sender, which peeks and acks."""
+    """The seam between the runner, which puts, and the sender, which peeks and acks.
+
+    One thread peeks, acks, and calls what follows `ack`; a batch stays as it was peeked until then.
+    """
 
     @property
     def losses(self) -> int:
@@ -19,10 +22,19 @@ class Buffer(Protocol):
         """Wait until so many bytes fit without a loss; return whether they do."""
 
     def peek(self, max_bytes: int, max_lines: int) -> Batch | None:
-        """Return the oldest lines, at least one if there is any, without taking them away."""
+        """Return the oldest lines, at least one if there is any, without taking them away.
+
+        What was lost is a gap of the batch. Raises StoreError when the disk does not answer.
+        """
 
     def ack(self, through: int) -> None:
         """Forget the lines up to that number: they are safe elsewhere."""
 
     def set_aside(self, number: int, reason: str) -> None:
-        """Put a line that nobody accepts into quarantine, out of the others' way."""
+        """Put a line that nobody accepts into quarantine; a gap takes its place."""
+
+    def rewind(self, expected: int) -> None:
+        """Go back to a line that was acknowledged before; what is gone of it becomes a gap."""
+
+    def renumber(self) -> None:
+        """Take a new stream: what waits is numbered from 1."""

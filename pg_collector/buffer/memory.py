@@ -162,6 +162,12 @@ class MemoryBuffer:
                 self._set_aside_bytes -= len(oldest.line) + ENTRY_BYTES
                 self._lose(1, "quarantine_full")
 
+    def rewind(self, expected: int) -> None:
+        """Nothing is held of what was acknowledged."""
+
+    def renumber(self) -> None:
+        """Keep the numbers: they are this process' own."""
+
     def quarantined(self) -> tuple[Quarantined, ...]:
         """Return what was set aside and is still here, oldest first."""
         with self._lock:

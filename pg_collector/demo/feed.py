@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pg_collector.outlets import Outlet
+from pg_collector.outlets import Outlet, Receipt
 from pg_collector.sample import Batch, address
 
 SESSIONS: Final = "activity.sessions"
@@ -89,13 +89,13 @@ class ShownOutlet:
         self._inner = inner
         self._board = board
 
-    def deliver(self, batch: Batch) -> int:
+    def deliver(self, batch: Batch) -> Receipt:
         """Deliver through the other outlet; raises what it raises."""
-        through = self._inner.deliver(batch)
-        for number, line in enumerate(batch.lines, batch.first):
-            if number <= through:
+        receipt = self._inner.deliver(batch)
+        for number, line in batch.numbered():
+            if number <= receipt.through:
                 self._board.take(line)
-        return through
+        return receipt
 
     def close(self) -> None:
         """Close the other outlet."""

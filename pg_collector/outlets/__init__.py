@@ -1,8 +1,17 @@
 """Where batches go: local files, and the platform once a device is activated."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from pg_collector.sample import Batch
+
+
+class Receipt(NamedTuple):
+    """What an outlet took: the lines up to `through`, but for those it `rejected`, with reasons."""
+
+    through: int
+    rejected: Mapping[int, str] = MappingProxyType({})
 
 
 class Outlet(Protocol):
@@ -10,8 +19,8 @@ class Outlet(Protocol):
 
     name: str
 
-    def deliver(self, batch: Batch) -> int:
-        """Return the number through which lines are safe there; raise Deferred or Refused."""
+    def deliver(self, batch: Batch) -> Receipt:
+        """Return what is safe there now; raise a DeliveryError where nothing is."""
 
     def close(self) -> None:
         """Finish what is open; deliver nothing more."""

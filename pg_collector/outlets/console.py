@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from pg_collector.errors import Deferred
+from pg_collector.outlets import Receipt
 from pg_collector.sample import Batch
 
 
@@ -24,13 +25,13 @@ class ConsoleOutlet:
         if self._closed:
             tell()
 
-    def deliver(self, batch: Batch) -> int:
+    def deliver(self, batch: Batch) -> Receipt:
         """Write the batch; raise Deferred when it cannot be written.
 
         What comes after the reader has gone, as `head` does, counts as read.
         """
         if self._closed:
-            return batch.last
+            return Receipt(batch.last)
         try:
             self._stream.write(batch.body)
             self._stream.flush()
@@ -39,7 +40,7 @@ class ConsoleOutlet:
             self._tell()
         except OSError as error:
             raise Deferred(f"standard output: {error.strerror}") from error
-        return batch.last
+        return Receipt(batch.last)
 
     def close(self) -> None:
         """Leave standard output as it is."""

@@ -23,6 +23,7 @@ from pg_collector.clock import Clock
 from pg_collector.config.model import Fsync, Local
 from pg_collector.errors import Deferred, Refused
 from pg_collector.metrics import Metrics
+from pg_collector.outlets import Receipt
 from pg_collector.outlets.jsonl import COMPLETE, FILE_MODE, CurrentFile, is_at, make_folder
 from pg_collector.sample import Batch, address
 
@@ -53,8 +54,8 @@ class FileOutlet:
         metrics.introduce_output(self.name)
         self._bytes_total = metrics.output_bytes_total.labels(self.name)
 
-    def deliver(self, batch: Batch) -> int:
-        """Write the lines to their folders; return the last number of the batch.
+    def deliver(self, batch: Batch) -> Receipt:
+        """Write the lines to their folders; return a receipt for all of them.
 
         Raises `Refused` before anything is written if one of them is not a line, and `Deferred`
         with the remedy if the file system fails: what this batch has written until then stays and
@@ -74,7 +75,7 @@ class FileOutlet:
             raise _deferred(error, where) from error
         # The next batch may be another cut: what was written beyond this one is still remembered.
         self._written = {f: n for f, n in self._written.items() if n > batch.last}
-        return batch.last
+        return Receipt(batch.last)
 
     def close(self) -> None:
         """Sync as the policy says and close every file; `current.jsonl` is continued next time."""
@@ -202,7 +203,7 @@ def path_component(name: str) -> str:
 
 def _by_folder(batch: Batch) -> dict[Folder, list[Numbered]]:
     folders: dict[Folder, list[Numbered]] = {}
-    for number, line in enumerate(batch.lines, batch.first):
+    for number, line in batch.numbered():
         try:
             head = address(line)
         except msgspec.DecodeError as error:

@@ -14,6 +14,7 @@ import pytest
 from pg_collector.agent import Agent
 from pg_collector.config.model import Config, Http
 from pg_collector.errors import StateError
+from pg_collector.outlets import Receipt
 from pg_collector.plan import LocalGrant, NoGrant, OpenGrant
 from pg_collector.samplers._sampler import LaneName
 from tests.support.agents import configuration, running, written
@@ -289,9 +290,9 @@ def test_an_output_that_hangs_does_not_hold_the_end(server, tmp_path):
     class Hanging(Poison):
         """An outlet that never comes back, as a dead network file system."""
 
-        def deliver(self, batch):  # noqa: ARG002  # the outlet's interface
+        def deliver(self, batch):
             release.wait(60)
-            return 0
+            return Receipt(batch.last)
 
     config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
     agent = Agent(config, OpenGrant(), lambda _clock, _metrics: Hanging())

@@ -56,7 +56,7 @@ def numbers(root: Path) -> list[int]:
 
 def _delivers(outlet: FileOutlet, batch: Batch) -> bool:
     try:
-        return outlet.deliver(batch) == batch.last
+        return outlet.deliver(batch).through == batch.last
     except Deferred:
         return False
 
@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_from_the_start_is_used_once_there_is_room(small_dis
     with pytest.raises(Deferred, match="No space left"):
         outlet.deliver(batch(1, 3))
     ballast.unlink()
-    assert outlet.deliver(batch(1, 3)) == 3
+    assert outlet.deliver(batch(1, 3)).through == 3
     assert numbers(small_disk / "output") == [1, 2, 3]
     outlet.close()
 
@@ -131,7 +131,7 @@ def test_a_read_only_file_system_is_told_and_survived(small_disk: Path):
         outlet.deliver(batch(1, 3))
     assert "remount" in caught.value.remedy
     remount("rw")
-    assert outlet.deliver(batch(1, 3)) == 3
+    assert outlet.deliver(batch(1, 3)).through == 3
     outlet.close()
 
 
@@ -187,7 +187,7 @@ def test_a_folder_without_permission_is_told_with_the_user():
         if was_root:
             os.seteuid(0)
     closed.chmod(0o755)
-    assert outlet.deliver(batch(1, 3)) == 3
+    assert outlet.deliver(batch(1, 3)).through == 3
     outlet.close()
 
 
@@ -212,7 +212,7 @@ from tests.fault.test_file_outlet_faults import batch, outlet_at
 outlet = outlet_at(Path(sys.argv[1]), rotate_size=100_000)
 first = int(sys.argv[2])
 while True:
-    print(outlet.deliver(batch(first, first + 9, pad=3000)), flush=True)
+    print(outlet.deliver(batch(first, first + 9, pad=3000)).through, flush=True)
     first += 10
 """
 

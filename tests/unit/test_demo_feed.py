@@ -7,6 +7,7 @@ import pytest
 from pg_collector.demo.feed import Board, ShownOutlet, Written
 from pg_collector.demo.watch import size
 from pg_collector.errors import Deferred
+from pg_collector.outlets import Receipt
 from pg_collector.sample import Batch
 
 
@@ -23,8 +24,8 @@ class Half:
     def __init__(self) -> None:
         self.closed = False
 
-    def deliver(self, batch: Batch) -> int:
-        return batch.first
+    def deliver(self, batch: Batch) -> Receipt:
+        return Receipt(batch.first)
 
     def close(self) -> None:
         self.closed = True
@@ -33,7 +34,7 @@ class Half:
 class Away:
     name = "away"
 
-    def deliver(self, batch: Batch) -> int:
+    def deliver(self, batch: Batch) -> Receipt:
         raise Deferred(f"not {batch.first}")
 
     def close(self) -> None:
@@ -44,7 +45,7 @@ def test_only_lines_that_were_taken_are_counted() -> None:
     board = Board()
     first, second = line("database.databases"), line("activity.sessions", pids=(1,))
     outlet = ShownOutlet(Half(), board)
-    assert outlet.deliver(Batch(7, 8, (first, second))) == 7
+    assert outlet.deliver(Batch(7, 8, (first, second))).through == 7
     assert board.written == {"database": Written(1, len(first) + 1)}
     assert board.sessions.rows == ()
 

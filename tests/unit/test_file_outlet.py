@@ -81,7 +81,7 @@ def test_it_is_an_outlet(bench: Bench):
 def test_each_sampler_of_each_target_has_a_folder(bench: Bench):
     sets = ["activity.sessions", "activity.counts", "server", "query_text", "sampler_state"]
     lines = [line(n, set_name=name) for n, name in enumerate(sets)]
-    assert bench.outlet.deliver(batch(1, *lines, line(9, target="other"))) == 6
+    assert bench.outlet.deliver(batch(1, *lines, line(9, target="other"))).through == 6
     for folder, rows in {
         "prod/activity": [0, 1], "prod/server": [2], "prod/query_text": [3],
         "prod/sampler_state": [4], "other/activity": [9],
@@ -252,7 +252,7 @@ def test_a_file_in_the_way_of_the_folder_is_told(bench: Bench):
         bench.outlet.deliver(batch(1, line(1)))
     assert "move it away" in caught.value.remedy
     bench.root.unlink()
-    assert bench.outlet.deliver(batch(1, line(1))) == 1
+    assert bench.outlet.deliver(batch(1, line(1))).through == 1
 
 
 def test_a_second_agent_in_the_same_folder_waits_until_the_first_is_gone(bench: Bench):

@@ -11,7 +11,7 @@ from pg_collector.buffer import Buffer
 from pg_collector.buffer.memory import ENTRY_BYTES, QUARANTINE_SHARE, MemoryBuffer
 from pg_collector.clock import SystemClock
 from pg_collector.metrics import Metrics
-from pg_collector.sample import Keep
+from pg_collector.sample import Batch, Keep
 from tests.support.hand_clock import HandClock
 
 ALL = 1 << 40
@@ -43,7 +43,7 @@ def test_it_is_a_buffer():
 def test_lines_are_numbered_and_come_out_oldest_first():
     buffer = buffer_of(ALL)
     assert [buffer.put(b"%d" % n, Keep.DELTA) for n in range(3)] == [1, 2, 3]
-    assert buffer.peek(ALL, ALL) == (1, 3, (b"0", b"1", b"2"))
+    assert buffer.peek(ALL, ALL) == Batch(1, 3, (b"0", b"1", b"2"))
 
 
 def test_nothing_leaves_before_it_is_acknowledged():
@@ -87,7 +87,7 @@ def test_a_line_larger_than_the_buffer_does_not_empty_it():
     assert buffer.put(bytes(1000), Keep.EVENT) == 2
     buffer.put(b"bbbb", Keep.EVENT)
     assert buffer.account() == (3, 0, 2, 0, {"too_large": 1})
-    assert buffer.peek(ALL, ALL) == (1, 1, (b"aaaa",)), "a batch has no hole"
+    assert buffer.peek(ALL, ALL) == Batch(1, 1, (b"aaaa",)), "a batch has no hole"
 
 
 def test_overflow_during_a_delivery_forgets_no_later_line():
@@ -109,9 +109,9 @@ def test_a_line_that_nobody_accepts_goes_out_of_the_way():
     buffer.set_aside(2, "400 not json")
     assert buffer.quarantined() == ((2, "400 not json", b"bad"),)
     assert buffer.losses == 1, "who relies on that line must start anew"
-    assert buffer.peek(ALL, ALL) == (1, 1, (b"a",))
+    assert buffer.peek(ALL, ALL) == Batch(1, 1, (b"a",))
     buffer.ack(1)
-    assert buffer.peek(ALL, ALL) == (3, 3, (b"c",))
+    assert buffer.peek(ALL, ALL) == Batch(3, 3, (b"c",))
     assert buffer.account() == (3, 1, 1, 1, {})
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pg_collector.buffer.memory import MemoryBuffer
 from pg_collector.errors import Deferred, Refused
 from pg_collector.metrics import Metrics
-from pg_collector.outlets import Outlet
+from pg_collector.outlets import Outlet, Receipt
 from pg_collector.sample import Batch, Keep
 from pg_collector.sender import Sender
 from tests.support.hand_clock import HandClock
@@ -31,7 +31,7 @@ class ScriptedOutlet:
         self.took: list[bytes] = []
         self.asked = 0
 
-    def deliver(self, batch: Batch) -> int:
+    def deliver(self, batch: Batch) -> Receipt:
         self.asked += 1
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, Exception):
@@ -40,9 +40,9 @@ class ScriptedOutlet:
             raise Refused("400 not acceptable")
         if answer is not None:
             self.took += batch.lines[: max(0, answer - batch.first + 1)]
-            return answer
+            return Receipt(answer)
         self.took += batch.lines
-        return batch.last
+        return Receipt(batch.last)
 
     def close(self) -> None:
         pass
@@ -237,7 +237,7 @@ def test_draining_gives_up_when_the_outlet_does():
 
 def test_draining_ends_at_its_deadline():
     class SlowOutlet(ScriptedOutlet):
-        def deliver(self, batch: Batch) -> int:
+        def deliver(self, batch: Batch) -> Receipt:
             bench.clock.advance(2)
             return super().deliver(batch)
 
