@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Final, Self
 
 from pg_collector import __version__, spot
-from pg_collector.buffer.memory import MemoryBuffer
+from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Config, Database
 from pg_collector.control import ANSWER_WITHIN, ControlServer, Request, fingerprint
@@ -78,7 +78,7 @@ class Agent:
         self.stopping = threading.Event()
         self.metrics = Metrics(self.clock)
         self.vitals = Vitals(self.clock, self.metrics, scrub=scrub)
-        self.buffer = MemoryBuffer(config.buffers.memory_max, self.metrics, self.clock)
+        self.buffer = SpillingBuffer(config.buffers.memory_max, self.metrics, self.clock)
         self.masker = Masker(config.security.query_masking_level, on_failure=self._unmasked)
         self.runner = Runner(
             self.buffer,
@@ -289,7 +289,7 @@ class Agent:
             thread.join(STOP_DRAIN + 1.0)
             if thread.is_alive():
                 log.error("the output hangs; what was not delivered is lost")
-            lost = self.buffer.abandon("shutdown")
+            lost = self.buffer.close(STOP_DRAIN)
             if lost:
                 log.error("%d lines were not delivered and are lost", lost)
 

@@ -27,7 +27,18 @@ from pg_collector.clock import Clock
 
 PREFIX: Final = "pg_collector"
 
-LOSS_REASONS: Final = ("memory_full", "quarantine_full", "too_large", "shutdown")
+LOSS_REASONS: Final = (
+    "thinned",  # a full buffer gave up resolution
+    "disk_full",
+    "memory_full",
+    "too_large",
+    "damaged",  # what was read from disk was not what was written
+    "store_truncated",  # it should be on disk and is not there
+    "crash",
+    "shutdown",
+    "quarantine_full",
+    "purged",  # on demand
+)
 OUTPUT_ERRORS: Final = ("deferred", "refused", "error")
 DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 
@@ -184,6 +195,15 @@ class Metrics:
         )
         self.buffer_disk_bytes = self._gauge(
             "buffer_disk_bytes", "Backlog on disk that does not fit in memory."
+        )
+        self.buffer_journal_bytes = self._gauge(
+            "buffer_journal_bytes", "What else is on disk: lines that are in memory, too."
+        )
+        self.buffer_seconds_remaining = self._gauge(
+            "buffer_seconds_remaining", "Seconds until the buffer is full, if nothing is delivered."
+        )
+        self.buffer_disk_usable = self._gauge(
+            "buffer_disk_usable", "1 while the disk buffer can be used, 0 while memory has to do."
         )
         self.buffer_capacity_bytes = self._gauge(
             "buffer_capacity_bytes", "What a tier of the buffer may hold.", "tier"
