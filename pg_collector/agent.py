@@ -234,6 +234,7 @@ class Agent:
             metrics=self.metrics,
             clock=self.clock,
             stopping=self.stopping,
+            limits=self.config.breakers.postgres,
             password=password,
         )
 

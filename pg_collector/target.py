@@ -9,10 +9,12 @@ from typing import TypeVar
 import msgspec
 
 from pg_collector import __version__
+from pg_collector.breaker import Breaker
 from pg_collector.buffer import Buffer
 from pg_collector.clock import Clock, rfc3339
+from pg_collector.config.model import Breaker as Limits
 from pg_collector.config.model import Database
-from pg_collector.errors import ConfigurationError, TargetError, TargetRefused
+from pg_collector.errors import ConfigurationError, TargetDown, TargetError, TargetRefused
 from pg_collector.metrics import Metrics
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
@@ -54,11 +56,22 @@ class Target:
         metrics: Metrics,
         clock: Clock,
         stopping: threading.Event,
+        limits: Limits | None = None,
         password: Callable[[], str] | None = None,
     ) -> None:
+        """Build it; nothing connects before a turn. `limits` are those of its breaker."""
         self.database = database
         self.name = database.name
         self.states = States(database.name, buffer)
+        limits = limits or Limits()
+        self.breaker = Breaker(
+            f"postgres:{database.name}",
+            failures=limits.failures,
+            reset=limits.reset,
+            counts=(TargetDown,),
+            metrics=metrics,
+            clock=clock,
+        )
         self._samplers = samplers
         self._runner = runner
         self._buffer = buffer
@@ -82,6 +95,7 @@ class Target:
                 stopping=stopping,
                 password=password,
                 clock=clock,
+                breaker=self.breaker,
                 on_change=self._on_change,
             )
             for name in lanes

@@ -45,7 +45,6 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("platform.drain_rate_max", None),
     ("platform.resume_delay_max", None),
     ("platform.timeout", None),
-    ("breakers", None),
     ("http.trusted_proxies", None),
     (
         "security.query_masking_level",
