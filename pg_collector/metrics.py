@@ -35,7 +35,7 @@ DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 _PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
 _SKIP_REASONS: Final = ("still_running", "lane_busy")
 _MASKING_FAILURES: Final = ("exception", "budget")
-_COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker")
+_COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
 _QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 

@@ -75,6 +75,8 @@ class Target:
         self._samplers = samplers
         self._runner = runner
         self._buffer = buffer
+        self._stopping = stopping
+        self._leaving = False
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
@@ -125,7 +127,10 @@ class Target:
             return dict(self._turns)
 
     def take(self, job: Job) -> None:
-        """Be one run of a job: take the turn, or say why there was none. Never raises."""
+        """Be one run of a job: take the turn, or say why there was none.
+
+        Raises nothing but what ends the process: MemoryError, SystemExit and their like.
+        """
         turn = self._turn(job)
         lane = self._lanes[job.lane]
         try:
@@ -137,6 +142,8 @@ class Target:
         except ConfigurationError as error:
             # Something that was well at the start, as a password file, is so no more.
             self._missed(job, TargetRefused(str(error), remedy=error.remedy))
+        except MemoryError:
+            raise  # nothing that follows can be trusted
         except Exception:
             # A fault of ours in one turn must not end the others; it is counted and shown.
             log.exception("a turn of %s failed", job.sampler, extra={"target": self.name})
@@ -158,6 +165,28 @@ class Target:
         except TargetError as error:
             lane.drop(error)
             raise
+
+    @property
+    def lanes(self) -> tuple[LaneName, ...]:
+        """The names of its lanes."""
+        return tuple(self._lanes)
+
+    def connects_elsewhere(self, database: Database) -> bool:
+        """Whether a changed configuration of this target needs other sessions."""
+        return database.postgres != self.database.postgres
+
+    def adopt(self, database: Database, limits: Limits) -> None:
+        """Take another configuration that needs no other sessions."""
+        self.database = database
+        self.breaker.adjust(failures=limits.failures, reset=limits.reset)
+
+    def leave(self) -> None:
+        """Tell of no trouble any more: the target is about to be closed on purpose."""
+        self._leaving = True
+
+    def close_lane(self, name: LaneName) -> None:
+        """Close one lane's session; nothing opens another one."""
+        self._lanes[name].close()
 
     def interrupt(self) -> None:
         """Free the lanes' threads from whatever they wait for."""
@@ -214,6 +243,8 @@ class Target:
             return turn
 
     def _missed(self, job: Job, error: TargetError) -> None:
+        if self._leaving or self._stopping.is_set():
+            return  # we ended the session ourselves
         with self._lock:
             before = self._troubles.get(job.lane)
             self._troubles[job.lane] = error

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pg_collector import agent, control, logs
+from pg_collector import agent, checks, control, logs
 from pg_collector.cli.options import ConfigOption, SetOption, loaded
 from pg_collector.config.model import Config
 from pg_collector.outlets.console import ConsoleOutlet
@@ -78,7 +78,7 @@ def _run(config: Config, warnings: tuple[str, ...], *, once: bool, dry_run: bool
     if once:
         return 0 if agent.Agent(config, grants, outlet).once() else 1
     if grants.grant() is None:
-        log.error(agent.UNPROVISIONED, extra={"remedy": agent.unprovisioned(config)})
+        log.error(checks.UNPROVISIONED, extra={"remedy": checks.unprovisioned(config)})
 
     def on_start(running: agent.Agent) -> None:
         if console is not None:
