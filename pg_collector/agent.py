@@ -296,6 +296,7 @@ class Agent:
     def _sending(self, outlet: Outlet) -> Iterator[None]:
         """Run the sender in its thread; at the end deliver what is left, and count what is not."""
         stopping = threading.Event()
+        heart = self.vitals.heart("sender")
         sender = Sender(
             self.buffer,
             outlet,
@@ -305,13 +306,13 @@ class Agent:
             linger=FILE_LINGER,
             max_bytes=self.config.platform.batch_max_bytes,
             max_lines=self.config.platform.batch_max_lines,
-            beat=self.vitals.heart("sender").beat,
+            beat=heart.beat,
         )
 
         def send() -> None:
-            self.life.essential(sender.run)
+            well = self.life.essential(sender.run)
             # Here, so that an output that hangs holds this thread and not the end of the process.
-            if not self.life.failed and not self.ending.hurried:
+            if well and not self.ending.hurried:
                 sender.drain(self.clock.monotonic() + STOP_DRAIN)
             outlet.close()
 
@@ -322,7 +323,8 @@ class Agent:
             yield
         finally:
             stopping.set()
-            patience = STOP_FORCED if self.life.failed else STOP_DRAIN + 1.0
+            stuck = heart.vital().state is vitals.State.DOWN
+            patience = STOP_FORCED if stuck else STOP_DRAIN + STOP_FORCED
             if not self.ending.wait(partial(_joined, thread), patience):
                 log.error("the output hangs; what was not delivered is lost")
             self._abandon()

@@ -103,10 +103,15 @@ class Lifetime:
             if self.when_ending is not None:
                 self.when_ending()
 
-    def essential(self, work: Callable[[], None]) -> None:
-        """Do the work of a thread that nothing works without: its death ends the process."""
+    def essential(self, work: Callable[[], None]) -> bool:
+        """Do the work of a thread that nothing works without: its death ends the process.
+
+        Returns whether the work came to its own end.
+        """
         try:
             work()
         except BaseException:
             self.end("a part died", failed=True)
             log.exception("a part that nothing works without died")
+            return False
+        return True

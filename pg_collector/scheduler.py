@@ -40,13 +40,16 @@ FIRST_RUN_SPREAD = 1.0  # seconds within which all first runs fall: at once, but
 class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has no types
     """The one thread of a lane, with a queue before it."""
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: str, clock: Clock, stopping: threading.Event) -> None:
         self._clock = clock
+        self._stopping = stopping
         self.pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
         self.submitted: dict[str, float] = {}  # one entry a job: written before its run, read in it
         super().__init__(self.pool)
 
     def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
+        if self._stopping.is_set():
+            return  # its pool is shut down, or about to be
         self.submitted[job.id] = self._clock.monotonic()
         super()._do_submit_job(job, run_times)
 
@@ -89,7 +92,7 @@ class Scheduler:
         clock: Clock,
         stopping: threading.Event,
         *,
-        essential: Callable[[Callable[[], None]], None] = lambda work: work(),
+        essential: Callable[[Callable[[], None]], object] = lambda work: work(),
         beat: Callable[[float], None] = lambda _within: None,
     ) -> None:
         """Build it; nothing runs before `start`.
@@ -231,7 +234,7 @@ class Scheduler:
     def _lane(self, alias: str) -> LaneExecutor:
         with self._lock:
             if alias not in self._lanes:
-                executor = LaneExecutor(alias.replace("/", ":"), self._clock)
+                executor = LaneExecutor(alias.replace("/", ":"), self._clock, self._stopping)
                 self._lanes[alias] = executor
                 self._aps.add_executor(executor, alias)
             return self._lanes[alias]

@@ -177,7 +177,9 @@ class Target:
 
     def adopt(self, database: Database, limits: Limits) -> None:
         """Take another configuration that needs no other sessions."""
-        self.database = database
+        with self._lock:
+            self._facts.clear()  # it introduces itself again: its tags may be others
+            self.database = database
         self.breaker.adjust(failures=limits.failures, reset=limits.reset)
 
     def leave(self) -> None:

@@ -19,6 +19,8 @@ EVERY: Final = 1.0  # seconds between two looks
 LOOKS: Final = 3  # in a row before a thread counts as lost
 STOOD_STILL: Final = 5.0  # seconds between two looks: the process slept, nobody is at fault
 
+Essential = Callable[[Callable[[], None]], object]
+
 
 class Watchdog:
     """Looks at every heart once a second, in a thread of its own."""
@@ -35,7 +37,7 @@ class Watchdog:
         self._told = False
         self._end_by: tuple[float, Callable[[], None]] | None = None
 
-    def start(self, essential: Callable[[Callable[[], None]], None] = lambda work: work()) -> None:
+    def start(self, essential: Essential = lambda work: work()) -> None:
         """Begin to look; `essential` runs the thread's work."""
         self._thread = threading.Thread(
             target=essential, args=(self._run,), name="watchdog", daemon=True
