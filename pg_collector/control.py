@@ -170,9 +170,12 @@ class ControlServer:
         """Close the socket and remove it."""
         if self._server is None or self._thread is None or self.path is None:
             return
-        self._server.shutdown()
+        # The server's own end waits for its thread without a bound, and that may be stuck.
+        ending = threading.Thread(target=self._server.shutdown, name="control-stop", daemon=True)
+        ending.start()
+        ending.join(1.0)
         self._server.server_close()
-        self._thread.join(1.0)
+        self._thread.join(POLL)
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

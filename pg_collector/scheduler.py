@@ -107,6 +107,7 @@ class Scheduler:
         self._stopping = stopping
         self._lanes: dict[str, LaneExecutor] = {}  # guarded by _lock
         self._jobs: dict[str, Job] = {}  # guarded by _lock
+        self._left_out: set[str] = set()  # jobs that were skipped last time; guarded by _lock
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
@@ -247,7 +248,11 @@ class Scheduler:
             if self._jobs.get(job.id) != job:
                 return  # it was taken away while it waited
             submitted = self._lane(f"{job.target}/{job.lane}").submitted[job.id]
-        if self._clock.monotonic() - submitted > job.every:
+            # Not twice in a row: on a lane that cannot keep up, it would always be the same one.
+            late = self._clock.monotonic() - submitted > job.every
+            skip = late and job.id not in self._left_out
+            (self._left_out.add if skip else self._left_out.discard)(job.id)
+        if skip:
             self._skipped(job, "lane_busy")
             return
         self._counted(lambda: self._run(job))

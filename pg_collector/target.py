@@ -185,6 +185,8 @@ class Target:
     def leave(self) -> None:
         """Tell of no trouble any more: the target is about to be closed on purpose."""
         self._leaving = True
+        self._metrics.pg_connections.labels(target=self.name).set(0)
+        self._metrics.pg_up.labels(target=self.name).set(0)
 
     def close_lane(self, name: LaneName) -> None:
         """Close one lane's session; nothing opens another one."""
@@ -280,6 +282,8 @@ class Target:
         ).inc()
 
     def _on_change(self, _connected: bool) -> None:  # noqa: FBT001  # the lane's callback
+        if self._leaving:
+            return  # the series are another one's by now, or nobody's
         lanes = self._lanes.values()
         self._metrics.pg_connections.labels(target=self.name).set(
             sum(lane.connected for lane in lanes)

@@ -190,6 +190,25 @@ def test_a_second_agent_takes_the_next_place_and_a_third_does_without(tmp_path, 
     assert "state_dir" in warning.__dict__["remedy"]
 
 
+def test_a_control_thread_that_is_stuck_does_not_hold_the_end(tmp_path):
+    stuck, release = threading.Event(), threading.Event()
+
+    def beat(_within):
+        stuck.set()
+        release.wait(60)
+
+    server = control.ControlServer(ANSWERS, [tmp_path / "pgc.sock"], beat)
+    server.start()
+    try:
+        assert stuck.wait(10)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 3
+        assert not (tmp_path / "pgc.sock").exists()
+    finally:
+        release.set()
+
+
 def test_an_agent_without_a_place_for_its_socket_samples_all_the_same(server, tmp_path, caplog):
     config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
     with running(config, Path("/proc/self/pg-collector/pgc.sock")):
