@@ -195,7 +195,7 @@ class Breaker(Section, frozen=True):
 
 
 class Breakers(Section, frozen=True):
-    """One breaker per far side."""
+    """One breaker per far side; `identity` is for a later version."""
 
     postgres: Breaker = Breaker()
     platform: Breaker = Breaker()
