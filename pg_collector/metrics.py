@@ -46,7 +46,7 @@ DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 _PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
 _SKIP_REASONS: Final = ("still_running", "lane_busy")
 _MASKING_FAILURES: Final = ("exception", "budget")
-_COMPONENTS: Final = ("scheduler", "runner", "sender", "health")
+_COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
 _QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -86,6 +86,7 @@ class Metrics:
             self.last_sample_timestamp_seconds,
         ):
             metric.remove_by_labels({"target": target})
+        self.circuit_breaker_state.remove_by_labels({"component": f"postgres:{target}"})
 
     def introduce_output(self, output: str) -> None:
         """Let the series of an outlet exist from now on, at 0."""
@@ -137,6 +138,9 @@ class Metrics:
             self.panics_recovered_total.labels(component)
         self.watchdog_component_age_seconds = self._gauge(
             "watchdog_component_age_seconds", "Seconds since a thread gave a sign.", "component"
+        )
+        self.circuit_breaker_state = self._gauge(
+            "circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "component"
         )
         self.config_last_reload_successful = self._gauge(
             "config_last_reload_successful", "1 if the last reading of the configuration worked."

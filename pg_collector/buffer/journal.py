@@ -107,6 +107,11 @@ class Journal:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def room(self) -> int:
+        """The bytes that the spool may still take, of its own cap."""
+        return max(0, self._limits.disk_max - self.bytes)
+
     def open(self) -> None:
         """Open the spool, in the thread that starts the agent.
 
@@ -117,7 +122,7 @@ class Journal:
         except StoreError as error:
             self._troubled(error)
 
-    def start(self, essential: Callable[[Callable[[], None]], None]) -> None:
+    def start(self, essential: Callable[[Callable[[], None]], object]) -> None:
         """Start the thread; `essential` runs it, and hears of its death."""
         self._thread = threading.Thread(
             target=essential, args=(self.run,), name="journal", daemon=True

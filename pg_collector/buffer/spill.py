@@ -10,6 +10,7 @@ durability promises is in docs/specs/buffer.md.
 """
 
 import logging
+import math
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,8 @@ class SpillingBuffer:
         self._refused: list[Refusal] = []  # quarantine, where there is no disk for it
         self._backlog = False
         self._disk_head_created = 0.0
+        self._began_at = clock.monotonic()
+        self._bytes_put = 0
         self._accounts = Accounts(metrics)
         metrics.buffer_capacity_bytes.labels("memory").set(self._max_bytes)
         metrics.buffer_memory_bytes.set_function(lambda: self._tier.bytes)
@@ -90,6 +93,7 @@ class SpillingBuffer:
         with self._lock:
             position = self._tier.end
             self._accounts.produce(1)
+            self._bytes_put += len(line)
             now, wall = self._clock.monotonic(), self._clock.now().timestamp()
             record = Record(position, position, line, keep, created=wall, since=now)
             if size(record) > self._max_bytes:  # emptying the buffer would not make room
@@ -346,6 +350,16 @@ class SpillingBuffer:
             if head is not None and (self._loose or head.first <= self._acked + 1):
                 return max(0.0, self._clock.monotonic() - head.since)
             return max(0.0, self._clock.now().timestamp() - self._disk_head_created)
+
+    def seconds_remaining(self) -> float:
+        """Return for how long the buffer has room, at the pace of this life so far."""
+        with self._lock:
+            seconds = self._clock.monotonic() - self._began_at
+            pace = self._bytes_put / seconds if seconds > 0 else 0.0
+            room = float(self._max_bytes - self._tier.bytes)
+        if self.journal is not None:
+            room = max(room, float(self.journal.room))
+        return room / pace if pace else math.inf
 
     @property
     def backlog(self) -> bool:
