@@ -74,6 +74,7 @@ def main(file: Path, how: str) -> None:
         OpenGrant(),
         way.outlet,
         sockets=control.candidates(os.environ, config.state_dir),
+        state_dir=file.parent / "state",
         reload=lambda: origin.load().config,
         on_start=way.on_start,
     )
