@@ -13,7 +13,7 @@ from tests.support.agents import configuration
 from tests.support.scratch import new_directory
 from tests.support.until import until
 
-PATIENCE = 2.0  # seconds; the agent's own is ten times as much
+PATIENCE = 1.0  # seconds; the agent's own is twenty times as much
 
 
 @pytest.fixture
