@@ -5,7 +5,7 @@ Whoever runs an agent comes through here: `pgc start`, the demo and the tests.
 
 import contextlib
 import logging
-import queue
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,21 +14,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Self
 
-from pg_collector import __version__, spot
-from pg_collector.buffer.memory import MemoryBuffer
+from pg_collector import __version__, checks, logs, signals
+from pg_collector.buffer import storage
 from pg_collector.clock import Clock, SystemClock
-from pg_collector.config.model import Config, Database
-from pg_collector.control import ANSWER_WITHIN, ControlServer, Request, fingerprint
-from pg_collector.errors import AgentUnreachable, ConfigurationError
+from pg_collector.commands import Commands
+from pg_collector.config import difference
+from pg_collector.config.model import Config, Database, Platform
+from pg_collector.control import ControlServer
+from pg_collector.errors import ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
+from pg_collector.health.watchdog import Watchdog
+from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet
 from pg_collector.outlets.file import FileOutlet
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
+from pg_collector.reload import Reloaded, Reloader, nothing_to_read
 from pg_collector.runner import Runner
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
@@ -36,19 +41,23 @@ from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
 from pg_collector.sender import Sender
 from pg_collector.target import Target
+from pg_collector.targets import Targets
 
 log = logging.getLogger(__name__)
 
 OutletSource = Callable[[Clock, Metrics], Outlet]
 
 # An orderly stop takes less than ten seconds, whatever hangs.
+STOP_BUDGET = 9.0  # seconds in which every wait of a stop has ended
+LAST_RESORT = 9.5  # seconds until a process is ended whose main thread does not come to its end
 STOP_TURNS = 2.0  # seconds that running turns may take to end before their sockets are shut
 STOP_FORCED = 1.0  # seconds after that
-STOP_DRAIN = 4.0  # seconds for the last lines
+STOP_DRAIN = 3.0  # seconds for the last lines to be delivered
+STOP_WRITE = 2.0  # seconds for what was not delivered to be written to disk
 FILE_LINGER = 0.5  # seconds between two looks at an empty buffer: a file costs nothing to reach
+STOP_LEAST = 0.5  # of these even when hurried: that is what the disk is for
 ONCE_DEADLINE = 60.0  # seconds for one turn of `once`
-
-UNPROVISIONED: Final = "UNPROVISIONED: this device has no plan, nothing is collected"
+RESCUE: Final = 0.3  # seconds for what can be saved when the end itself hangs
 
 
 class Agent:
@@ -64,39 +73,51 @@ class Agent:
         password: Callable[[], str] | None = None,
         token: Callable[[], str] | None = None,
         sockets: Sequence[Path] = (),
+        reload: Callable[[], Config] = nothing_to_read,
+        state_dir: Path | None = None,
+        patience: float = vitals.PATIENCE,
         clock: Clock | None = None,
     ) -> None:
         """Build every part; nothing runs before `start`.
 
         `outlet` builds the one outlet: by default the files of `local`, where that is enabled.
         `password` gives a database password, `token` the platform's access token. Commands reach
-        the agent at the first of `sockets` that can be used.
+        the agent at the first of `sockets` that can be used. `reload` reads the configuration anew.
+        The disk buffer lies in `state_dir`, unless the configuration names a place; without either,
+        lines are kept in memory only. A thread is lost `patience` seconds after it should have
+        given a sign.
         """
         self.config = config
         self.clock = clock or SystemClock()
         self.samplers = discover() if samplers is None else samplers
         self.stopping = threading.Event()
         self.metrics = Metrics(self.clock)
-        self.vitals = Vitals(self.clock, self.metrics, scrub=scrub)
-        self.buffer = MemoryBuffer(config.buffers.memory_max, self.metrics, self.clock)
-        self.masker = Masker(config.security.query_masking_level, on_failure=self._unmasked)
+        self.vitals = Vitals(self.clock, self.metrics, scrub=scrub, patience=patience)
+        self.ending = Ending(self.clock, STOP_BUDGET)
+        self.life = Lifetime(self.ending)
+        self.watchdog = Watchdog(self.vitals, self.clock, partial(self.end, failed=True))
+        self.reloader = Reloader(reload, self.adopt, self.life.post, self.metrics, self.clock)
+        self.rebuild_outlet: Callable[[Platform], None] | None = None  # where it can be
+        self.buffer = storage.buffer(config.buffers, state_dir, self.metrics, self.clock)
         self.runner = Runner(
             self.buffer,
-            self.masker,
+            self._masker(config),
             self.metrics,
             self.clock,
             drop_utility_text=config.security.drop_utility_text,
         )
-        self.targets = {
-            database.name: self._target(database, password)
-            for database in config.databases
-            if database.enabled
-        }
+        self._password = password
+        self._targets = Targets(config, self._target)
         self.health = HealthServer(
             config.http, self.vitals, self.metrics, version={"version": __version__}
         )
         self.scheduler = Scheduler(
-            self._take, self.metrics, self.clock, self.stopping, essential=self._essential
+            self._take,
+            self.metrics,
+            self.clock,
+            self.stopping,
+            essential=self.life.essential,
+            beat=self.vitals.heart("scheduler").beat,
         )
         if outlet is None and config.local.enabled:
             outlet = partial(FileOutlet, config.local)
@@ -105,9 +126,16 @@ class Agent:
         self._grants = grants
         self._token = token
         self._sockets = tuple(sockets)
-        self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
-        self._failed = False
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The targets by name."""
+        return self._targets.named
+
+    def own_the_process(self) -> None:
+        """End the process where a stop hangs: nobody else lives in it."""
+        self.life.when_ending = partial(self.watchdog.end_within, LAST_RESORT, self._last_resort)
 
     def start(self) -> None:
         """Start the parts in order; one that fails stops those already started.
@@ -116,20 +144,21 @@ class Agent:
         """
         with contextlib.ExitStack() as stack:
             self._register()
+            stack.callback(self.watchdog.stop)
             self.metrics.config_last_reload_successful.set(1)
             self.metrics.config_last_reload_success_timestamp_seconds.set_to_current_time()
             self.health.start()
             stack.callback(self.health.stop)
-            stack.callback(self._close_targets)
+            stack.enter_context(self._buffering())
+            stack.callback(self._targets.close)
             if self.outlet is not None:
                 stack.enter_context(self._sending(self.outlet))
             stack.callback(self._stop_sampling)
             if self._sockets:
-                control = ControlServer(self.sample, self._sockets)
-                control.start()
-                stack.callback(control.stop)
+                stack.callback(self._listen().stop)
             self.scheduler.start()
             self.apply()
+            self.watchdog.start(self.life.essential)
             self._stack = stack.pop_all()
         log.info(
             "PG Collector %s started: %d jobs on %d targets",
@@ -153,6 +182,7 @@ class Agent:
             names = [job.sampler for job in self.layout.jobs if job.target == target]
             if names:
                 self.metrics.introduce(target, names)
+            self.vitals.register(f"postgres:{target}", partial(self._target_vital, target))
         self.scheduler.apply(self.layout.jobs)
 
     def once(self) -> bool:
@@ -162,9 +192,10 @@ class Agent:
         Raises ConfigurationError without a plan.
         """
         if self._grants.grant() is None:
-            raise ConfigurationError(UNPROVISIONED, remedy=unprovisioned(self.config))
+            raise ConfigurationError(checks.UNPROVISIONED, remedy=checks.unprovisioned(self.config))
         with contextlib.ExitStack() as stack:
-            stack.callback(self._close_targets)
+            stack.enter_context(self._buffering())
+            stack.callback(self._targets.close)
             if self.outlet is not None:
                 stack.enter_context(self._sending(self.outlet))
             stack.callback(self._stop_sampling)
@@ -173,47 +204,48 @@ class Agent:
                 self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
             log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
         well = all(target.trouble is None for target in self.targets.values())
-        return well and not self.buffer.account().lost
+        return well and not self.life.failed and not self.buffer.account().lost
 
-    def sample(self, request: Request) -> list[bytes] | None:
-        """Answer the control socket: take samples on the target's own lanes, now.
+    def adopt(self, config: Config) -> Reloaded:
+        """Let a configuration hold from now on, but for what only a restart changes.
 
-        Returns None where the target is another agent's: its name or its connection differs.
-        Raises CollectorError where there is no such sampler, AgentUnreachable where the lanes stay
-        busy.
+        In the thread that starts and stops the agent. Everything that can be refused comes first:
+        raises ConfigurationError or StateError, and then nothing has changed.
         """
-        target = self.targets.get(request.target)
-        if target is None or fingerprint(target.database) != request.connection:
-            return None
-        deadline = self.clock.monotonic() + ANSWER_WITHIN
-        found: list[bytes] = []
-        for sampler in spot.chosen(self.samplers, request.samplers):
-            lane = target.lane_for(sampler)
-            take = partial(spot.take, sampler, target.name, explain=request.explain)
-            work = partial(target.lend, lane, take)
-            left = max(0.0, deadline - self.clock.monotonic())
-            try:
-                found += self.scheduler.borrow(target.name, lane, work, left)
-            except TimeoutError as error:
-                late = f"{sampler.name} of {target.name} was not done within {ANSWER_WITHIN:g} s"
-                raise AgentUnreachable(late, remedy="Try again, or name fewer.") from error
-        return found
+        outlet_stays = ("platform",) if self.rebuild_outlet is None else ()
+        fixed = (*difference.NEEDS_RESTART, *outlet_stays)
+        found = difference.compare(self.config, config, fixed)
+        masker = self._masker(found.config)
+        with contextlib.ExitStack() as undo:
+            if found.config.log != self.config.log:
+                logs.setup(found.config.log, scrub=scrub)
+                undo.callback(logs.setup, self.config.log, scrub=scrub)
+            if self.rebuild_outlet is not None and found.config.platform != self.config.platform:
+                self.rebuild_outlet(found.config.platform)
+            undo.pop_all()
+        if found.config.security != self.config.security:
+            self.runner.mask_with(masker, drop_utility_text=found.config.security.drop_utility_text)
+        self.config = found.config
+        for gone in self._targets.follow(self.config, self.scheduler, self.ending):
+            self.metrics.forget(gone)
+            self.vitals.forget(f"postgres:{gone}")
+        self.apply()
+        return Reloaded(accepted=found.accepted, refused=found.refused)
 
     def wait(self) -> int:
-        """Wait until someone calls `end`, or a part that nothing works without has died.
+        """Be the main thread until someone calls `end`, or an essential part is lost.
 
-        Returns the exit code: 0, or 1 when a part died.
+        Returns the exit code: 0, or 1 when a part was lost.
         """
-        why = self._ends.get()
-        log.info("stopping: %s", why)
-        return 1 if self._failed else 0
+        return self.life.wait()
 
-    def end(self, why: str) -> None:
-        """Ask `wait` to return. Safe in a signal handler."""
-        self._ends.put(why)
+    def end(self, why: str, *, failed: bool = False) -> None:
+        """Ask `wait` to return. Safe in a signal handler, and from every thread."""
+        self.life.end(why, failed=failed)
 
     def stop(self) -> None:
         """Stop the parts in reverse order, within ten seconds."""
+        self.life.begin_to_end()
         self.vitals.ending()
         self.stopping.set()
         self._stack.close()
@@ -225,7 +257,22 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _target(self, database: Database, password: Callable[[], str] | None) -> Target:
+    def _masker(self, config: Config) -> Masker:
+        return Masker(config.security.query_masking_level, on_failure=self._unmasked)
+
+    def _listen(self) -> ControlServer:
+        """Start to answer commands, where a socket can be had."""
+        commands = Commands(
+            self.samplers, lambda: self.targets, self.scheduler, self.reloader, self.clock
+        )
+        heart = self.vitals.heart("control")
+        server = ControlServer(commands.answers, self._sockets, heart.beat)
+        server.start()
+        if server.path is None:
+            self.vitals.forget("control")
+        return server
+
+    def _target(self, database: Database) -> Target:
         return Target(
             database,
             self.samplers,
@@ -234,11 +281,12 @@ class Agent:
             metrics=self.metrics,
             clock=self.clock,
             stopping=self.stopping,
-            password=password,
+            limits=self.config.breakers.postgres,
+            password=self._password,
         )
 
     def _take(self, job: Job) -> None:
-        self.targets[job.target].take(job)
+        self.life.essential(partial(self.targets[job.target].take, job))
 
     def _unmasked(self, reason: str) -> None:
         self.metrics.masking_failures_total.labels(reason=reason).inc()
@@ -246,20 +294,29 @@ class Agent:
     def _stop_sampling(self) -> None:
         """End the turns: politely first, then by shutting their sockets."""
         self.stopping.set()
-        if not self.scheduler.stop(STOP_TURNS):
-            for target in self.targets.values():
-                target.interrupt()
-            if not self.scheduler.stop(STOP_FORCED):
+        if not self.ending.wait(self.scheduler.stop, STOP_TURNS):
+            self._targets.interrupt()
+            if not self.ending.wait(self.scheduler.stop, STOP_FORCED):
                 log.error("a turn did not end; its session is left to the server's own limits")
 
-    def _close_targets(self) -> None:
-        for target in self.targets.values():
-            target.close()
+    @contextlib.contextmanager
+    def _buffering(self) -> Iterator[None]:
+        """Open the disk buffer, if there is one; at the end write down what waits."""
+        if self.buffer.journal is not None:
+            self.buffer.journal.open()
+            self.buffer.journal.beat = self.vitals.heart("journal").beat
+            self.buffer.journal.start(self.life.essential)
+            self.vitals.register("buffer", partial(checks.buffer, self.buffer.journal))
+        try:
+            yield
+        finally:
+            self._put_down()
 
     @contextlib.contextmanager
     def _sending(self, outlet: Outlet) -> Iterator[None]:
         """Run the sender in its thread; at the end deliver what is left, and count what is not."""
         stopping = threading.Event()
+        heart = self.vitals.heart("sender")
         sender = Sender(
             self.buffer,
             outlet,
@@ -269,105 +326,61 @@ class Agent:
             linger=FILE_LINGER,
             max_bytes=self.config.platform.batch_max_bytes,
             max_lines=self.config.platform.batch_max_lines,
-            beat=self.vitals.heart("sender").beat,
+            beat=heart.beat,
         )
 
         def send() -> None:
-            self._essential(sender.run)
+            well = self.life.essential(sender.run)
             # Here, so that an output that hangs holds this thread and not the end of the process.
-            if not self._failed:
+            if well and not self.ending.hurried:
                 sender.drain(self.clock.monotonic() + STOP_DRAIN)
             outlet.close()
 
         thread = threading.Thread(target=send, name="sender", daemon=True)
-        self.vitals.register("output", partial(_output_vital, outlet.name, sender))
+        self.vitals.register("output", partial(checks.output, outlet.name, sender))
         thread.start()
         try:
             yield
         finally:
             stopping.set()
-            thread.join(STOP_DRAIN + 1.0)
-            if thread.is_alive():
-                log.error("the output hangs; what was not delivered is lost")
-            lost = self.buffer.abandon("shutdown")
-            if lost:
-                log.error("%d lines were not delivered and are lost", lost)
+            stuck = heart.vital().state is vitals.State.DOWN
+            patience = STOP_FORCED if stuck else STOP_DRAIN + STOP_FORCED
+            if not self.ending.wait(partial(_joined, thread), patience):
+                log.error("the output hangs; what it was given may come again")
 
-    def _essential(self, work: Callable[[], None]) -> None:
-        """Be a thread that nothing works without: its death ends the process."""
-        try:
-            work()
-        except BaseException:
-            log.exception("a part that nothing works without died")
-            self._failed = True
-            self.end("a part died")
+    def _put_down(self) -> None:
+        """Write to disk what was not delivered, or count it."""
+        lost = self.buffer.close(max(STOP_LEAST, min(STOP_WRITE, self.ending.left)))
+        if lost:
+            log.error("%d lines were not delivered and are lost", lost)
+
+    def _last_resort(self) -> None:
+        """End the process now, after what can be saved was: its main thread does not come to it."""
+        log.critical("the stop takes longer than %g s: something hangs in it", LAST_RESORT)
+        saving = threading.Thread(target=self._put_down, name="last-resort", daemon=True)
+        saving.start()
+        saving.join(RESCUE)
+        os._exit(1)
 
     def _register(self) -> None:
-        self.vitals.register("scheduler", self._scheduler_vital)
-        self.vitals.require("plan", self._plan_vital)
+        self.vitals.register("scheduler", partial(checks.scheduler, self.scheduler))
+        self.vitals.register("config", partial(checks.config, self.reloader))
+        self.vitals.require("plan", lambda: checks.plan(self._grants.grant(), self.config))
         self.vitals.require("postgres", self._any_target_vital)
-        for target in self.targets.values():
-            self.vitals.register(f"postgres:{target.name}", partial(self._target_vital, target))
 
-    def _target_vital(self, target: Target) -> Vital:
-        paused = [
-            one for one in self.layout.paused if one.target == target.name and not one.sampler
-        ]
-        if paused:
-            return Vital(state=vitals.State.OK, reason=f"paused: {paused[0].why}")
-        return _target_vital(target)
-
-    def _scheduler_vital(self) -> Vital:
-        if self.scheduler.alive:
-            return vitals.OK
-        return Vital(
-            state=vitals.State.DOWN,
-            reason="the scheduler's threads are dead",
-            remedy="Restart the agent, and report this with the log.",
-            essential=True,
-        )
-
-    def _plan_vital(self) -> Vital:
-        if self._grants.grant() is not None:
-            return vitals.OK
-        remedy = unprovisioned(self.config)
-        return Vital(state=vitals.State.DOWN, reason=UNPROVISIONED, remedy=remedy)
+    def _target_vital(self, name: str) -> Vital:
+        paused = [p.why for p in self.layout.paused if p.target == name and not p.sampler]
+        return checks.target(self.targets[name], paused[0] if paused else None)
 
     def _any_target_vital(self) -> Vital:
-        at_work = {job.target for job in self.layout.jobs}
-        answers = [_target_vital(self.targets[name]) for name in sorted(at_work)]
-        if not answers:
-            return Vital(state=vitals.State.DOWN, reason="there is nothing to collect")
-        return next((one for one in answers if one.state is not vitals.State.DOWN), answers[0])
+        targets = self.targets
+        at_work = {job.target for job in self.layout.jobs} & targets.keys()
+        return checks.any_target(targets[name] for name in sorted(at_work))
 
 
-def unprovisioned(config: Config) -> str:
-    """Return what its owner can do for a device without a plan."""
-    if config.api_key is None:
-        return "Collect into files: local.enabled: true, or --local DIR."
-    return (
-        "Sending to a platform comes with a later version. Without an api_key samples can go into "
-        "files: local.enabled: true, or --local DIR."
-    )
-
-
-def _target_vital(target: Target) -> Vital:
-    trouble = target.trouble
-    if trouble is not None:
-        state = vitals.State.DOWN if target.down else vitals.State.DEGRADED
-        return Vital(state=state, reason=str(trouble), remedy=trouble.remedy)
-    if not target.connected:
-        return Vital(state=vitals.State.DOWN, reason="not connected yet")
-    return vitals.OK
-
-
-def _output_vital(name: str, sender: Sender) -> Vital:
-    trouble = sender.trouble
-    if trouble is None:
-        return vitals.OK
-    return Vital(
-        state=vitals.State.DEGRADED, reason=f"{name}: {trouble.message}", remedy=trouble.remedy
-    )
+def _joined(thread: threading.Thread, seconds: float) -> bool:
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 def run(
@@ -377,25 +390,39 @@ def run(
     *,
     token: Callable[[], str] | None = None,
     sockets: Sequence[Path] = (),
+    state_dir: Path | None = None,
+    reload: Callable[[], Config] | None = None,
     on_start: Callable[[Agent], None] = lambda _agent: None,
 ) -> int:
     """Be the agent, in the main thread, until SIGTERM or SIGINT; return the exit code.
 
-    `on_start` sees the running agent once, before the wait begins. Raises StateError where
-    something cannot be opened.
+    A second of these ends without waiting for anybody; a stop that hangs ends the process with 1.
+    With `reload`, SIGHUP reads the configuration anew. `on_start` sees the running agent once,
+    before the wait begins. Raises StateError where something cannot be opened.
     """
-    agent = Agent(config, grants, outlet, token=token, sockets=sockets)
+    agent = Agent(
+        config,
+        grants,
+        outlet,
+        token=token,
+        sockets=sockets,
+        state_dir=state_dir,
+        reload=reload or nothing_to_read,
+    )
+    agent.own_the_process()
+    handlers: dict[signal.Signals, signals.Handler] = {}
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        agent.end(signal.Signals(number).name)
+    def on_end(number: int, _frame: FrameType | None) -> None:
+        if agent.ending.begun:
+            agent.ending.hurry()
+        else:
+            agent.end(signal.Signals(number).name)
 
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        with agent:
-            on_start(agent)
-            return agent.wait()
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        agent.reloader.ask()
+
+    if reload is not None:
+        handlers[signal.SIGHUP] = on_hangup
+    with signals.handled({**handlers, signal.SIGTERM: on_end, signal.SIGINT: on_end}), agent:
+        on_start(agent)
+        return agent.wait()

@@ -1,9 +1,9 @@
-"""The local control socket: a command asks the running agent instead of opening a third session.
+"""The local control socket: a command asks the running agent.
 
 One request and one reply a connection, each a line of JSON. Who may ask, the socket's mode decides
-(0660: the agent's user and group). There is one verb so far: `sample`. Several agents may run on a
-host, each with a socket of its own; a request names the connection that it means, and an agent that
-has another one says so.
+(0660: the agent's user and group). A verb is a subclass of `Request`, and an answer that the agent
+registers for it. Several agents may run on a host, each with a socket of its own; a request for a
+target names the connection that it means, and an agent that has another one says so.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Union
 
 import msgspec
 
 from pg_collector.config.model import Database
-from pg_collector.errors import AgentUnreachable, CollectorError, TargetError
+from pg_collector.errors import AgentUnreachable, CollectorError, ConfigurationError, TargetError
 from pg_collector.pg import conninfo
 
 log = logging.getLogger(__name__)
@@ -37,38 +37,58 @@ ANSWER_WITHIN: Final = (
     20.0  # seconds that the agent takes for a request: less than who waits for it
 )
 CONNECTIONS: Final = 4  # served at once; further ones wait in the kernel's queue
+POLL: Final = 0.2  # seconds between two signs of life
 
 _CHUNK: Final = 64 * 1024  # bytes read at once
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a command asks: samplers (none: all) of a target and its `fingerprint`.
+class Request(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="verb"
+):
+    """What a command asks; each subclass is a verb, and its fields are the verb's arguments."""
+
+    if_silent: ClassVar[str] = "Its log says why. Try again in a moment."
+
+
+class SampleRequest(Request, frozen=True, kw_only=True, tag="sample"):
+    """Samplers (none: all) of a target and its `fingerprint`.
 
     With `explain` the answer is the SQL that would be asked.
     """
 
-    verb: Literal["sample"] = "sample"
+    if_silent: ClassVar[str] = (
+        "Its log says why. Try again in a moment, or name fewer samplers; --dsn opens a session of "
+        "its own instead."
+    )
+
     samplers: tuple[str, ...]
     target: str
     connection: str
     explain: bool = False
 
 
+class ReloadRequest(Request, frozen=True, kw_only=True, tag="reload"):
+    """Read and check the configuration anew, and let it hold."""
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent answers.
 
-    `done` comes with lines, `failed` and `unavailable` (try again later) with an error and its
-    remedy; `stranger` means that the target is another agent's.
+    `done` comes with lines, or with what else the verb gives as `result`; `failed`, `invalid` (the
+    configuration) and `unavailable` (try again later) with an error and its remedy; `stranger`
+    means that the target is another agent's.
     """
 
-    status: Literal["done", "failed", "unavailable", "stranger"] = "done"
+    status: Literal["done", "failed", "invalid", "unavailable", "stranger"] = "done"
     lines: tuple[str, ...] = ()
+    result: Mapping[str, Any] | None = None
     error: str = ""
     remedy: str = ""
 
 
-# What answers a request: lines; None where the target is another agent's.
-Answer = Callable[[Request], list[bytes] | None]
+# What answers each verb; an answer may raise CollectorError.
+Answers = Mapping[type[Request], Callable[[Any], Reply]]
+STRANGER: Final = Reply(status="stranger", error="another agent's target")
 
 
 def fingerprint(database: Database) -> str:
@@ -106,13 +126,22 @@ def state_directory(environ: Mapping[str, str]) -> Path:
 
 
 class ControlServer:
-    """Listens on a socket in a thread of its own. Nothing but `pgc sample` needs it."""
+    """Listens on a socket in a thread of its own. Nothing but commands needs it."""
 
-    def __init__(self, answer: Answer, paths: Sequence[Path]) -> None:
-        """`answer` may raise CollectorError; `paths` are tried in this order."""
+    def __init__(
+        self,
+        answers: Answers,
+        paths: Sequence[Path],
+        beat: Callable[[float], None] = lambda _within: None,
+    ) -> None:
+        """`paths` are tried in this order.
+
+        The listening thread calls `beat` with the seconds that it will be silent.
+        """
         self.path: Path | None = None
         self._paths = paths
-        self._answer = answer
+        self._answers = answers
+        self._beat = beat
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -123,14 +152,14 @@ class ControlServer:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
                 _remove_stale(path)
-                self._server = _Server(str(path), self._answer)
+                self._server = _Server(str(path), self._answers, self._beat)
             except OSError as error:
                 refused.append(f"{path}: {error.strerror or error}")
             else:
                 self._serve(self._server, path)
                 return
         log.warning(
-            "no control socket: `pgc sample` cannot ask this agent",
+            "no control socket: `pgc sample` and `pgc reload` cannot ask this agent",
             extra={
                 "refused": refused,
                 "remedy": "To have one, set state_dir to a directory that the agent may write to.",
@@ -141,9 +170,12 @@ class ControlServer:
         """Close the socket and remove it."""
         if self._server is None or self._thread is None or self.path is None:
             return
-        self._server.shutdown()
+        # The server's own end waits for its thread without a bound, and that may be stuck.
+        ending = threading.Thread(target=self._server.shutdown, name="control-stop", daemon=True)
+        ending.start()
+        ending.join(1.0)
         self._server.server_close()
-        self._thread.join(1.0)
+        self._thread.join(POLL)
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
@@ -153,19 +185,20 @@ class ControlServer:
     def _serve(self, server: "_Server", path: Path) -> None:
         self.path = path
         self._thread = threading.Thread(
-            target=server.serve_forever, args=(0.2,), name="control", daemon=True
+            target=server.serve_forever, args=(POLL,), name="control", daemon=True
         )
         self._thread.start()
         log.info("commands reach the agent at %s", path)
 
 
-def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> list[bytes] | None:
-    """Ask the agent behind a socket, and return its lines.
+def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> Reply | None:
+    """Ask the agent behind a socket, and return what it gives.
 
     Returns None where nobody listens, where the target is another agent's, and where the socket
     lies in a directory that one may not enter. Raises PermissionError where someone may listen and
     may not be asked, AgentUnreachable where an agent listens and does not answer within `timeout`
-    seconds, and CollectorError with its own words where it answers with an error.
+    seconds, ConfigurationError where the agent says so of its configuration, and CollectorError
+    with its own words where it answers with another error.
     """
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
@@ -178,17 +211,17 @@ def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> list[bytes] |
         raise
     except (OSError, msgspec.MsgspecError) as error:
         raise AgentUnreachable(
-            f"the agent at {path} does not answer: {error}",
-            remedy="Its log says why. Try again in a moment, or name fewer samplers; --dsn opens "
-            "a session of its own instead.",
+            f"the agent at {path} does not answer: {error}", remedy=request.if_silent
         ) from error
     if reply is None or reply.status == "stranger":
         return None
     if reply.status == "unavailable":
         raise AgentUnreachable(reply.error, remedy=reply.remedy)
+    if reply.status == "invalid":
+        raise ConfigurationError(reply.error, remedy=reply.remedy)
     if reply.status == "failed":
         raise CollectorError(reply.error, remedy=reply.remedy)
-    return [line.encode() for line in reply.lines]
+    return reply
 
 
 def _conversation(request: Request, path: Path, timeout: float) -> Reply | None:
@@ -245,8 +278,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
-    def __init__(self, path: str, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, path: str, answers: Answers, beat: Callable[[float], None]) -> None:
+        self.answers = answers
+        self.requests = msgspec.json.Decoder(Union[tuple(answers)])  # noqa: UP007  # made of values
+        self._beat = beat
         self.places = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(path, _Connection)
 
@@ -256,6 +291,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         os.fchmod(self.socket.fileno(), 0o660)
         super().server_bind()
         Path(str(self.server_address)).chmod(0o660)
+
+    def service_actions(self) -> None:
+        self._beat(POLL)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self.places.acquire(timeout=1.0):
@@ -295,15 +333,14 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def _reply(self) -> Reply:
         try:
-            request = msgspec.json.decode(self.rfile.readline(REQUEST_MAX), type=Request)
-            lines = self.server.answer(request)
+            request = self.server.requests.decode(self.rfile.readline(REQUEST_MAX))
+            return self.server.answers[type(request)](request)
         except msgspec.MsgspecError as error:
             remedy = "If the agent is of another version than pgc, restart it."
             return Reply(status="failed", error=f"not a request: {error}", remedy=remedy)
         except (TargetError, AgentUnreachable) as error:
             return Reply(status="unavailable", error=str(error), remedy=error.remedy)
+        except ConfigurationError as error:
+            return Reply(status="invalid", error=str(error), remedy=error.remedy)
         except CollectorError as error:
             return Reply(status="failed", error=str(error), remedy=error.remedy)
-        if lines is None:
-            return Reply(status="stranger", error="another agent's target")
-        return Reply(lines=tuple(line.decode() for line in lines))

@@ -6,6 +6,7 @@ CollectorError                 carries a remedy: what the reader can do about it
 │   └── Unreadable             a file that the configuration names is unusable (config/files.py)
 ├── StateError                 a place of ours cannot be made or used; exit code 73
 ├── AgentUnreachable           a command needs a running agent or a server, and there is none; 69
+├── BreakerOpen                the far side failed too often; it is left alone for a while
 ├── SamplerError               one turn is missing; say it once, count it, take the next turn
 │   ├── SamplerTimeout         the server did not finish in time, or a lock was held
 │   └── SamplerUnavailable     the server will not answer this until something changes there
@@ -64,6 +65,17 @@ class StateError(CollectorError):
 
 class AgentUnreachable(CollectorError):
     """A command needs something that does not answer; exit code 69."""
+
+
+class BreakerOpen(CollectorError):
+    """A circuit breaker lets nothing pass; ask again in `retry_in` seconds.
+
+    The message is that of the failure which opened it.
+    """
+
+    def __init__(self, message: str, *, retry_in: float, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_in = retry_in
 
 
 class SamplerError(CollectorError):

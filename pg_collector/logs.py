@@ -93,6 +93,13 @@ def setup(settings: Settings, *, scrub: Scrub, stream: TextIO | None = None) -> 
     return handler
 
 
+def close() -> None:
+    """Say what is still unsaid, and close the files: for the end of the process."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LineHandler):
+            handler.close()
+
+
 def catch_uncaught() -> None:
     """Send exceptions that nobody caught to the log: a bare traceback would escape redaction."""
 

@@ -27,7 +27,18 @@ from pg_collector.clock import Clock
 
 PREFIX: Final = "pg_collector"
 
-LOSS_REASONS: Final = ("memory_full", "quarantine_full", "too_large", "shutdown")
+LOSS_REASONS: Final = (
+    "thinned",  # a full buffer gave up resolution
+    "disk_full",
+    "memory_full",
+    "too_large",
+    "damaged",  # what was read from disk was not what was written
+    "store_truncated",  # it should be on disk and is not there
+    "crash",
+    "shutdown",
+    "quarantine_full",
+    "purged",  # on demand
+)
 OUTPUT_ERRORS: Final = ("deferred", "refused", "error")
 DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 
@@ -35,7 +46,7 @@ DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 _PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
 _SKIP_REASONS: Final = ("still_running", "lane_busy")
 _MASKING_FAILURES: Final = ("exception", "budget")
-_COMPONENTS: Final = ("scheduler", "runner", "sender", "health")
+_COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
 _QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -75,6 +86,7 @@ class Metrics:
             self.last_sample_timestamp_seconds,
         ):
             metric.remove_by_labels({"target": target})
+        self.circuit_breaker_state.remove_by_labels({"component": f"postgres:{target}"})
 
     def introduce_output(self, output: str) -> None:
         """Let the series of an outlet exist from now on, at 0."""
@@ -126,6 +138,9 @@ class Metrics:
             self.panics_recovered_total.labels(component)
         self.watchdog_component_age_seconds = self._gauge(
             "watchdog_component_age_seconds", "Seconds since a thread gave a sign.", "component"
+        )
+        self.circuit_breaker_state = self._gauge(
+            "circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "component"
         )
         self.config_last_reload_successful = self._gauge(
             "config_last_reload_successful", "1 if the last reading of the configuration worked."
@@ -184,6 +199,15 @@ class Metrics:
         )
         self.buffer_disk_bytes = self._gauge(
             "buffer_disk_bytes", "Backlog on disk that does not fit in memory."
+        )
+        self.buffer_journal_bytes = self._gauge(
+            "buffer_journal_bytes", "What else is on disk: lines that are in memory, too."
+        )
+        self.buffer_seconds_remaining = self._gauge(
+            "buffer_seconds_remaining", "Seconds until the buffer is full, if nothing is delivered."
+        )
+        self.buffer_disk_usable = self._gauge(
+            "buffer_disk_usable", "1 while the disk buffer can be used, 0 while memory has to do."
         )
         self.buffer_capacity_bytes = self._gauge(
             "buffer_capacity_bytes", "What a tier of the buffer may hold.", "tier"

@@ -53,6 +53,10 @@ class Runner:
         self._metrics = metrics
         self._clock = clock
 
+    def mask_with(self, masker: Masker, *, drop_utility_text: bool) -> None:
+        """Mask texts otherwise from the next set on."""
+        self._reader = Reader(masker, drop_utility_text=drop_utility_text)
+
     def take(
         self,
         turn: Turn,

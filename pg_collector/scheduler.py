@@ -32,21 +32,40 @@ T = TypeVar("T")
 
 CLOCK_STEP = 1.0  # seconds by which the clocks may part before the jobs are laid anew
 WATCH_EVERY = 1.0  # seconds
+LOOK_EVERY = 5.0  # seconds: the scheduling thread's longest silence
+STOP_WITHIN = 1.0  # seconds that APScheduler's own end may take
 FIRST_RUN_SPREAD = 1.0  # seconds within which all first runs fall: at once, but not all together
 
 
 class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has no types
     """The one thread of a lane, with a queue before it."""
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: str, clock: Clock, stopping: threading.Event) -> None:
         self._clock = clock
+        self._stopping = stopping
         self.pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
         self.submitted: dict[str, float] = {}  # one entry a job: written before its run, read in it
         super().__init__(self.pool)
 
     def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
+        if self._stopping.is_set():
+            return  # its pool is shut down, or about to be
         self.submitted[job.id] = self._clock.monotonic()
         super()._do_submit_job(job, run_times)
+
+
+class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
+    """APScheduler with a sign of life: it looks at its jobs now and then, due or not."""
+
+    def __init__(self, beat: Callable[[float], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._beat = beat
+
+    def _process_jobs(self) -> float:
+        pause: float | None = super()._process_jobs()
+        pause = LOOK_EVERY if pause is None else min(pause, LOOK_EVERY)
+        self._beat(pause)
+        return pause
 
 
 class OnwardTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -73,12 +92,14 @@ class Scheduler:
         clock: Clock,
         stopping: threading.Event,
         *,
-        essential: Callable[[Callable[[], None]], None] = lambda work: work(),
+        essential: Callable[[Callable[[], None]], object] = lambda work: work(),
+        beat: Callable[[float], None] = lambda _within: None,
     ) -> None:
         """Build it; nothing runs before `start`.
 
         `run` is called in the lane's thread and must not raise. `essential` runs the watchdog: an
-        exception there says that nothing is scheduled any more.
+        exception there says that nothing is scheduled any more. The scheduling thread calls `beat`
+        with the seconds that it will be silent.
         """
         self._run = run
         self._metrics = metrics
@@ -86,13 +107,15 @@ class Scheduler:
         self._stopping = stopping
         self._lanes: dict[str, LaneExecutor] = {}  # guarded by _lock
         self._jobs: dict[str, Job] = {}  # guarded by _lock
+        self._left_out: set[str] = set()  # jobs that were skipped last time; guarded by _lock
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
         self._watchdog = threading.Thread(
             target=essential, args=(self._watch,), name="clock-watchdog", daemon=True
         )
-        self._aps = BackgroundScheduler(
+        self._aps = LivelyScheduler(
+            beat,
             timezone=dt.UTC,
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
@@ -109,8 +132,7 @@ class Scheduler:
 
         Returns whether all ended. Waiting turns are left out: `stopping` must be set.
         """
-        if self._aps.running:
-            self._aps.shutdown(wait=False)
+        self._shut_down()
         for executor in self._lanes.values():
             # Nothing is cancelled: APScheduler takes a cancelled run for a fault, and logs it so.
             executor.pool.shutdown(wait=False)
@@ -157,16 +179,36 @@ class Scheduler:
         Raises TimeoutError where the lane did not come round to it in `timeout` seconds, and
         AgentUnreachable once the scheduler stops.
         """
-        pool = self._lane(f"{target}/{lane}").pool
-        try:
-            future = pool.submit(self._lent, work)
-        except RuntimeError as error:  # the pool was shut down
-            raise _stopping() from error
+        future = self.lend(target, lane, work)
         try:
             return future.result(timeout)
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise TimeoutError(f"the lane {lane} of {target} was busy for {timeout:g} s") from None
+
+    def lend(self, target: str, lane: str, work: Callable[[], T]) -> concurrent.futures.Future[T]:
+        """Queue `work` for a lane's thread, and return its future.
+
+        Raises AgentUnreachable once the scheduler stops.
+        """
+        try:
+            return self._lane(f"{target}/{lane}").pool.submit(self._lent, work)
+        except RuntimeError as error:  # the pool was shut down
+            raise _stopping() from error
+
+    def withdraw(self, target: str) -> None:
+        """Take all jobs of a target away."""
+        with self._lock:
+            self.apply(job for job in tuple(self._jobs.values()) if job.target != target)
+
+    def retire(self, target: str, lanes: Iterable[str]) -> None:
+        """End the threads of a target's lanes, whose jobs must be withdrawn."""
+        with self._lock:
+            for lane in lanes:
+                executor = self._lanes.pop(f"{target}/{lane}", None)
+                if executor is not None:
+                    self._aps.remove_executor(f"{target}/{lane}", shutdown=False)
+                    executor.pool.shutdown(wait=False)
 
     def reanchor(self) -> None:
         """Lay every job anew on the wall clock as it is now."""
@@ -193,20 +235,39 @@ class Scheduler:
     def _lane(self, alias: str) -> LaneExecutor:
         with self._lock:
             if alias not in self._lanes:
-                executor = LaneExecutor(alias.replace("/", ":"), self._clock)
+                executor = LaneExecutor(alias.replace("/", ":"), self._clock, self._stopping)
                 self._lanes[alias] = executor
                 self._aps.add_executor(executor, alias)
             return self._lanes[alias]
 
     def _take(self, job: Job) -> None:
         """Be one run of a job, in its lane's thread."""
-        submitted = self._lane(f"{job.target}/{job.lane}").submitted[job.id]
         if self._stopping.is_set():
             return
-        if self._clock.monotonic() - submitted > job.every:
+        with self._lock:
+            if self._jobs.get(job.id) != job:
+                return  # it was taken away while it waited
+            submitted = self._lane(f"{job.target}/{job.lane}").submitted[job.id]
+            # Not twice in a row: on a lane that cannot keep up, it would always be the same one.
+            late = self._clock.monotonic() - submitted > job.every
+            skip = late and job.id not in self._left_out
+            (self._left_out.add if skip else self._left_out.discard)(job.id)
+        if skip:
             self._skipped(job, "lane_busy")
             return
         self._counted(lambda: self._run(job))
+
+    def _shut_down(self) -> None:
+        """Stop scheduling. APScheduler joins its thread without a bound, and that may be stuck."""
+        if not self._aps.running:
+            return
+        thread = threading.Thread(
+            target=self._aps.shutdown, kwargs={"wait": False}, name="scheduler-stop", daemon=True
+        )
+        thread.start()
+        thread.join(STOP_WITHIN)
+        if thread.is_alive():
+            log.error("the scheduling thread does not end")
 
     def _lent(self, work: Callable[[], T]) -> T:
         """Do borrowed work, in the lane's thread."""

@@ -9,10 +9,12 @@ from typing import TypeVar
 import msgspec
 
 from pg_collector import __version__
+from pg_collector.breaker import Breaker
 from pg_collector.buffer import Buffer
 from pg_collector.clock import Clock, rfc3339
+from pg_collector.config.model import Breaker as Limits
 from pg_collector.config.model import Database
-from pg_collector.errors import ConfigurationError, TargetError, TargetRefused
+from pg_collector.errors import ConfigurationError, TargetDown, TargetError, TargetRefused
 from pg_collector.metrics import Metrics
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
@@ -54,14 +56,27 @@ class Target:
         metrics: Metrics,
         clock: Clock,
         stopping: threading.Event,
+        limits: Limits | None = None,
         password: Callable[[], str] | None = None,
     ) -> None:
+        """Build it; nothing connects before a turn. `limits` are those of its breaker."""
         self.database = database
         self.name = database.name
         self.states = States(database.name, buffer)
+        limits = limits or Limits()
+        self.breaker = Breaker(
+            f"postgres:{database.name}",
+            failures=limits.failures,
+            reset=limits.reset,
+            counts=(TargetDown,),
+            metrics=metrics,
+            clock=clock,
+        )
         self._samplers = samplers
         self._runner = runner
         self._buffer = buffer
+        self._stopping = stopping
+        self._leaving = False
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
@@ -82,6 +97,7 @@ class Target:
                 stopping=stopping,
                 password=password,
                 clock=clock,
+                breaker=self.breaker,
                 on_change=self._on_change,
             )
             for name in lanes
@@ -111,7 +127,10 @@ class Target:
             return dict(self._turns)
 
     def take(self, job: Job) -> None:
-        """Be one run of a job: take the turn, or say why there was none. Never raises."""
+        """Be one run of a job: take the turn, or say why there was none.
+
+        Raises nothing but what ends the process: MemoryError, SystemExit and their like.
+        """
         turn = self._turn(job)
         lane = self._lanes[job.lane]
         try:
@@ -123,6 +142,8 @@ class Target:
         except ConfigurationError as error:
             # Something that was well at the start, as a password file, is so no more.
             self._missed(job, TargetRefused(str(error), remedy=error.remedy))
+        except MemoryError:
+            raise  # nothing that follows can be trusted
         except Exception:
             # A fault of ours in one turn must not end the others; it is counted and shown.
             log.exception("a turn of %s failed", job.sampler, extra={"target": self.name})
@@ -144,6 +165,32 @@ class Target:
         except TargetError as error:
             lane.drop(error)
             raise
+
+    @property
+    def lanes(self) -> tuple[LaneName, ...]:
+        """The names of its lanes."""
+        return tuple(self._lanes)
+
+    def connects_elsewhere(self, database: Database) -> bool:
+        """Whether a changed configuration of this target needs other sessions."""
+        return database.postgres != self.database.postgres
+
+    def adopt(self, database: Database, limits: Limits) -> None:
+        """Take another configuration that needs no other sessions."""
+        with self._lock:
+            self._facts.clear()  # it introduces itself again: its tags may be others
+            self.database = database
+        self.breaker.adjust(failures=limits.failures, reset=limits.reset)
+
+    def leave(self) -> None:
+        """Tell of no trouble any more: the target is about to be closed on purpose."""
+        self._leaving = True
+        self._metrics.pg_connections.labels(target=self.name).set(0)
+        self._metrics.pg_up.labels(target=self.name).set(0)
+
+    def close_lane(self, name: LaneName) -> None:
+        """Close one lane's session; nothing opens another one."""
+        self._lanes[name].close()
 
     def interrupt(self) -> None:
         """Free the lanes' threads from whatever they wait for."""
@@ -200,6 +247,8 @@ class Target:
             return turn
 
     def _missed(self, job: Job, error: TargetError) -> None:
+        if self._leaving or self._stopping.is_set():
+            return  # we ended the session ourselves
         with self._lock:
             before = self._troubles.get(job.lane)
             self._troubles[job.lane] = error
@@ -233,6 +282,8 @@ class Target:
         ).inc()
 
     def _on_change(self, _connected: bool) -> None:  # noqa: FBT001  # the lane's callback
+        if self._leaving:
+            return  # the series are another one's by now, or nobody's
         lanes = self._lanes.values()
         self._metrics.pg_connections.labels(target=self.name).set(
             sum(lane.connected for lane in lanes)

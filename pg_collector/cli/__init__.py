@@ -129,6 +129,7 @@ def _mount() -> None:
     from pg_collector.cli import (
         config,
         demo,
+        reload,
         sample,
         samplers,
         setup,
@@ -139,6 +140,7 @@ def _mount() -> None:
     if app.registered_commands:
         return
     app.command("start")(start.start)
+    app.command("reload")(reload.reload)
     app.command("sample")(sample.sample)
     app.command("samplers")(samplers.samplers)
     app.command("demo")(demo.demo)

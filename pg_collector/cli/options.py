@@ -52,22 +52,39 @@ class Globals(NamedTuple):
     overrides: tuple[str, ...] = ()
 
 
+class Source(NamedTuple):
+    """Where a configuration is from, so that it can be read more than once."""
+
+    path: Path | None
+    overrides: tuple[str, ...]
+
+    def load(self) -> Loaded:
+        """Read and check it; raises `ConfigurationError` with every problem found."""
+        return load(
+            self.path,
+            environ=os.environ,
+            overrides=self.overrides,
+            samplers=discover(),
+            check_conn_string=_complaint,
+        )
+
+
 BEFORE_THE_VERB: Final[ContextVar[Globals | None]] = ContextVar("before_the_verb", default=None)
 
 
+def source(config: Path | None = None, overrides: list[str] | None = None) -> Source:
+    """Return where the configuration of a verb is from; what stands after the verb goes first."""
+    before = BEFORE_THE_VERB.get() or Globals()
+    path = config or before.config or find(os.environ)
+    return Source(path, (*before.overrides, *(overrides or ())))
+
+
 def loaded(config: Path | None = None, overrides: list[str] | None = None) -> Loaded:
-    """Return the configuration that a verb was called with; what stands after it goes first.
+    """Return the configuration that a verb was called with.
 
     Raises `ConfigurationError` with every problem found.
     """
-    before = BEFORE_THE_VERB.get() or Globals()
-    return load(
-        config or before.config or find(os.environ),
-        environ=os.environ,
-        overrides=(*before.overrides, *(overrides or ())),
-        samplers=discover(),
-        check_conn_string=_complaint,
-    )
+    return source(config, overrides).load()
 
 
 def _complaint(conn_string: str) -> str | None:

@@ -103,7 +103,7 @@ def _through_an_agent(
     target: Database, wanted: tuple[str, ...], state_dir: Path | None, *, explain: bool
 ) -> list[bytes] | None:
     """Ask the running agent that samples this target; return None where there is none."""
-    request = control.Request(
+    request = control.SampleRequest(
         samplers=wanted,
         target=target.name,
         connection=control.fingerprint(target),
@@ -112,12 +112,12 @@ def _through_an_agent(
     forbidden: list[Path] = []
     for path in control.candidates(os.environ, state_dir):
         try:
-            lines = control.ask(request, path)
+            reply = control.ask(request, path)
         except PermissionError:
             forbidden.append(path)
         else:
-            if lines is not None:
-                return lines
+            if reply is not None:
+                return [line.encode() for line in reply.lines]
     if forbidden:
         _refuse(forbidden[0])
     return None

@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from pg_collector import agent, control, logs
-from pg_collector.cli.options import ConfigOption, SetOption, loaded
-from pg_collector.config.model import Config
+from pg_collector import agent, checks, control, logs
+from pg_collector.cli.options import ConfigOption, SetOption, Source, source
+from pg_collector.config.model import Config, Durability
 from pg_collector.outlets.console import ConsoleOutlet
 from pg_collector.plan import GrantSource, LocalGrant, NoGrant
 from pg_collector.privacy.scrub import scrub
+
+log = logging.getLogger("pg_collector")
 
 
 def start(
@@ -39,27 +42,31 @@ def start(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    r"""Run the agent in the foreground, until SIGTERM or Ctrl-C.
+    r"""Run the agent in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads.
 
     \b
       pgc start --config /etc/pg-collector/config.yaml
       PG_CONN_STRING=postgresql:///postgres pgc start --local ./output
       pgc start --once --dry-run | jq .
 
-    Exit codes: 0 stopped in order, 1 a part died or a target did not answer (--once),
-    73 an address or a path cannot be used, 78 the configuration is invalid or there is no plan
-    (--once).
+    A second signal ends it without waiting for what is still to be delivered.
+
+    Exit codes: 0 stopped in order, 1 a part died, the stop itself hung, or a target did not answer
+    (--once), 73 an address or a path cannot be used, 78 the configuration is invalid or there is no
+    plan (--once).
     """
     extra = list(overrides or ())
     if local is not None:
         extra += ["local.enabled=true", f"local.path={local}"]
     if http is not None:
         extra.append(f"http.address={http}")
-    found = loaded(config, extra)
-    handler = logs.setup(found.config.log, scrub=scrub)
+    origin = source(config, extra)
+    found = origin.load()
+    logs.setup(found.config.log, scrub=scrub)
     logs.catch_uncaught()
-    code = _run(found.config, found.warnings, once=once, dry_run=dry_run)
-    handler.close()
+    _warn(found.warnings)
+    code = _run(found.config, origin, once=once, dry_run=dry_run)
+    logs.close()
     with contextlib.suppress(BrokenPipeError):  # whoever read a dry run has seen enough
         sys.stdout.flush()
     sys.stderr.flush()
@@ -68,21 +75,44 @@ def start(
     os._exit(code)
 
 
-def _run(config: Config, warnings: tuple[str, ...], *, once: bool, dry_run: bool) -> int:
-    log = logging.getLogger("pg_collector")
+def _warn(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         log.warning(warning)
+
+
+def _in_memory(config: Config) -> Config:
+    """Return the configuration of a dry run: nothing is sent, so nothing is kept for later."""
+    memory = msgspec.structs.replace(config.buffers, durability=Durability.MEMORY)
+    return msgspec.structs.replace(config, buffers=memory)
+
+
+def _run(config: Config, origin: Source, *, once: bool, dry_run: bool) -> int:
+    config = _in_memory(config) if dry_run else config
+    state_dir = config.state_dir or control.state_directory(os.environ)
     grants: GrantSource = LocalGrant() if dry_run or config.local.enabled else NoGrant()
     console = ConsoleOutlet() if dry_run else None
     outlet = None if console is None else (lambda _clock, _metrics: console)
     if once:
-        return 0 if agent.Agent(config, grants, outlet).once() else 1
+        return 0 if agent.Agent(config, grants, outlet, state_dir=state_dir).once() else 1
     if grants.grant() is None:
-        log.error(agent.UNPROVISIONED, extra={"remedy": agent.unprovisioned(config)})
+        log.error(checks.UNPROVISIONED, extra={"remedy": checks.unprovisioned(config)})
 
     def on_start(running: agent.Agent) -> None:
         if console is not None:
             console.when_closed(lambda: running.end("nobody reads standard output"))
 
+    def reload() -> Config:
+        found = origin.load()
+        _warn(found.warnings)
+        return _in_memory(found.config) if dry_run else found.config
+
     sockets = control.candidates(os.environ, config.state_dir)
-    return agent.run(config, grants, outlet, sockets=sockets, on_start=on_start)
+    return agent.run(
+        config,
+        grants,
+        outlet,
+        sockets=sockets,
+        state_dir=state_dir,
+        reload=reload,
+        on_start=on_start,
+    )

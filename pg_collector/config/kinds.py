@@ -1,8 +1,7 @@
 """The kinds of values that a configuration holds: units, choices, and the parent of sections.
 
 `Meta.extra` tells `schema` what the type alone does not say: the unit in which the file writes a
-number, which names have to be samplers' names, which texts are URLs or paths, and with `meanwhile`
-what an absent key means as long as its default is not available.
+number, which names have to be samplers' names, and which texts are URLs or paths.
 """
 
 import enum

@@ -114,21 +114,22 @@ class Sampling(Section, frozen=True):
 
 
 class Buffers(Section, frozen=True):
-    """Between sampling and sending; in this version in memory only."""
+    """Between sampling and sending."""
 
     durability: Annotated[
         Durability,
         Meta(
-            description="memory: never on disk, and lost when the process ends; later versions: "
-            "wal (on disk before it is sent), overflow (on disk when memory is full)",
-            extra={"meanwhile": Durability.MEMORY},
+            description="wal: on disk before it is sent; overflow: on disk when memory is full, "
+            "while nothing is delivered, and at the end; memory: never on disk, and lost when the "
+            "process ends"
         ),
     ] = Durability.WAL
     memory_max: Annotated[Bytes, Meta(ge=512 * KIB, le=GIB, description="lines held in memory")] = (
         4 * MIB
     )
     disk_path: Annotated[
-        Path | None, Meta(description="by default `buffer` in the state directory")
+        Path | None,
+        Meta(description="for this agent alone; by default `buffer` in the state directory"),
     ] = None
     disk_max: Annotated[
         Bytes,
@@ -195,7 +196,7 @@ class Breaker(Section, frozen=True):
 
 
 class Breakers(Section, frozen=True):
-    """One breaker per far side."""
+    """One breaker per far side; `identity` is for a later version."""
 
     postgres: Breaker = Breaker()
     platform: Breaker = Breaker()

@@ -9,7 +9,7 @@ from msgspec import NODEFAULT
 from pg_collector.config import environment
 from pg_collector.config.guide import GUIDE
 from pg_collector.config.render import scalar_text
-from pg_collector.config.rules import MEANWHILE, NOT_YET
+from pg_collector.config.rules import NOT_YET
 from pg_collector.config.scalars import bound_text
 from pg_collector.config.schema import (
     Documented,
@@ -153,8 +153,7 @@ def _not_yet() -> list[str]:
     for path, refused in NOT_YET:
         which = ", ".join(f"`{value}`" for value in sorted(refused or ()))
         key = path.replace(".*", "[]")
-        line = f"- `{key}`: {which}" if which else f"- `{key}`"
-        lines.append(f"{line}; {MEANWHILE[path][0]}" if path in MEANWHILE else line)
+        lines.append(f"- `{key}`: {which}" if which else f"- `{key}`")
     return lines
 
 

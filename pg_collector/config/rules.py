@@ -2,13 +2,13 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pg_collector.config import certificates, conninfo, listening, named_files
 from pg_collector.config.files import Unreadable, readable_by_everyone
-from pg_collector.config.model import AuthMethod, Config, Database, Durability, MaskingLevel
+from pg_collector.config.model import AuthMethod, Config, Database, MaskingLevel
 from pg_collector.config.problems import DEFAULT, Origin
 from pg_collector.config.reading import Reading
 
@@ -32,10 +32,6 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("sampling.jitter", None),
     ("sampling.budget", None),
     ("sampling.query_text_max", None),
-    ("buffers.durability", frozenset((Durability.WAL, Durability.OVERFLOW))),
-    ("buffers.disk_path", None),
-    ("buffers.disk_max", None),
-    ("buffers.min_free", None),
     ("platform.proxy", None),
     ("platform.no_proxy", None),
     ("platform.ca_file", None),
@@ -45,7 +41,6 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("platform.drain_rate_max", None),
     ("platform.resume_delay_max", None),
     ("platform.timeout", None),
-    ("breakers", None),
     ("http.trusted_proxies", None),
     (
         "security.query_masking_level",
@@ -57,10 +52,6 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("security.audit_log_path", None),
     ("security.ip_allowlist", None),
 )
-# What holds instead, where leaving it at its default does not say it.
-MEANWHILE: Final[Mapping[str, tuple[str, str]]] = {
-    "buffers.durability": ("the buffer is memory only", "write memory, or leave it out"),
-}
 
 
 class Rules:
@@ -222,11 +213,9 @@ class Rules:
                 if value == default if refused is None else value not in refused:
                     continue
                 choice = f" ({value})" if refused is not None else ""
-                remedy = "leave it at its default"
-                if pattern in MEANWHILE:
-                    instead, remedy = MEANWHILE[pattern]
-                    choice = f": {instead}"
-                self._fault(path, f"not available in this version{choice}", remedy)
+                self._fault(
+                    path, f"not available in this version{choice}", "leave it at its default"
+                )
 
     def _files(self) -> None:
         for path, error in named_files.complaints(self._config):

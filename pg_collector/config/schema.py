@@ -119,7 +119,6 @@ def _section(described: inspect.StructType, instance: object = None) -> SectionS
             default = field.default_factory()
         if instance is not None:
             default = getattr(instance, field.name)
-        default = extra.get("meanwhile", default)
         key = Key(
             name=field.name,
             shape=_shape(plain, extra, default),

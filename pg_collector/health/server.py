@@ -86,8 +86,10 @@ class HealthServer:
         if self._server is None or self._thread is None:
             return
         self._server.wake()
-        self._server.shutdown()
-        self._thread.join(_POLL)
+        # The server's own end waits for its thread without a bound, and that may be stuck.
+        ending = threading.Thread(target=self._server.shutdown, name="http-stop", daemon=True)
+        ending.start()
+        ending.join(_POLL)
         self._server.server_close()
         self._server.end(_GOODBYE)
         self._server = self._thread = None

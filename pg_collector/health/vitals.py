@@ -19,7 +19,8 @@ from pg_collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 30.0  # seconds beyond what a thread announced
+# Seconds beyond what a thread announced; with what it announces, a lost one is noticed within 30 s.
+PATIENCE: Final = 20.0
 
 
 class State(enum.StrEnum):
@@ -59,15 +60,17 @@ _STATUS_VALUE: Final = {State.OK: 2, State.DEGRADED: 1, State.DOWN: 0, State.STO
 
 
 class Heart:
-    """The sign of life of one thread."""
+    """The sign of life of one thread: of the one that gave the last sign."""
 
     def __init__(self, clock: Clock, patience: float) -> None:
         self._clock = clock
         self._patience = patience
         self._last = self._due = clock.monotonic()
+        self._thread: threading.Thread | None = None
 
     def beat(self, within: float = 0.0) -> None:
         """Give a sign, and announce the next one within so many seconds."""
+        self._thread = threading.current_thread()
         self._last = self._clock.monotonic()
         self._due = self._last + within
 
@@ -76,13 +79,15 @@ class Heart:
         return self._clock.monotonic() - self._last
 
     def vital(self) -> Vital:
-        """Say down when the next sign is long overdue."""
-        overdue = self._clock.monotonic() - self._due
-        if overdue <= self._patience:
+        """Say down when the thread has ended, or its next sign is long overdue."""
+        ended = self._thread is not None and not self._thread.is_alive()
+        if not ended and self._clock.monotonic() - self._due <= self._patience:
             return Vital(state=State.OK, essential=True)
         return Vital(
             state=State.DOWN,
-            reason=f"no sign of this thread for {self.age():.0f} s",
+            reason="this thread has ended"
+            if ended
+            else f"no sign of this thread for {self.age():.0f} s",
             remedy="Restart the agent, and report this with the log.",
             essential=True,
         )
@@ -92,13 +97,20 @@ class Vitals:
     """Where the parts of an agent register, and the endpoints ask. Thread-safe.
 
     Checks run in the asking thread: they look at what is known and wait for nothing. `scrub`
-    redacts every reason on its way out.
+    redacts every reason on its way out. A thread is dead `patience` seconds after the moment for
+    which it announced its next sign.
     """
 
     def __init__(
-        self, clock: Clock, metrics: Metrics, *, scrub: Callable[[str], str] = lambda text: text
+        self,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        scrub: Callable[[str], str] = lambda text: text,
+        patience: float = PATIENCE,
     ) -> None:
         self._clock = clock
+        self._patience = patience
         self._metrics = metrics
         self._scrub = scrub
         self._lock = threading.Lock()  # guards the dictionaries
@@ -119,14 +131,17 @@ class Vitals:
             self._conditions[name] = check
 
     def forget(self, name: str) -> None:
-        """Remove a part and a condition of that name."""
+        """Remove a part, a condition and a thread of that name."""
         with self._lock:
             self._parts.pop(name, None)
             self._conditions.pop(name, None)
+            heart = self._hearts.pop(name, None)
+        if heart is not None:
+            self._metrics.watchdog_component_age_seconds.remove(name)
 
-    def heart(self, name: str, patience: float = PATIENCE) -> Heart:
+    def heart(self, name: str, patience: float | None = None) -> Heart:
         """Return the heart of a thread; /livez fails once it is overdue by `patience` seconds."""
-        heart = Heart(self._clock, patience)
+        heart = Heart(self._clock, self._patience if patience is None else patience)
         with self._lock:
             self._hearts[name] = heart
         self._metrics.watchdog_component_age_seconds.labels(name).set_function(heart.age)
@@ -143,7 +158,9 @@ class Vitals:
         return self._report(checks)
 
     def liveness(self) -> Report:
-        """Ask the threads only."""
+        """Ask the threads only; while the agent stops, their end is no illness."""
+        if self._ending:
+            return Report(State.OK, {})
         with self._lock:
             checks = self._heart_checks()
         parts = self._ask(checks)

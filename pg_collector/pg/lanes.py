@@ -1,16 +1,20 @@
 """A lane: the one session of a target that one worker at a time may use.
 
 Two lanes per target are all the connections there ever are: a lane opens a session only after the
-old one's socket is closed, and never sooner than its back-off allows.
+old one's socket is closed, and never sooner than its back-off allows. What both lanes learn about
+the server, a breaker keeps: once it is open, it says when one of them may try again.
 """
 
+import math
 import random
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Database
-from pg_collector.errors import TargetDown, TargetError, TargetRefused
+from pg_collector.errors import BreakerOpen, TargetDown, TargetError, TargetRefused
 from pg_collector.pg.resolve import Resolver
 from pg_collector.pg.session import Session
 from pg_collector.pg.wire import Wire
@@ -20,6 +24,27 @@ LIFETIME_JITTER = 0.1
 STEADY = 60.0  # a session that lived this long ends a row of failures
 DOWN = (1.0, 60.0)  # seconds of back-off: first, longest
 REFUSED = (120.0, 600.0)
+
+
+class Guard(Protocol):
+    """What an attempt to connect must pass: the target's circuit breaker."""
+
+    @property
+    def reset(self) -> float:
+        """Seconds for which it stays open; no lane waits longer by itself."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Let an attempt pass, and learn from how it ends; raises BreakerOpen."""
+
+
+class Unguarded:
+    """Lets every attempt pass."""
+
+    reset = math.inf
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Let it pass."""
+        return nullcontext()
 
 
 class Lane:
@@ -38,6 +63,7 @@ class Lane:
         stopping: threading.Event,
         password: Callable[[], str] | None = None,
         clock: Clock | None = None,
+        breaker: Guard | None = None,
         on_change: Callable[[bool], None] | None = None,
     ) -> None:
         self.name = name
@@ -46,6 +72,7 @@ class Lane:
         self._stopping = stopping
         self._password = password
         self._clock = clock or SystemClock()
+        self._breaker: Guard = breaker or Unguarded()
         self._on_change = on_change
         self._resolver = Resolver()
         self._lock = threading.Lock()  # of _wire and _closed
@@ -81,7 +108,10 @@ class Lane:
                 self._end(session)
         self._wait_is_over()
         try:
-            return self._open()
+            with self._breaker.guard():
+                return self._open()
+        except BreakerOpen as error:
+            raise self._left_alone(error) from None
         except TargetError as error:
             self._failed(error)
             raise
@@ -139,7 +169,10 @@ class Lane:
         self._tell(connected=False)
 
     def _failed(self, error: TargetError) -> None:
-        first, longest = REFUSED if isinstance(error, TargetRefused) else DOWN
+        if isinstance(error, TargetRefused):
+            first, longest = REFUSED
+        else:
+            first, longest = DOWN[0], min(DOWN[1], self._breaker.reset)
         delay = min(first * 2.0 ** min(self._failures, 16), longest)
         self._failures += 1
         self._last = error
@@ -148,15 +181,20 @@ class Lane:
 
     def _wait_is_over(self) -> None:
         left = self._not_before - self._clock.monotonic()
-        if left <= 0 or self._last is None:
-            return
-        raise type(self._last)(
-            str(self._last),
-            remedy=self._last.remedy,
-            sqlstate=self._last.sqlstate,
-            retry_in=left,
-        )
+        if left > 0 and self._last is not None:
+            raise _again(self._last, left)
+
+    def _left_alone(self, error: BreakerOpen) -> TargetError:
+        """Return what this lane has to say while the breaker is open: what it said before."""
+        if isinstance(self._last, TargetDown):
+            return _again(self._last, error.retry_in)
+        return TargetDown(str(error), remedy=error.remedy, retry_in=error.retry_in)
 
     def _tell(self, *, connected: bool) -> None:
         if self._on_change is not None:
             self._on_change(connected)
+
+
+def _again(error: TargetError, retry_in: float) -> TargetError:
+    """Return the same error once more, with the seconds until it is worth another attempt."""
+    return type(error)(str(error), remedy=error.remedy, sqlstate=error.sqlstate, retry_in=retry_in)

@@ -287,6 +287,7 @@ CASES = [
     (("sample", "--dsn", "host=127.0.0.1 port=1 sslmode=disable"), 69, "refused"),
     (("setup", "sql", "--auth", "magic"), 78, "password"),
     (("config", "check", "--config", "missing.yaml"), 78, "missing.yaml"),
+    (("reload",), 78, "pgc config init"),
     (("nonsense",), 2, "nonsense"),
 ]
 
@@ -312,7 +313,15 @@ def test_an_address_in_use_ends_with_73(dsn, tmp_path):
 
 
 def test_every_verb_teaches_with_an_example(tmp_path):
-    for verb in (["start"], ["sample"], ["samplers"], ["setup", "sql"], ["demo"], ["config"]):
+    for verb in (
+        ["start"],
+        ["reload"],
+        ["sample"],
+        ["samplers"],
+        ["setup", "sql"],
+        ["demo"],
+        ["config"],
+    ):
         done = pgc(*verb, "--help", home=tmp_path)
         assert done.returncode == 0
         assert f"  pgc {' '.join(verb)}" in done.stdout

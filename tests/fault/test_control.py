@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import pg_collector.agent
+import pg_collector.commands
 from pg_collector import control
 from pg_collector.errors import AgentUnreachable, CollectorError
 from tests.conftest import missing
@@ -23,6 +23,8 @@ from tests.support.process import as_owner
 from tests.support.sampling import SAMPLERS
 from tests.support.scratch import new_directory, reachable
 from tests.support.until import until
+
+ANSWERS: control.Answers = {control.ReloadRequest: lambda _: control.Reply()}
 
 pytestmark = pytest.mark.ends
 
@@ -38,9 +40,17 @@ def sampled(output, name="prod"):
 def request(agent, *samplers, **more):
     name, target = next(iter(agent.targets.items()))
     seen = control.fingerprint(target.database)
-    return control.Request(
+    return control.SampleRequest(
         **{"samplers": samplers, "target": name, "connection": seen, "explain": False} | more
     )
+
+
+def asked(what, path):
+    """Return the lines that the agent answers with."""
+    reply = control.ask(what, path)
+    assert reply
+    assert reply.lines
+    return reply.lines
 
 
 def pgc(*words, home, wrap=None, python=sys.executable, **environment):
@@ -93,19 +103,17 @@ def test_a_command_borrows_a_lane_instead_of_opening_a_third_session(server, fau
         sampled(tmp_path / "out")
         assert path.stat().st_mode & 0o777 == 0o660
         for name in SAMPLERS:
-            lines = control.ask(request(agent, name), path)
-            assert lines
-            told = b"not a standby" if name == "wal_receiver" else f'"set":"{name}'.encode()
+            lines = asked(request(agent, name), path)
+            told = "not a standby" if name == "wal_receiver" else f'"set":"{name}'
             assert any(told in line for line in lines)
-        explained = control.ask(request(agent, "activity", explain=True), path)
-        assert explained
-        assert b"FROM pg_stat_activity" in explained[0]
+        explained = asked(request(agent, "activity", explain=True), path)
+        assert "FROM pg_stat_activity" in explained[0]
         with pytest.raises(CollectorError, match="no sampler 'x'"):
             control.ask(request(agent, "x"), path)
         assert proxy.accepted == 2
-        asked = request(agent, "activity")
+        once_more = request(agent, "activity")
     assert not path.exists()
-    assert control.ask(asked, path) is None
+    assert control.ask(once_more, path) is None
 
 
 def test_an_agent_answers_for_its_own_target_only(server, tmp_path):
@@ -169,7 +177,7 @@ def test_sample_passes_by_the_agent_of_another_target(server, fault_proxy, tmp_p
 
 def test_a_second_agent_takes_the_next_place_and_a_third_does_without(tmp_path, caplog):
     places = [tmp_path / "a" / "pgc.sock", tmp_path / "b" / "pgc.sock"]
-    servers = [control.ControlServer(lambda _: [], places) for _ in range(3)]
+    servers = [control.ControlServer(ANSWERS, places) for _ in range(3)]
     with contextlib.ExitStack() as stack:
         for server in servers:
             server.start()
@@ -182,6 +190,25 @@ def test_a_second_agent_takes_the_next_place_and_a_third_does_without(tmp_path, 
     assert "state_dir" in warning.__dict__["remedy"]
 
 
+def test_a_control_thread_that_is_stuck_does_not_hold_the_end(tmp_path):
+    stuck, release = threading.Event(), threading.Event()
+
+    def beat(_within):
+        stuck.set()
+        release.wait(60)
+
+    server = control.ControlServer(ANSWERS, [tmp_path / "pgc.sock"], beat)
+    server.start()
+    try:
+        assert stuck.wait(10)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 3
+        assert not (tmp_path / "pgc.sock").exists()
+    finally:
+        release.set()
+
+
 def test_an_agent_without_a_place_for_its_socket_samples_all_the_same(server, tmp_path, caplog):
     config = configuration({"prod": server.dsn("pgcollector")}, tmp_path)
     with running(config, Path("/proc/self/pg-collector/pgc.sock")):
@@ -191,7 +218,7 @@ def test_an_agent_without_a_place_for_its_socket_samples_all_the_same(server, tm
 
 def test_a_path_too_long_for_a_socket_is_passed_over(tmp_path):
     long = tmp_path / ("x" * 100) / "pgc.sock"
-    server = control.ControlServer(lambda _: [], [long, tmp_path / "pgc.sock"])
+    server = control.ControlServer(ANSWERS, [long, tmp_path / "pgc.sock"])
     server.start()
     try:
         assert server.path == tmp_path / "pgc.sock"
@@ -243,7 +270,7 @@ def test_an_agent_that_listens_and_does_not_answer_is_an_error_in_time(
 ):
     monkeypatch.setattr(control, "REPLY_MAX", 20_000)
     path = tmp_path / "pgc.sock"
-    asked = control.Request(samplers=(), target="prod", connection="")
+    asked = control.SampleRequest(samplers=(), target="prod", connection="")
     with listening(path, converse):
         started = time.monotonic()
         with pytest.raises(AgentUnreachable, match="does not answer") as caught:
@@ -254,7 +281,7 @@ def test_an_agent_that_listens_and_does_not_answer_is_an_error_in_time(
 
 def test_an_agent_whose_queue_is_full_is_an_error(tmp_path):
     path = tmp_path / "pgc.sock"
-    asked = control.Request(samplers=(), target="prod", connection="")
+    asked = control.SampleRequest(samplers=(), target="prod", connection="")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
@@ -283,7 +310,7 @@ def test_sample_opens_no_session_where_the_agent_breaks_off(server, fault_proxy,
 
 
 def test_one_deadline_holds_for_all_samplers_of_a_request(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(pg_collector.agent, "ANSWER_WITHIN", 1.0)
+    monkeypatch.setattr(pg_collector.commands, "ANSWER_WITHIN", 1.0)
     path = tmp_path / "pgc.sock"
     config = configuration({"prod": server.dsn("pgcollector")}, tmp_path / "out", query_timeout=4.0)
     with running(config, path) as agent:

@@ -1,4 +1,5 @@
 import datetime as dt
+import itertools
 import logging
 import threading
 import time
@@ -10,7 +11,7 @@ from pg_collector.errors import AgentUnreachable
 from pg_collector.metrics import Metrics
 from pg_collector.samplers._sampler import LaneName
 from pg_collector.schedule import Job
-from pg_collector.scheduler import OnwardTrigger, Scheduler
+from pg_collector.scheduler import LOOK_EVERY, OnwardTrigger, Scheduler
 from tests.support.until import until
 
 
@@ -77,6 +78,63 @@ def test_one_lane_runs_one_thing_at_a_time(bench):
         what="its next run is left out and counted",
     )
     assert len(bench.runs) == 1
+
+
+def test_no_sampler_starves_on_a_lane_that_cannot_keep_up():
+    bench = Bench()
+    bench.gate.clear()
+
+    def run(job):
+        bench.runs.append((job.sampler, time.monotonic(), ""))
+        bench.gate.wait(0.06)  # eight of these take longer than the interval
+
+    scheduler = Scheduler(run, bench.metrics, SystemClock(), bench.stopping)
+    scheduler.start()
+    names = [f"s{number}" for number in range(8)]
+    scheduler.apply([job(name, every=0.4) for name in names])
+    started = time.monotonic()
+    until(lambda: time.monotonic() - started > 3.0, what="some rounds")
+    bench.stopping.set()
+    assert scheduler.stop(5.0)
+    for name in names:
+        moments = [started, *(at for who, at, _ in bench.runs if who == name)]
+        gaps = [after - before for before, after in itertools.pairwise(moments)]
+        # Three intervals, and the wait for what is before it in the lane.
+        assert max(gaps) <= 3 * 0.4 + 0.5, name
+        assert len(moments) >= 3, name
+
+
+def test_the_scheduling_thread_gives_a_sign_of_life_without_any_job():
+    signs: list[float] = []
+    scheduler = Scheduler(
+        lambda _job: None, Metrics(SystemClock()), SystemClock(), stopping := threading.Event(),
+        beat=signs.append,
+    )  # fmt: skip
+    scheduler.start()
+    try:
+        until(lambda: signs, what="a sign")
+        assert 0 < max(signs) <= LOOK_EVERY
+    finally:
+        stopping.set()
+        assert scheduler.stop(5.0)
+
+
+def test_a_target_that_is_retired_leaves_no_thread_and_what_waits_there_does_not_run(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job("first", every=30), job("second", every=30)])
+    until(lambda: len(bench.runs) == 1, what="one runs, one waits")
+    (running, _, thread), waiting = bench.runs[0], {"first", "second"}
+    bench.scheduler.withdraw("prod")
+    bench.gate.set()
+    done = bench.scheduler.lend("prod", LaneName.FAST, lambda: "all before is over")
+    assert done.result(10) == "all before is over"
+    bench.scheduler.retire("prod", [LaneName.FAST])
+    until(
+        lambda: thread not in {one.name for one in threading.enumerate()},
+        what="the lane's thread ends",
+    )
+    (left_out,) = waiting - {running}
+    assert bench.count(left_out) == 0
 
 
 def test_what_waited_longer_than_its_interval_is_skipped_and_counted(bench):

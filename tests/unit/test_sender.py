@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pg_collector.buffer.memory import MemoryBuffer
+from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.errors import Deferred, Refused
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet, Receipt
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, outlet: Outlet, lines: int = 0, **options: float) -> None:
         self.clock = HandClock()
         self.metrics = Metrics(self.clock)
-        self.buffer = MemoryBuffer(1 << 20, self.metrics, self.clock)
+        self.buffer = SpillingBuffer(1 << 20, self.metrics, self.clock)
         self.stopping = threading.Event()
         self.beats: list[float] = []
         self.put(lines)
@@ -137,7 +137,7 @@ def test_only_the_line_at_fault_is_set_aside(count: int, at: int):
     bench = Bench(outlet, count)
     bench.work()
     assert outlet.took == [line for line in lines(count) if line != bad]
-    assert [(each.line, each.reason) for each in bench.buffer.quarantined()] == [
+    assert [(each.line.encode(), each.reason) for each in bench.buffer.quarantined()] == [
         (bad, "400 not acceptable")
     ]
     assert bench.buffer.account() == (count, count - 1, 0, 1, {})

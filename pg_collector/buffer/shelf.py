@@ -1,0 +1,368 @@
+"""The segments of the disk buffer in their order, and what happens to whole ones.
+
+The newest is open: `seg-<first>`. A segment that is complete is closed and gets a name that tells
+what is in it, `seg-<first>-<last>-<lines>-<level>`, so that starting need not open it. `tmp-…` is
+one that is being thinned, `old-…` the one that it replaces.
+"""
+
+import contextlib
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pg_collector.buffer.place import Place
+from pg_collector.buffer.records import Record
+from pg_collector.buffer.segment import Segment, sync_folder, translated
+from pg_collector.buffer.thinning import LEVELS, given_up
+from pg_collector.errors import StoreDamaged, StoreError
+from pg_collector.sample import Gap
+
+log = logging.getLogger(__name__)
+
+SEGMENT_BYTES: Final = 8 * 1024 * 1024
+KEPT_DAMAGED: Final = 4  # damaged segments that are kept to be looked at
+
+_OPEN: Final = re.compile(r"seg-(\d{16})")
+_COMPLETE: Final = re.compile(r"(?:seg|tmp)-(\d{16})-(\d{16})-(\d+)-(\d)")
+_ALL: Final = 1 << 40
+
+
+@dataclass
+class Held:
+    """A segment, and what is known of it without looking: numbers, lines not yet acknowledged."""
+
+    segment: Segment
+    first: int
+    last: int
+    lines: int
+    level: int = 0
+    complete: bool = False
+    bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is called when complete."""
+        return f"{self.first:016d}-{self.last:016d}-{self.lines}-{self.level}"
+
+
+OnLoss = Callable[[int, str], None]  # how many lines, to what
+
+
+class Shelf:
+    """All segments, oldest first. For one thread."""
+
+    def __init__(
+        self, place: Place, on_loss: OnLoss, *, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        self._place = place
+        self._on_loss = on_loss
+        self._segment_bytes = segment_bytes
+        self._held: list[Held] = []
+        self._garbage: list[Path] = []  # acknowledged, and not yet deleted
+        self.holes: list[Gap] = []  # numbers known to be gone, in order
+
+    def load(self, after: int, top: int) -> None:
+        """Find the segments; those without a number beyond `after` are deleted.
+
+        `top` is the last number that is known to have been written.
+        A damaged one is set aside. Raises StoreError where the volume, not a segment, is at fault.
+        """
+        self._tidy()
+        paths = sorted(self._place.directory.glob("seg-*"))
+        firsts = [int(path.name[4:20]) for path in paths if path.name[4:20].isdigit()]
+        for path in paths:
+            until = min((n - 1 for n in firsts if path.name < f"seg-{n:016d}"), default=top)
+            held = self._recognised(path, after, until)
+            if held is None:
+                continue
+            if held.last <= after:
+                self._discard(held)
+            else:
+                self._held.append(held)
+        for held in self._held[:-1]:
+            self._complete(held)
+
+    def __iter__(self) -> Iterator[Held]:
+        """Yield the segments, oldest first."""
+        return iter(tuple(self._held))
+
+    @property
+    def bytes(self) -> int:
+        """What all segments take."""
+        return sum(held.bytes for held in self._held)
+
+    @property
+    def lines(self) -> int:
+        """How many lines are not yet acknowledged."""
+        return sum(held.lines for held in self._held)
+
+    @property
+    def last(self) -> int:
+        """The last number that is held; 0 without any."""
+        return self._held[-1].last if self._held else 0
+
+    def tail(self, first: int) -> Held:
+        """Return the segment that is appended to, a new one from `first` on where that is due."""
+        last = self._held[-1] if self._held else None
+        if last is not None and not last.complete:
+            if last.bytes < self._segment_bytes:
+                return last
+            self._complete(last)
+        segment = Segment(self._place.directory / f"seg-{first:016d}")
+        try:
+            segment.open()
+        except StoreError:
+            segment.forget()
+            shutil.rmtree(segment.path, ignore_errors=True)
+            raise
+        held = Held(segment, first, first - 1, 0, bytes=segment.bytes())
+        self._held.append(held)
+        return held
+
+    def cancel(self, held: Held) -> None:
+        """Drop a segment again that never got a row."""
+        if held in self._held and held.last < held.first:
+            self._held.remove(held)
+            self._discard(held)
+
+    def release(self, through: int, lines: int) -> None:
+        """Delete the segments whose numbers are all acknowledged; `lines` lines were."""
+        while self._held and self._held[0].last <= through:
+            held = self._held[0]
+            if not held.complete and held.bytes < self._segment_bytes:
+                held.lines = 0
+                return  # it goes on being written to
+            lines -= held.lines
+            self._discard(self._held.pop(0))
+        if self._held:
+            self._held[0].lines = max(0, self._held[0].lines - max(0, lines))
+        self.holes = [gap for gap in self.holes if gap.last > through]
+
+    def sweep(self) -> None:
+        """Delete what could not be deleted before."""
+        left, self._garbage = self._garbage, []
+        for path in left:
+            self._delete(path)
+
+    def set_aside(self, held: Held, why: StoreError) -> None:
+        """Move a damaged segment out of the way and count its lines as lost."""
+        log.error(
+            "a segment of the disk buffer is damaged: %s",
+            why,
+            extra={"lines_lost": held.lines, "kept_at": str(self._place.quarantine)},
+        )
+        self._held.remove(held)
+        self._lose(held, "damaged")
+        held.segment.forget()
+        with contextlib.suppress(OSError):
+            held.segment.path.rename(self._place.quarantine / f"seg-{held.name}")
+        kept = sorted(self._place.quarantine.glob("seg-*"))
+        for path in kept[:-KEPT_DAMAGED]:
+            self._delete(path)
+
+    def hole(self, first: int, last: int) -> Gap:
+        """Return the gap over numbers that are not there; counts what was not known before."""
+        for gap in self.holes:
+            if gap.first <= first <= gap.last:
+                return Gap(first, min(last, gap.last), gap.reason)
+            if first < gap.first <= last:
+                last = gap.first - 1
+        gap = Gap(first, last, "store_truncated")
+        self.note_hole(gap)
+        self._on_loss(gap.width, gap.reason)
+        return gap
+
+    def note_hole(self, gap: Gap) -> None:
+        """Remember numbers that are gone and counted."""
+        self.holes.append(gap)
+        self.holes.sort()
+
+    def thin(self, above: int, below: int) -> bool:
+        """Thin out the next segment of those that lie between two numbers.
+
+        Returns whether that gave room. Raises StoreError where it cannot be rewritten.
+        """
+        candidates = [
+            held
+            for held in self._held
+            if held.complete and above < held.first and held.last < below
+        ]
+        for level in range(1, LEVELS + 1):
+            for held in candidates:
+                if held.level < level and self._thin(held, level):
+                    return True
+        return False
+
+    def oldest(self, below: int) -> Held | None:
+        """Return the segment to give up next; None where none ends before number `below`."""
+        head = self._held[0] if self._held else None
+        return head if head is not None and head.complete and head.last < below else None
+
+    def drop(self, held: Held) -> None:
+        """Give up a segment: its lines are lost."""
+        log.warning("the disk buffer is full: %d of its oldest lines are given up", held.lines)
+        self._held.remove(held)
+        self._on_loss(held.lines, "disk_full")
+        self._discard(held)
+
+    def complete_tail(self) -> bool:
+        """Close the newest segment and name it, so that it can be given up; False without one."""
+        if not self._held or self._held[-1].complete:
+            return False
+        self._complete(self._held[-1])
+        return True
+
+    def close(self) -> None:
+        """Close what is open. Raises StoreError."""
+        for held in self._held:
+            held.segment.close()
+
+    def forget(self) -> None:
+        """Close what is open, whatever that says."""
+        for held in self._held:
+            held.segment.forget()
+
+    def _lose(self, held: Held, reason: str) -> None:
+        self.note_hole(Gap(held.first, max(held.first, held.last), reason))
+        self._on_loss(held.lines, reason)
+
+    def _recognised(self, path: Path, after: int, until: int) -> Held | None:
+        segment = Segment(path)
+        if found := _COMPLETE.fullmatch(path.name):
+            first, last, lines, level = map(int, found.groups())
+            held = Held(segment, first, last, lines, level, complete=True)
+            if not first <= after < last:
+                held.bytes = segment.bytes()
+                return held
+        elif found := _OPEN.fullmatch(path.name):
+            first = int(found[1])
+            last = max(first, until)
+            held = Held(segment, first, last, last - max(first - 1, min(after, last)))
+        else:
+            return None
+        try:
+            survey = segment.survey(after)
+        except StoreDamaged as error:
+            self._held.append(held)
+            self.set_aside(held, error)
+            return None
+        if survey is None:
+            self._discard(held)
+            return None
+        held.first, held.last, held.lines = survey
+        held.bytes = segment.bytes()
+        return held
+
+    def _complete(self, held: Held) -> None:
+        held.segment.close()
+        path = held.segment.path.with_name(f"seg-{held.name}")
+        if path != held.segment.path:
+            with translated(path):
+                held.segment.path.rename(path)
+                sync_folder(path.parent)
+        held.segment = Segment(path)
+        held.complete = True
+        held.bytes = held.segment.bytes()
+
+    def _thin(self, held: Held, level: int) -> bool:
+        """Rewrite a segment without the lines of a level; return whether it became smaller."""
+        try:
+            rows = held.segment.read(held.first, _ALL, _ALL)
+        except StoreDamaged as error:
+            self.set_aside(held, error)
+            return True
+        held.level = level
+        records = [one for _, one in rows if isinstance(one, Record)]
+        gone = given_up(((r.first, r.keep, r.line) for r in records if r.line is not None), level)
+        if not gone:
+            return False
+        kept = _merged(held.first, held.last, records, gone)
+        lines = sum(record.line is not None for record in kept)
+        thinner = Held(
+            Segment(held.segment.path), held.first, held.last, lines, level, complete=True
+        )
+        path = self._place.directory / f"tmp-{thinner.name}"
+        fresh = Segment(path)
+        try:
+            fresh.append(kept)
+            fresh.close()
+        except StoreError:
+            fresh.forget()
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        lost = held.lines - lines
+        thinner.segment = self._replace(held.segment.path, path, thinner.name)
+        thinner.bytes = thinner.segment.bytes()
+        freed = held.bytes - thinner.bytes
+        self._held[self._held.index(held)] = thinner
+        self._on_loss(len(gone), "thinned")
+        self._on_loss(max(0, lost - len(gone)), "damaged")
+        return freed > 0
+
+    def _replace(self, path: Path, fresh: Path, name: str) -> Segment:
+        aside = path.with_name(f"old-{path.name}")
+        target = path.with_name(f"seg-{name}")
+        with translated(path):
+            path.rename(aside)
+            fresh.rename(target)
+            sync_folder(path.parent)
+        self._delete(aside)
+        return Segment(target)
+
+    def _discard(self, held: Held) -> None:
+        held.segment.forget()
+        self._delete(held.segment.path)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._garbage.append(path)
+
+    def _tidy(self) -> None:
+        """Finish what a crash interrupted: a thinned segment counts once its old one is aside."""
+        with translated(self._place.directory):
+            folder = self._place.directory
+            for fresh in folder.glob("tmp-*"):
+                found = _COMPLETE.fullmatch(fresh.name)
+                first = found[1] if found else ""
+                if first and not list(folder.glob(f"seg-{first}*")):
+                    fresh.rename(folder / fresh.name.replace("tmp-", "seg-", 1))
+                else:
+                    shutil.rmtree(fresh)
+            for aside in folder.glob("old-*"):
+                shutil.rmtree(aside)
+            sync_folder(folder)
+
+
+def _merged(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:
+    """Return the records that stay, and one gap for each run of numbers that do not."""
+    kept: list[Record] = []
+
+    def give_up(start: int, end: int, reason: str, created: float) -> None:
+        before = kept[-1] if kept else None
+        if before is not None and before.line is None and before.reason == reason:
+            kept[-1] = before._replace(last=end)
+        else:
+            kept.append(Record(start, end, None, reason=reason, created=created))
+
+    at = first
+    for record in records:
+        if at < record.first:
+            give_up(at, record.first - 1, "damaged", record.created)
+        if record.line is None:
+            give_up(record.first, record.last, record.reason, record.created)
+        elif record.first in gone:
+            give_up(record.first, record.last, "thinned", record.created)
+        else:
+            kept.append(record)
+        at = record.last + 1
+    if at <= last:
+        give_up(at, last, "damaged", 0.0)
+    return kept

@@ -1,0 +1,372 @@
+"""The disk tier: numbered records in segments, a cursor over them, and their accounts.
+
+Positions here are those of the store's whole life; a stream's numbers are positions less the
+stream's origin. For one thread at a time: that of `keeper`. What holds, and when, is in
+docs/specs/buffer.md.
+"""
+
+import logging
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from pg_collector.buffer.cursor import Cursor, HeadGap, State, merged
+from pg_collector.buffer.place import BALLAST, Place
+from pg_collector.buffer.quarantine import Quarantine
+from pg_collector.buffer.records import Record
+from pg_collector.buffer.segment import translated
+from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Shelf
+from pg_collector.errors import StoreDamaged, StoreDown, StoreError, StoreFull
+from pg_collector.sample import Gap
+
+log = logging.getLogger(__name__)
+
+# However little the volume has free, so much may be used: what is written and sent at once fits.
+FLOOR: Final = 32 * 1024 * 1024
+PER_RECORD: Final = 160  # bytes that a row takes beside its line, indexes included
+
+
+class Limits(NamedTuple):
+    """What the disk tier may take."""
+
+    disk_max: int = 500 * 1024 * 1024
+    min_free: float = 0.05  # of the volume
+    segment_bytes: int = SEGMENT_BYTES
+    ballast: int = BALLAST
+
+
+class Spool:
+    """An open disk buffer. Every method raises StoreError, nothing else.
+
+    `on_loss` hears of every line that is lost, once, with the reason.
+    """
+
+    def __init__(self, place: Place, cursor: Cursor, limits: Limits, on_loss: OnLoss) -> None:
+        self.place = place
+        self._cursor = cursor
+        self._limits = limits
+        self._shelf = Shelf(place, on_loss, segment_bytes=limits.segment_bytes)
+        self._on_loss = on_loss
+        self.quarantine = Quarantine(place.quarantine)
+        self.promised: tuple[Gap, ...] = ()  # gaps that open leaves to be put before new lines
+
+    @classmethod
+    def open(
+        cls, directory: Path, limits: Limits, on_loss: OnLoss, *, carried: State | None = None
+    ) -> Self:
+        """Take the directory and continue what is in it.
+
+        `carried` is the state of a spool that was removed from under this process: its numbers go
+        on. Raises AlreadyRunning and StateError as Place.take does.
+        """
+        place = Place.take(directory)
+        try:
+            with translated(directory):
+                cursor = Cursor(directory / "cursor")
+            try:
+                spool = cls(place, cursor, limits, on_loss)
+                spool._begin(carried)
+            except BaseException:
+                cursor.close()
+                raise
+        except BaseException:
+            place.close()
+            raise
+        return spool
+
+    def _begin(self, carried: State | None) -> None:
+        before = self._cursor.state
+        if self._cursor.fresh:
+            before = carried or State(stream=self.place.stream() or uuid.uuid4())
+            if any(self.place.directory.glob("seg-*")):
+                log.error("the cursor of the disk buffer is lost; what was sent may be sent again")
+        given_up = before.gaps[-1].through if before.gaps else 0
+        self._shelf.load(max(before.acked, given_up), before.top)
+        top = max(before.top, self._shelf.last, given_up, before.acked)
+        if self._shelf.last and before.top == 0:
+            # Without a cursor: what is held begins the account.
+            first = next(iter(self._shelf)).first
+            before = before._replace(acked=max(before.acked, first - 1))
+        if carried is None:
+            self._find_holes(max(before.acked, given_up) + 1, top)
+        elif before.acked < top:
+            self._shelf.note_hole(Gap(before.acked + 1, top, "store_truncated"))
+        handed_out = before.ceiling
+        if handed_out > top:
+            gap = Gap(top + 1, handed_out, "crash")
+            self._on_loss(gap.width, gap.reason)
+            self.promised = (gap,)
+        self._save(before._replace(top=top, ceiling=handed_out, life=before.life + 1))
+        if self.place.stream() != before.stream:
+            self.place.note_stream(before.stream)
+        self.place.refill_ballast(self._limits.ballast)
+
+    def _find_holes(self, first: int, top: int) -> None:
+        """Count what should be there and is not; reading will tell it as gaps."""
+        at = first
+        for held in self._shelf:
+            if at < held.first:
+                self._shelf.hole(at, held.first - 1)
+            at = max(at, held.last + 1)
+        if at <= top:
+            self._shelf.hole(at, top)
+
+    @property
+    def state(self) -> State:
+        """What the cursor says."""
+        return self._cursor.state
+
+    @property
+    def top(self) -> int:
+        """The last position that is written, or known to be lost."""
+        return max(self._cursor.state.top, self._shelf.last)
+
+    @property
+    def given_up(self) -> int:
+        """Positions up to here were given up, or acknowledged."""
+        gaps = self._cursor.state.gaps
+        return max(self._cursor.state.acked, gaps[-1].through if gaps else 0)
+
+    @property
+    def lines(self) -> int:
+        """How many lines wait here."""
+        return self._shelf.lines
+
+    @property
+    def bytes(self) -> int:
+        """What the segments take."""
+        return self._shelf.bytes
+
+    def bytes_before(self, position: int) -> int:
+        """Return what the segments take that begin before a position."""
+        return sum(held.bytes for held in self._shelf if held.first < position)
+
+    def append(
+        self, records: Sequence[Record], *, above: int, below: int, force: bool = False
+    ) -> None:
+        """Write records behind all others; they survive a power cut once this returns.
+
+        With `force`, older lines are thinned out and then given up where there is no room, and
+        without it where only this agent's own cap is in the way: of segments that end before
+        `below` (what follows lies in memory, too) and, for thinning, begin after `above` (what
+        comes before is on its way out). Repeating the same records is no fault.
+        """
+        if not records:
+            return
+        need = sum(len(r.line or b"") + PER_RECORD for r in records)
+        self._make_room(need, above=above, below=below, force=force)
+        try:
+            held = self._append_to_tail(records)
+        except StoreFull:
+            if not self.place.spend_ballast():
+                raise
+            held = self._append_to_tail(records)
+        self._appended(held, records)
+
+    def _append_to_tail(self, records: Sequence[Record]) -> Held:
+        held = self._shelf.tail(records[0].first)
+        try:
+            held.segment.append(records)
+        except StoreDamaged as error:
+            self._shelf.set_aside(held, error)
+            raise StoreDown(str(error), remedy="It begins a new segment.") from error
+        except StoreError:
+            self._shelf.cancel(held)
+            raise
+        return held
+
+    def _appended(self, held: Held, records: Sequence[Record]) -> None:
+        held.lines += sum(r.line is not None and r.first > held.last for r in records)
+        held.last = max(held.last, records[-1].last)
+        held.bytes = held.segment.bytes()
+        state = self._cursor.state
+        self._save(
+            state._replace(top=max(state.top, held.last), ceiling=max(state.ceiling, held.last))
+        )
+
+    def read(self, first: int, max_lines: int, max_bytes: int) -> list[Record]:
+        """Return what lies from a position on, gaps included: at least one record if any is left.
+
+        A damaged segment is set aside on the way.
+        """
+        found: list[Record] = []
+        at = first
+        for gap in self._cursor.state.gaps:
+            if gap.through >= at:
+                found.append(Record(at, gap.through, None, reason=gap.reason))
+                at = gap.through + 1
+        lines = size = 0
+        while at <= self.top and lines < max_lines and size < max_bytes:
+            rows = self._rows(at, max_lines - lines, max_bytes - size, first=not lines)
+            if not rows:
+                break
+            found += rows
+            lines += sum(row.line is not None for row in rows)
+            size += sum(len(row.line or b"") + 1 for row in rows)
+            at = rows[-1].last + 1
+        return found
+
+    def _rows(self, at: int, max_lines: int, max_bytes: int, *, first: bool) -> list[Record]:
+        """Return rows of one segment, or the gap before it; nothing beyond the limits."""
+        held = next((one for one in self._shelf if one.last >= at), None)
+        if held is None or at < held.first:
+            return [
+                Record.of_gap(self._shelf.hole(at, self.top if held is None else held.first - 1))
+            ]
+        try:
+            rows = held.segment.read(at, max_lines, max_bytes)
+        except StoreDamaged as error:
+            self._shelf.set_aside(held, error)
+            return [Record.of_gap(self._shelf.hole(at, held.last))]
+        if not rows:
+            held.lines = 0
+            return [Record.of_gap(self._shelf.hole(at, held.last))]
+        size = sum(len(row.line or b"") + 1 for _, row in rows if isinstance(row, Record))
+        if len(rows) == 1 and size > max_bytes and not first:
+            return []  # `read` of a segment gives at least one
+        found: list[Record] = []
+        for number, row in rows:
+            if at < number:
+                found.append(Record.of_gap(self._missing(held, at, number - 1)))
+            if isinstance(row, Record):
+                found.append(row)
+            else:
+                log.error("line %d of the disk buffer is damaged: %s", number, row)
+                found.append(Record.of_gap(self._missing(held, number, number)))
+            at = found[-1].last + 1
+        return found
+
+    def _missing(self, held: Held, first: int, last: int) -> Gap:
+        """Return the gap for lines that a segment should hold, counted once."""
+        for gap in self._shelf.holes:
+            if gap.first <= first <= gap.last:
+                return Gap(first, last, gap.reason)
+        gap = Gap(first, last, "damaged")
+        lines = min(gap.width, held.lines)
+        held.lines -= lines
+        self._shelf.note_hole(gap)
+        self._on_loss(lines, gap.reason)
+        return gap
+
+    def ack(self, through: int, lines: int) -> None:
+        """Forget what lies up to a position: `lines` lines of this store. Needs no free space."""
+        state = self._cursor.state
+        if through <= state.acked:
+            return
+        gaps = tuple(gap for gap in state.gaps if gap.through > through)
+        try:
+            self._save(
+                state._replace(
+                    acked=through,
+                    top=max(state.top, through),
+                    ceiling=max(state.ceiling, through),
+                    gaps=gaps,
+                )
+            )
+        finally:
+            self._shelf.release(through, lines)
+
+    def promise(self, through: int) -> None:
+        """Note that numbers up to there may leave without having been written."""
+        state = self._cursor.state
+        if through > state.ceiling:
+            self._save(state._replace(ceiling=through))
+
+    def give_up(self, through: int, reason: str, lines: int) -> None:
+        """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
+        state = self._cursor.state
+        self._save(state._replace(gaps=merged(state.gaps, HeadGap(through, reason))))
+        head = next(iter(self._shelf), None)
+        if head is not None:
+            head.lines = max(0, head.lines - lines)
+
+    def rewind(self, to: int) -> None:
+        """Go back to a position that was acknowledged; what is gone becomes a gap."""
+        state = self._cursor.state
+        held = next((one.first for one in self._shelf if one.last >= to), self.top + 1)
+        gaps = state.gaps
+        if held > to:
+            gaps = (HeadGap(min(held - 1, state.acked), "acknowledged"), *gaps)
+        self._save(state._replace(acked=to - 1, gaps=gaps))
+
+    def renumber(self, stream: uuid.UUID) -> None:
+        """Take another stream: what is not acknowledged is numbered from 1."""
+        self.place.note_stream(stream)
+        state = self._cursor.state
+        self._save(state._replace(stream=stream, origin=state.acked))
+
+    def tend(self) -> None:
+        """Look after the directory; raises StoreDown when it was removed or replaced."""
+        with translated(self.place.directory):
+            intact = self.place.intact() and self._cursor.in_place()
+        if not intact:
+            raise Removed(
+                f"{self.place.directory} was removed or replaced",
+                remedy="Leave it to the agent: it makes a new one, and counts what is gone.",
+            )
+        self._shelf.sweep()
+        self.place.refill_ballast(self._limits.ballast)
+
+    def probe(self) -> None:
+        """Try whether the volume takes anything; raises StoreError if it does not."""
+        self._save(self._cursor.state)
+        self.place.probe()
+
+    def close(self) -> None:
+        """Close everything; what is here is continued next time."""
+        try:
+            self._shelf.close()
+            state = self._cursor.state
+            self._save(state._replace(ceiling=max(state.acked, self.top)))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close everything, whatever that says."""
+        self._shelf.forget()
+        self._cursor.close()
+        self.place.close()
+
+    def _save(self, state: State) -> None:
+        with translated(self._cursor.path):
+            self._cursor.save(state)
+
+    def _make_room(self, need: int, *, above: int, below: int, force: bool) -> None:
+        """Make room for so many bytes, within the cap and the free space of the volume."""
+        while True:
+            used = self._shelf.bytes
+            free, total = self.place.free_bytes()
+            floor = min(FLOOR, self._limits.disk_max)
+            allowed = max(floor, used + free - int(self._limits.min_free * total))
+            if used + need <= min(allowed, self._limits.disk_max):
+                return
+            if used + need <= self._limits.disk_max and not force:
+                raise StoreFull(
+                    f"{self.place.directory}: the volume has only {free} bytes free",
+                    remedy="Free space there, or lower buffers.min_free.",
+                )
+            if not self._shrink(above=above, below=below):
+                raise StoreFull(
+                    f"{self.place.directory}: no room for {need} more bytes",
+                    remedy="Raise buffers.disk_max, or free space on the volume.",
+                )
+
+    def _shrink(self, *, above: int, below: int) -> bool:
+        """Thin or drop one segment; return False where none may be touched."""
+        try:
+            if self._shelf.thin(above, below):
+                return True
+        except StoreFull:
+            self.place.spend_ballast()
+        oldest = self._shelf.oldest(below)
+        if oldest is None:
+            return self._shelf.complete_tail()
+        state = self._cursor.state
+        self._save(state._replace(gaps=merged(state.gaps, HeadGap(oldest.last, "disk_full"))))
+        self._shelf.drop(oldest)
+        return True
+
+
+class Removed(StoreDown):
+    """The directory is not there any more, or is another one."""

@@ -1,0 +1,117 @@
+"""How the agent's parts are, in the words of /healthz and /readyz: what `vitals` asks of each."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from pg_collector.breaker import Breaker, State
+from pg_collector.buffer.journal import Journal
+from pg_collector.config.model import Config
+from pg_collector.health import vitals
+from pg_collector.health.vitals import Vital
+from pg_collector.plan import Grant
+from pg_collector.reload import Reloader
+from pg_collector.scheduler import Scheduler
+from pg_collector.sender import Sender
+from pg_collector.target import Target
+
+UNPROVISIONED: Final = "UNPROVISIONED: this device has no plan, nothing is collected"
+
+
+def unprovisioned(config: Config) -> str:
+    """Return what its owner can do for a device without a plan."""
+    if config.api_key is None:
+        return "Collect into files: local.enabled: true, or --local DIR."
+    return (
+        "Sending to a platform comes with a later version. Without an api_key samples can go into "
+        "files: local.enabled: true, or --local DIR."
+    )
+
+
+def plan(grant: Grant | None, config: Config) -> Vital:
+    """Say whether anything may be collected."""
+    if grant is not None:
+        return vitals.OK
+    return Vital(state=vitals.State.DOWN, reason=UNPROVISIONED, remedy=unprovisioned(config))
+
+
+def target(one: Target, paused: str | None = None) -> Vital:
+    """Say whether a target can be used; `paused` says why it is not to be."""
+    if paused is not None:
+        return Vital(state=vitals.State.OK, reason=f"paused: {paused}")
+    trouble = one.trouble
+    if trouble is not None:
+        state = vitals.State.DOWN if one.down else vitals.State.DEGRADED
+        left_alone = one.breaker.state is not State.CLOSED
+        reason = f"{trouble} (the circuit breaker is {one.breaker.state})" if left_alone else ""
+        return Vital(state=state, reason=reason or str(trouble), remedy=trouble.remedy)
+    if not one.connected:
+        return Vital(state=vitals.State.DOWN, reason="not connected yet")
+    return vitals.OK
+
+
+def any_target(targets: Iterable[Target]) -> Vital:
+    """Say whether at least one of the targets at work can be used."""
+    answers = [target(one) for one in targets]
+    if not answers:
+        return Vital(state=vitals.State.DOWN, reason="there is nothing to collect")
+    return next((one for one in answers if one.state is not vitals.State.DOWN), answers[0])
+
+
+def breaker(one: Breaker) -> Vital:
+    """Say whether a far side is left alone, where no other part says so."""
+    trouble = one.trouble
+    if trouble is None:
+        return vitals.OK
+    return Vital(
+        state=vitals.State.DEGRADED, reason=f"{one.state}: {trouble}", remedy=trouble.remedy
+    )
+
+
+def scheduler(one: Scheduler) -> Vital:
+    """Say whether turns are started."""
+    if one.alive:
+        return vitals.OK
+    return Vital(
+        state=vitals.State.DOWN,
+        reason="the scheduler's threads are dead",
+        remedy="Restart the agent, and report this with the log.",
+        essential=True,
+    )
+
+
+def output(name: str, sender: Sender) -> Vital:
+    """Say whether what was sampled arrives."""
+    trouble = sender.trouble
+    if trouble is None:
+        return vitals.OK
+    return Vital(
+        state=vitals.State.DEGRADED, reason=f"{name}: {trouble.message}", remedy=trouble.remedy
+    )
+
+
+def buffer(journal: Journal) -> Vital:
+    """Say whether lines are safe on disk before they leave."""
+    trouble = journal.trouble
+    if trouble is None:
+        return vitals.OK
+    return Vital(
+        state=vitals.State.DEGRADED,
+        reason=f"lines are in memory only: {trouble}",
+        remedy=trouble.remedy,
+    )
+
+
+def config(reloader: Reloader) -> Vital:
+    """Say whether the configuration as it is written is in force."""
+    trouble = reloader.trouble
+    if trouble is not None:
+        reason = "; ".join(str(trouble).splitlines())
+        remedy = trouble.remedy or "Mend it, then: pgc reload."
+        return Vital(
+            state=vitals.State.DEGRADED, reason=f"the last reload was refused: {reason}",
+            remedy=remedy,
+        )  # fmt: skip
+    if reloader.refused:
+        keys = ", ".join(reloader.refused)
+        return Vital(state=vitals.State.OK, reason=f"in force after a restart: {keys}")
+    return vitals.OK

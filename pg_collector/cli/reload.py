@@ -1,0 +1,76 @@
+"""`pgc reload`: have the running agent read its configuration anew."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from pg_collector import control
+from pg_collector.cli import EXIT_PERMISSION
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
+from pg_collector.cli.printable import printable
+from pg_collector.errors import AgentUnreachable, ConfigurationError
+
+
+def reload(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Have the running agent read its configuration anew, and say what changed.
+
+    \b
+      pgc reload
+      pgc reload --json | jq .refused
+
+    The agent reads the file, the variables and the flags that it was started with. An invalid
+    configuration changes nothing. What only a restart can change is named and left as it was.
+
+    Exit codes: 0 reloaded, 69 no agent runs or it does not answer, 77 an agent runs that this user
+    may not ask, 78 the configuration is invalid and the one before stays in force.
+    """
+    state_dir: Path | None = None
+    invalid: ConfigurationError | None = None
+    try:
+        state_dir = loaded(config, overrides).config.state_dir
+    except ConfigurationError as error:
+        invalid = error  # the agent may see it otherwise: its variables and flags are its own
+    told = _asked(control.candidates(os.environ, state_dir), invalid)
+    if as_json:
+        print(msgspec.json.encode(told).decode())
+        return
+    for key in told["accepted"]:
+        print(printable(f"changed          {key}"))
+    for key in told["refused"]:
+        print(printable(f"needs a restart  {key}"))
+    if not told["accepted"] and not told["refused"]:
+        print("nothing changed")
+
+
+def _asked(places: list[Path], invalid: ConfigurationError | None) -> dict[str, Any]:
+    """Return what the first agent says that listens at one of the places."""
+    forbidden: list[Path] = []
+    for path in places:
+        try:
+            reply = control.ask(control.ReloadRequest(), path)
+        except PermissionError:
+            forbidden.append(path)
+            continue
+        if reply is not None:
+            return dict(reply.result or {})
+    if forbidden:
+        print(
+            f"pgc: {printable(str(forbidden[0]))}: an agent listens there, and you may not ask it. "
+            "Run pgc as its user or as a member of its group",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_PERMISSION)
+    if invalid is not None:
+        raise invalid
+    raise AgentUnreachable(
+        "no agent runs here",
+        remedy="Start it: pgc start. An agent with a state_dir of its own is found with --config.",
+    )

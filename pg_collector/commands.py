@@ -1,0 +1,73 @@
+"""What commands ask of the running agent through its control socket, and its answers."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import msgspec
+
+from pg_collector import control, spot
+from pg_collector.clock import Clock
+from pg_collector.control import ANSWER_WITHIN, ReloadRequest, Reply, SampleRequest
+from pg_collector.errors import AgentUnreachable
+from pg_collector.reload import Reloader
+from pg_collector.samplers._sampler import Sampler
+from pg_collector.scheduler import Scheduler
+from pg_collector.target import Target
+
+
+class Commands:
+    """Answers requests, each in its connection's thread. A verb is an entry of `answers`."""
+
+    def __init__(
+        self,
+        samplers: Mapping[str, Sampler],
+        targets: Callable[[], Mapping[str, Target]],
+        scheduler: Scheduler,
+        reloader: Reloader,
+        clock: Clock,
+    ) -> None:
+        self._samplers = samplers
+        self._targets = targets
+        self._scheduler = scheduler
+        self._reloader = reloader
+        self._clock = clock
+
+    @property
+    def answers(self) -> control.Answers:
+        """What answers each verb."""
+        return {SampleRequest: self.sample, ReloadRequest: self.reload}
+
+    def sample(self, request: SampleRequest) -> Reply:
+        """Take samples on the target's own lanes, now.
+
+        Raises CollectorError where there is no such sampler, AgentUnreachable where the lanes stay
+        busy.
+        """
+        target = self._targets().get(request.target)
+        if target is None or control.fingerprint(target.database) != request.connection:
+            return control.STRANGER
+        deadline = self._clock.monotonic() + ANSWER_WITHIN
+        found: list[bytes] = []
+        for sampler in spot.chosen(self._samplers, request.samplers):
+            lane = target.lane_for(sampler)
+            take = partial(spot.take, sampler, target.name, explain=request.explain)
+            work = partial(target.lend, lane, take)
+            left = max(0.0, deadline - self._clock.monotonic())
+            try:
+                found += self._scheduler.borrow(target.name, lane, work, left)
+            except TimeoutError as error:
+                late = f"{sampler.name} of {target.name} was not done within {ANSWER_WITHIN:g} s"
+                raise AgentUnreachable(late, remedy="Try again, or name fewer.") from error
+        return Reply(lines=tuple(line.decode() for line in found))
+
+    def reload(self, _request: ReloadRequest) -> Reply:
+        """Read the configuration anew, and say what changed.
+
+        Raises ConfigurationError with every problem, AgentUnreachable where it takes too long.
+        """
+        try:
+            reloaded = self._reloader.ask().result(ANSWER_WITHIN)
+        except TimeoutError as error:
+            late = f"the configuration was not in force within {ANSWER_WITHIN:g} s"
+            raise AgentUnreachable(late, remedy="The agent's log says why.") from error
+        return Reply(result=msgspec.to_builtins(reloaded))

@@ -1,0 +1,91 @@
+"""The watchdog: a thread that nothing works without must not be dead in a living process.
+
+It asks the hearts of all threads (`vitals`) and says so when one has stopped. It also keeps the end
+of the process in time: where the main thread itself hangs in it, somebody else has to act.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from pg_collector.clock import Clock
+from pg_collector.health.vitals import State, Vitals
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = 1.0  # seconds between two looks
+LOOKS: Final = 3  # in a row before a thread counts as lost
+STOOD_STILL: Final = 5.0  # seconds between two looks: the process slept, nobody is at fault
+
+Essential = Callable[[Callable[[], None]], object]
+
+
+class Watchdog:
+    """Looks at every heart once a second, in a thread of its own."""
+
+    def __init__(self, vitals: Vitals, clock: Clock, on_dead: Callable[[str], None]) -> None:
+        """`on_dead` is told once, in the watchdog's thread, what is lost and why."""
+        self._vitals = vitals
+        self._clock = clock
+        self._on_dead = on_dead
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._looked_at = clock.monotonic()
+        self._lost: Counter[str] = Counter()  # looks in a row that found it so
+        self._told = False
+        self._end_by: tuple[float, Callable[[], None]] | None = None
+
+    def start(self, essential: Essential = lambda work: work()) -> None:
+        """Begin to look; `essential` runs the thread's work."""
+        self._thread = threading.Thread(
+            target=essential, args=(self._run,), name="watchdog", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(EVERY)
+
+    def end_within(self, seconds: float, last_resort: Callable[[], None]) -> None:
+        """Call `last_resort` once unless `stop` comes within so many seconds.
+
+        Safe in a signal handler.
+        """
+        self._end_by = (self._clock.monotonic() + seconds, last_resort)
+
+    def step(self) -> float:
+        """Look once; return the seconds until the next look."""
+        now = self._clock.monotonic()
+        slept = now - self._looked_at > STOOD_STILL
+        self._looked_at = now
+        self._look(forgive=slept)
+        return self._overdue(now)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.step()):
+            pass
+
+    def _look(self, *, forgive: bool) -> None:
+        parts = self._vitals.liveness().parts
+        down = {name: vital for name, vital in parts.items() if vital.state is State.DOWN}
+        self._lost = Counter({name: 0 if forgive else self._lost[name] + 1 for name in down})
+        lost = [name for name, looks in self._lost.items() if looks >= LOOKS]
+        if lost and not self._told:
+            self._told = True
+            why = "; ".join(f"{name}: {down[name].reason}" for name in lost)
+            log.critical("a part that nothing works without is lost: %s", why)
+            self._on_dead(why)
+
+    def _overdue(self, now: float) -> float:
+        if self._end_by is None:
+            return EVERY
+        by, last_resort = self._end_by
+        if now < by:
+            return min(EVERY, by - now)
+        self._end_by = None
+        last_resort()
+        return EVERY

@@ -1,0 +1,234 @@
+"""A running agent takes another configuration: only what changed is built anew, no line is lost."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pg_collector.config.model import (
+    Breaker,
+    Breakers,
+    Log,
+    LogLevel,
+    MaskingLevel,
+    Platform,
+    Sampling,
+    Security,
+)
+from pg_collector.errors import ConfigurationError, StateError
+from pg_collector.logs import LineHandler
+from tests.support.agents import configuration, running, written
+from tests.support.sampling import SAMPLERS
+from tests.support.until import until
+
+replace = msgspec.structs.replace
+
+
+def changed(config, name, **postgres):
+    """Return the configuration with other connection settings of one target."""
+    databases = tuple(
+        replace(one, postgres=replace(one.postgres, **postgres)) if one.name == name else one
+        for one in config.databases
+    )
+    return replace(config, databases=databases)
+
+
+def sampled(output, target="prod", count=1):
+    before = len(written(output, target, "activity"))
+    until(
+        lambda: len(written(output, target, "activity")) >= before + count,
+        deadline=20,
+        what=f"{target} samples",
+    )
+
+
+def series(agent, target):
+    return f'pg_up{{target="{target}"}}' in agent.metrics.render("")[0].decode()
+
+
+def test_only_the_target_that_changed_connects_anew_and_never_with_a_third_session(
+    newest_server, fault_proxy, tmp_path
+):
+    moved, kept = fault_proxy(newest_server), fault_proxy(newest_server)
+    dsns = {
+        "moved": newest_server.dsn("pgcollector", port=moved.port),
+        "kept": newest_server.dsn("plain", port=kept.port),
+    }
+    config = configuration(dsns, tmp_path)
+    with running(config) as agent:
+        until(lambda: (moved.accepted, kept.accepted) == (2, 2), what="two sessions each")
+        before = agent.targets["kept"]
+        for seconds in (6.0, 7.0, 8.0):
+            told = agent.adopt(changed(config, "moved", query_timeout=seconds))
+            assert told.accepted == ("databases.moved.postgres.query_timeout",)
+            sampled(tmp_path, "moved")
+        until(lambda: agent.targets["moved"].trouble is None, what="it is well")
+        assert agent.targets["kept"] is before
+        assert kept.accepted == 2
+        assert moved.accepted >= 5
+        assert moved.peak <= 2
+        sampled(tmp_path, "kept")
+    account = agent.buffer.account()
+    assert account.balanced
+    assert account.produced == account.delivered
+    states = [row for line in written(tmp_path, "moved", "sampler_state") for row in line.rows]
+    assert not [row for row in states if row["state"] in {"down", "error"}]  # we ended it ourselves
+
+
+def test_targets_come_and_go_without_a_trace(newest_server, tmp_path):
+    dsn = newest_server.dsn("pgcollector")
+    one = configuration({"a": dsn}, tmp_path)
+    other = configuration({"b": dsn}, tmp_path)
+    with running(one) as agent:
+        sampled(tmp_path, "a")
+        told = agent.adopt(other)
+        assert set(told.accepted) == {"databases.a", "databases.b"}
+        sampled(tmp_path, "b")
+        assert (series(agent, "a"), series(agent, "b")) == (False, True)
+        assert "postgres:a" not in agent.vitals.health().parts
+        assert "postgres:b" in agent.vitals.health().parts
+        until(
+            lambda: not [t for t in threading.enumerate() if t.name.startswith("a:")],
+            what="its lanes' threads have ended",
+        )
+        agent.adopt(replace(other, databases=(replace(other.databases[0], enabled=False),)))
+        assert agent.targets == {}
+        assert agent.layout.jobs == ()
+    assert agent.buffer.account().balanced
+    assert not agent.buffer.account().lost
+
+
+def test_intervals_samplers_and_tags_change_without_a_new_session(
+    newest_server, fault_proxy, tmp_path
+):
+    proxy = fault_proxy(newest_server)
+    config = configuration({"prod": newest_server.dsn("pgcollector", port=proxy.port)}, tmp_path)
+    with running(config) as agent:
+        until(lambda: proxy.accepted == 2, what="both lanes are there")
+        sampled(tmp_path)
+        wanted = replace(
+            config,
+            sampling=Sampling(
+                every=dict.fromkeys(SAMPLERS, 1.0) | {"activity": 2.0}, enabled={"wal": False}
+            ),
+            databases=(replace(config.databases[0], tags={"env": "prod"}),),
+            breakers=Breakers(postgres=Breaker(failures=9, reset=9.0)),
+        )
+        told = agent.adopt(wanted)
+        assert set(told.accepted) == {
+            "sampling.activity",
+            "sampling.enabled.wal",
+            "databases.prod.tags.env",
+            "breakers.postgres.failures",
+            "breakers.postgres.reset",
+        }
+        assert agent.targets["prod"].breaker.reset == 9.0
+        assert "wal" not in {job.sampler for job in agent.layout.jobs}
+        until(
+            lambda: written(tmp_path, "prod", "activity")[-1].head["every_s"] == 2.0,
+            what="the new interval",
+        )
+        until(
+            lambda: written(tmp_path, "prod", "server")[-1].rows[0]["tags"] == {"env": "prod"},
+            what="the new tags are told",
+        )
+        assert proxy.accepted == 2
+
+
+def test_utility_texts_are_kept_or_dropped_as_the_new_configuration_says(newest_server, tmp_path):
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path)
+
+    def texts():
+        lines = written(tmp_path, "prod", "query_text")
+        return " ".join(str(row) for line in lines for row in line.rows).lower()
+
+    def count():
+        return texts().count("'listen")
+
+    with newest_server.connect() as session, running(config) as agent:
+        session.execute("listen channel_before")
+        until(lambda: count() >= 1, deadline=20, what="the command alone")
+        agent.adopt(replace(config, security=Security(drop_utility_text=False)))
+        session.execute("listen channel_between")
+        until(lambda: "channel_between" in texts(), deadline=20, what="the text is kept now")
+        agent.adopt(config)
+        session.execute("listen channel_after")
+        until(lambda: count() >= 3, deadline=20, what="the command alone again")
+        assert "channel_before" not in texts()
+        assert "channel_after" not in texts()
+
+
+def test_a_target_that_hangs_does_not_hold_the_reload(newest_server, tmp_path):
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path, query_timeout=30.0)
+    with running(config) as agent:
+        sampled(tmp_path)
+        with newest_server.paused():
+            until(lambda: agent.scheduler.busy, what="a turn hangs")
+            started = time.monotonic()
+            agent.adopt(changed(config, "prod", query_timeout=5.0))
+            assert time.monotonic() - started < 5
+        sampled(tmp_path)
+    assert agent.buffer.account().balanced
+
+
+@pytest.mark.parametrize(
+    ("section", "error"),
+    [
+        ({"security": Security(query_masking_level=MaskingLevel.FULL)}, ConfigurationError),
+        ({"log": Log(file=Path("/proc/self/nowhere"))}, StateError),
+    ],
+    ids=["masking", "log file"],
+)
+def test_what_cannot_be_had_changes_nothing_at_all(newest_server, tmp_path, section, error):
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        before, jobs = agent.targets["prod"], agent.layout.jobs
+        wanted = changed(replace(config, sampling=Sampling(), **section), "prod", query_timeout=9.0)
+        with pytest.raises(error):
+            agent.adopt(wanted)
+        assert agent.config is config
+        assert agent.targets["prod"] is before
+        assert agent.layout.jobs == jobs
+        sampled(tmp_path)
+
+
+@pytest.fixture
+def own_log():
+    """Put the process's log back as it was."""
+    root = logging.getLogger()
+    level = root.level
+    yield root
+    for handler in list(root.handlers):
+        if isinstance(handler, LineHandler):
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+def test_the_log_follows_and_a_refused_outlet_takes_it_back(newest_server, tmp_path, own_log):
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        file = tmp_path / "agent.log"
+        wanted = replace(config, log=Log(level=LogLevel.DEBUG, file=file))
+        assert set(agent.adopt(wanted).accepted) == {"log.level", "log.file"}
+        assert own_log.level == logging.DEBUG
+        until(file.read_text, what="the file gets the lines")
+
+        def refuse(_platform):
+            raise ConfigurationError("the certificate does not match its key")
+
+        agent.rebuild_outlet = refuse
+        loud = replace(
+            wanted, log=Log(level=LogLevel.ERROR), platform=replace(config.platform, linger=1.0)
+        )
+        with pytest.raises(ConfigurationError):
+            agent.adopt(loud)
+        assert own_log.level == logging.DEBUG
+        heard: list[Platform] = []
+        agent.rebuild_outlet = heard.append
+        assert "platform.linger" in agent.adopt(loud).accepted
+        assert heard == [loud.platform]

@@ -1,0 +1,86 @@
+"""The program of a child process: `pgc start` with every sampler, and some parts that hang."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pg_collector import agent, control, logs
+from pg_collector.agent import Agent, OutletSource
+from pg_collector.cli.options import source
+from pg_collector.errors import Unreachable
+from pg_collector.outlets import Receipt
+from pg_collector.plan import OpenGrant
+from pg_collector.privacy.scrub import scrub
+from pg_collector.sample import Batch
+
+_FOREVER = threading.Event()
+
+
+class Hanging:
+    """An outlet that never comes back, as a dead network file system."""
+
+    name = "hanging"
+
+    def deliver(self, batch: Batch) -> Receipt:
+        _FOREVER.wait()
+        return Receipt(batch.last)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Away(Hanging):
+    """An outlet whose far side is down."""
+
+    name = "away"
+
+    def deliver(self, batch: Batch) -> Receipt:
+        raise Unreachable(f"nobody there for {batch.first}", remedy="Wait.")
+
+
+class Way(NamedTuple):
+    """Where the lines go, and what happens to the running agent."""
+
+    outlet: OutletSource | None = None
+    on_start: Callable[[Agent], None] = lambda _agent: None
+    last_resort: float = agent.LAST_RESORT
+
+
+def _hang_in_the_end(running: Agent) -> None:
+    running._stack.callback(_FOREVER.wait)
+
+
+WAYS = {
+    "files": Way(),
+    "hanging": Way(lambda _clock, _metrics: Hanging()),
+    "away": Way(lambda _clock, _metrics: Away()),
+    "stop hangs": Way(on_start=_hang_in_the_end, last_resort=2.0),
+}
+
+
+def main(file: Path, how: str) -> None:
+    """Be the agent until it ends."""
+    origin = source(file)
+    config = origin.load().config
+    logs.setup(config.log, scrub=scrub)
+    logs.catch_uncaught()
+    way = WAYS[how]
+    agent.LAST_RESORT = way.last_resort
+    code = agent.run(
+        config,
+        OpenGrant(),
+        way.outlet,
+        sockets=control.candidates(os.environ, config.state_dir),
+        state_dir=file.parent / "state",
+        reload=lambda: origin.load().config,
+        on_start=way.on_start,
+    )
+    logs.close()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
