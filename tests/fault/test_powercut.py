@@ -305,6 +305,26 @@ def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
     }
 
 
+def test_signals_during_a_sync_stop_nothing(run: Run, tmp_path: Path):
+    recording = run("""
+import signal
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+fd = os.open("a", os.O_CREAT | os.O_WRONLY, 0o600)
+for n in range(2000):
+    os.write(fd, b"x" * 100)
+    if n % 10 == 0: os.fsync(fd)
+os.fsync(fd)
+sync(".")
+signal.setitimer(signal.ITIMER_REAL, 0)
+mark("step", 1)
+""")
+    assert after(recording, tmp_path, 1) == {"a": b"x" * 200_000}
+
+
 def test_a_file_that_was_made_elsewhere_is_refused(run: Run, tmp_path: Path):
     (tmp_path / "stranger").write_bytes(b"x")
     recording = run('os.rename("../stranger", "a")')

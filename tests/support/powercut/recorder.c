@@ -21,7 +21,7 @@
 
 static int opened(int at, const char *path, int flags, mode_t mode) {
     if (!on()) return REAL(openat)(at, path, flags, mode);
-    pthread_mutex_lock(&lock);
+    hold();
     struct name name = name_of(at, path);
     uint64_t was = name.dir && (flags & (O_CREAT | O_TRUNC)) ? ino_at(at, path) : 0;
     int fd = REAL(openat)(at, path, flags, mode);
@@ -39,7 +39,7 @@ static int opened(int at, const char *path, int flags, mode_t mode) {
         }
     }
     errno = before;
-    pthread_mutex_unlock(&lock);
+    release();
     return fd;
 }
 
@@ -67,15 +67,15 @@ EXPORT int creat64(const char *path, mode_t mode) { return opened(AT_FDCWD, path
         type done = 0;                                \
         uint64_t ino = 0;                             \
         if (on()) {                                   \
-            pthread_mutex_lock(&lock);                \
-            if (!(ino = behind(fd))) pthread_mutex_unlock(&lock); \
+            hold();                \
+            if (!(ino = behind(fd))) release(); \
         }                                             \
         done = CALL;                                  \
         if (ino) {                                    \
             int before = errno;                       \
             RECORD;                                   \
             errno = before;                           \
-            pthread_mutex_unlock(&lock);              \
+            release();              \
         }                                             \
         done;                                         \
     })
@@ -187,11 +187,11 @@ EXPORT int ftruncate64(int fd, off64_t size) { return ftruncate(fd, size); }
 
 EXPORT int truncate(const char *path, off_t size) {
     if (!on()) return REAL(truncate)(path, size);
-    pthread_mutex_lock(&lock);
+    hold();
     uint64_t ino = stat_at(AT_FDCWD, path, 0).st_ino;
     int done = REAL(truncate)(path, size);
     if (done == 0 && is_known(ino)) put_file('T', ino, size, NULL, 0);
-    pthread_mutex_unlock(&lock);
+    release();
     return done;
 }
 EXPORT int truncate64(const char *path, off64_t size) { return truncate(path, size); }
@@ -229,10 +229,10 @@ EXPORT int syncfs(int fd) {
 }
 EXPORT void sync(void) {
     if (!on()) { REAL(sync)(); return; }
-    pthread_mutex_lock(&lock);
+    hold();
     REAL(sync)();
     put_file('Y', 0, 0, NULL, 0);
-    pthread_mutex_unlock(&lock);
+    release();
 }
 /* It starts write-back and waits for it, but flushes no disk cache and writes no size: no promise. */
 EXPORT int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
@@ -254,24 +254,24 @@ EXPORT void *mmap64(void *want, size_t length, int prot, int flags, int fd, off6
 
 EXPORT int msync(void *at, size_t length, int flags) {
     if (!on()) return REAL(msync)(at, length, flags);
-    pthread_mutex_lock(&lock);
+    hold();
     int done = REAL(msync)(at, length, flags);
     const struct mapping *one = mapped(at, length);
     if (done == 0 && one) put_pages(flags & MS_SYNC ? 'P' : 'p', one, at, length);
-    pthread_mutex_unlock(&lock);
+    release();
     return done;
 }
 
 EXPORT int munmap(void *at, size_t length) {
     if (!on()) return REAL(munmap)(at, length);
-    pthread_mutex_lock(&lock);
+    hold();
     struct mapping *one = mapped(at, length);
     if (one) {
         put_pages('p', one, at, length);
         if (length == one->length) *one = mappings[--mappings_used];
     }
     int done = REAL(munmap)(at, length);
-    pthread_mutex_unlock(&lock);
+    release();
     return done;
 }
 
@@ -279,7 +279,7 @@ EXPORT int munmap(void *at, size_t length) {
 
 static int renamed(int from_at, const char *from, int to_at, const char *to, unsigned flags) {
     if (!on()) return REAL(renameat2)(from_at, from, to_at, to, flags);
-    pthread_mutex_lock(&lock);
+    hold();
     struct name old = name_of(from_at, from), new = name_of(to_at, to);
     uint64_t ino = ino_at(from_at, from);
     int done = flags ? REAL(renameat2)(from_at, from, to_at, to, flags)
@@ -293,7 +293,7 @@ static int renamed(int from_at, const char *from, int to_at, const char *to, uns
         put((struct head){.op = 'N', .names = (uint32_t)(first + 1 + strlen(new.last)), .ino = ino,
                           .dir = old.dir, .offset = (int64_t)new.dir}, names, NULL);
     }
-    pthread_mutex_unlock(&lock);
+    release();
     return done;
 }
 
@@ -306,13 +306,13 @@ EXPORT int renameat2(int from_at, const char *from, int to_at, const char *to, u
     ({                                                \
         int done;                                     \
         if (on()) {                                   \
-            pthread_mutex_lock(&lock);                \
+            hold();                \
             struct name name = name_of(at, path);     \
             uint64_t was = name.dir ? ino_at(at, path) : 0; \
             (void)was;                                \
             done = CALL;                              \
             if (done == 0 && name.dir) { RECORD; }    \
-            pthread_mutex_unlock(&lock);              \
+            release();              \
         } else done = CALL;                           \
         done;                                         \
     })
@@ -355,11 +355,11 @@ EXPORT int fchmod(int fd, mode_t mode) {
 }
 EXPORT int fchmodat(int at, const char *path, mode_t mode, int flags) {
     if (!on()) return REAL(fchmodat)(at, path, mode, flags);
-    pthread_mutex_lock(&lock);
+    hold();
     uint64_t ino = stat_at(at, path, 0).st_ino;
     int done = REAL(fchmodat)(at, path, mode, flags);
     if (done == 0 && is_known(ino)) put_file('H', ino, mode & 07777, NULL, 0);
-    pthread_mutex_unlock(&lock);
+    release();
     return done;
 }
 EXPORT int chmod(const char *path, mode_t mode) { return fchmodat(AT_FDCWD, path, mode, 0); }
@@ -369,7 +369,7 @@ EXPORT int chmod(const char *path, mode_t mode) { return fchmodat(AT_FDCWD, path
 /* Note that the application made a promise: `name` holds for `number` from here on. */
 EXPORT void powercut_mark(const char *name, int64_t number) {
     if (!on()) return;
-    pthread_mutex_lock(&lock);
+    hold();
     put((struct head){.op = 'M', .names = (uint32_t)strlen(name), .offset = number}, name, NULL);
-    pthread_mutex_unlock(&lock);
+    release();
 }

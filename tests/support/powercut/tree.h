@@ -91,8 +91,19 @@ static int visit(const char *path, const struct stat *seen, int kind, struct FTW
     return 0;
 }
 
-static void before_fork(void) { pthread_mutex_lock(&lock); }
-static void after_fork(void) { pthread_mutex_unlock(&lock); }
+/*
+ * A signal handler that runs while its thread holds the lock must not wait for it: what it does
+ * (CPython writes a byte into a pipe) goes past the recorder.
+ */
+static __thread volatile int inside;
+static void hold(void) {
+    inside++;
+    pthread_mutex_lock(&lock);
+}
+static void release(void) {
+    pthread_mutex_unlock(&lock);
+    inside--;
+}
 
 static void start(void) {
     const char *tree = getenv("POWERCUT_DIRECTORY"), *path = getenv("POWERCUT_LOG");
@@ -106,12 +117,12 @@ static void start(void) {
     log_fd = fcntl(fd, F_DUPFD_CLOEXEC, 700); /* out of the way of code that counts on low ones */
     if (log_fd < 0) log_fd = fd;
     else REAL(close)(fd);
-    pthread_atfork(before_fork, after_fork, after_fork);
+    pthread_atfork(hold, release, release);
 }
 
 static int on(void) {
     pthread_once(&once, start);
-    return log_fd >= 0;
+    return log_fd >= 0 && !inside;
 }
 
 __attribute__((constructor)) static void begin(void) { on(); }
