@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from tests.support.lines import check, excerpt
 
 _AROUND: Final = 3  # entries shown on either side
@@ -47,6 +49,25 @@ class Entry(NamedTuple):
         if self.line is None:
             return f"{where}-{self.last} gap ({self.reason})"
         return f"{where} {excerpt(self.line)}"
+
+
+def entries(stream: str, first: int, body: bytes) -> list[Entry]:
+    """Return what a batch's body (newline-delimited JSON) brings, `first` being its first number.
+
+    Raises ValueError where a gap is not at its place.
+    """
+    found: list[Entry] = []
+    number = first
+    for line in body.splitlines():
+        if line.startswith(b'{"gap":'):
+            gap = msgspec.json.decode(line)["gap"]
+            if gap["from"] != number:
+                raise ValueError(f"a gap from {gap['from']} in the place of {number}")
+            found.append(Entry.of_gap(stream, number, gap["to"], gap["reason"]))
+        else:
+            found.append(Entry.of_line(stream, number, line))
+        number = found[-1].last + 1
+    return found
 
 
 @dataclass

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pg_collector.sample import Batch, Gap
 from tests.support.lines import make
-from tests.support.oracle import Entry, Journal, verify
+from tests.support.oracle import Entry, Journal, entries, verify
 
 
 def lines(first: int, last: int, *, stream: str = "one", shift: int = 0) -> list[Entry]:
@@ -153,6 +154,18 @@ def test_any_lost_line_of_a_long_run_is_found():
         ledger = [*lines(1, gone - 1), *lines(gone + 1, 1000, shift=1)]
         with pytest.raises(AssertionError, match=f"lost: {gone} "):
             verify(ledger, journal)
+
+
+def test_a_body_is_read_as_the_agent_writes_it():
+    gaps = (Gap(4, 4, "refused"), Gap(5, 7, "thinned"))
+    batch = Batch(3, 9, (make(3), make(8), make(9)), gaps, stream="one")
+    ledger = entries("one", batch.first, batch.body)
+    assert [(one.first, one.last, one.reason) for one in ledger] == [
+        (3, 3, ""), (4, 4, "refused"), (5, 7, "thinned"), (8, 8, ""), (9, 9, ""),
+    ]  # fmt: skip
+    assert verify(ledger, promised(*range(3, 10)), whole=False).told == 4
+    with pytest.raises(ValueError, match="a gap from 4 in the place of 5"):
+        entries("one", 4, batch.body)
 
 
 def test_a_journal_is_read_up_to_where_it_was_cut(tmp_path: Path):

@@ -6,9 +6,9 @@
 
 All processes of one `FastTime` agree on the time, also those that start later. What is fast and
 what is not stands in fasttime.c; above all other processes are not, so every time limit towards a
-server must allow N times its real latency. The kernel's 40 ms of delayed acknowledgement count, too:
-an HTTP server of a test needs TCP_NODELAY (`disable_nagle_algorithm` of StreamRequestHandler), else
-every answer takes 40 ms times N. With it, jobs and requests keep their pace up to x1000.
+server must allow N times its real latency. The kernel's 40 ms of delayed acknowledgement count,
+too: an HTTP server of a test needs TCP_NODELAY (`disable_nagle_algorithm` of StreamRequestHandler),
+else every answer takes 40 ms times N. With it, jobs and requests keep their pace up to x1000.
 """
 
 import os
