@@ -13,9 +13,9 @@ from pg_collector.errors import ConfigurationError, TargetDown
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth import password
 from pg_collector.resolve import Resolver
+from pg_collector.secret import Secret
 from pg_collector.trust import system_bundle
 from pg_collector.wire import Wire, WireCut
-from pg_collector.secret import Secret
 from tests.support.until import until
 
 
