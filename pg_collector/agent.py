@@ -30,6 +30,7 @@ from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet
 from pg_collector.outlets.file import FileOutlet
+from pg_collector.pacing import Pacing
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
@@ -324,8 +325,11 @@ class Agent:
             self.metrics,
             clock=self.clock,
             linger=FILE_LINGER,
-            max_bytes=self.config.platform.batch_max_bytes,
-            max_lines=self.config.platform.batch_max_lines,
+            pacing=Pacing(
+                self.clock,
+                max_bytes=self.config.platform.batch_max_bytes,
+                max_lines=self.config.platform.batch_max_lines,
+            ),
             beat=heart.beat,
         )
 

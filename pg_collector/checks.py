@@ -82,7 +82,7 @@ def scheduler(one: Scheduler) -> Vital:
 
 def output(name: str, sender: Sender) -> Vital:
     """Say whether what was sampled arrives."""
-    trouble = sender.trouble
+    trouble = sender.trouble or sender.notice
     if trouble is None:
         return vitals.OK
     return Vital(

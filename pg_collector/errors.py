@@ -16,6 +16,7 @@ CollectorError                 carries a remedy: what the reader can do about it
 ├── DeliveryError
 │   ├── Deferred               keep the batch, try again after a pause
 │   │   ├── Unreachable        nobody there, or nobody well: counts for the breaker
+│   │   ├── Unexpected         what answers is not what was meant: a portal, a proxy, a redirect
 │   │   ├── Busy               it asks for a pause
 │   │   └── Held               it answers, but will not take batches until something changes
 │   ├── Refused                the batch itself is bad; find the line, set it aside, carry on
@@ -150,8 +151,26 @@ class Busy(Deferred):
     """It is well and asks for a pause; its breaker hears of no failure."""
 
 
+class Unexpected(Deferred):
+    """The answer is none of the far side's: nothing can be concluded from it."""
+
+
 class Held(Deferred):
-    """It answers, but takes nothing from this agent until someone changes something."""
+    """It answers, but takes nothing from this agent until someone changes something.
+
+    `problem` is the far side's own name for it, if it gave one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        retry_after: float | None = None,
+        problem: str = "",
+    ) -> None:
+        super().__init__(message, remedy=remedy, retry_after=retry_after)
+        self.problem = problem
 
 
 class Refused(DeliveryError):

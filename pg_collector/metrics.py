@@ -39,7 +39,8 @@ LOSS_REASONS: Final = (
     "quarantine_full",
     "purged",  # on demand
 )
-OUTPUT_ERRORS: Final = ("deferred", "refused", "error")
+OUTPUT_ERRORS: Final = ("refused", "store", "error")  # of every outlet
+REMOTE_ERRORS: Final = ("unreachable", "busy", "held", "unexpected", "too_large", "conflict")
 DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 
 # Of the reasons of `sample_errors_total`, those that come and go; the others are lasting states.
@@ -88,11 +89,11 @@ class Metrics:
             metric.remove_by_labels({"target": target})
         self.circuit_breaker_state.remove_by_labels({"component": f"postgres:{target}"})
 
-    def introduce_output(self, output: str) -> None:
-        """Let the series of an outlet exist from now on, at 0."""
+    def introduce_output(self, output: str, *reasons: str) -> None:
+        """Let the series of an outlet exist from now on, at 0; `reasons` are its own errors."""
         self.output_success_total.labels(output)
         self.output_bytes_total.labels(output)
-        for reason in OUTPUT_ERRORS:
+        for reason in (*OUTPUT_ERRORS, *reasons):
             self.output_errors_total.labels(output, reason)
 
     def set_device_state(self, state: str) -> None:
@@ -230,6 +231,9 @@ class Metrics:
         )
         self.output_last_success_timestamp_seconds = self._gauge(
             "output_last_success_timestamp_seconds", "Unix time of the last delivery.", "output"
+        )
+        self.clock_skew_seconds = self._gauge(
+            "clock_skew_seconds", "How far this host's clock is ahead of the platform's."
         )
 
     def _describe_device(self) -> None:

@@ -1,22 +1,58 @@
 """The sender: moves batches from the buffer to the outlet, one at a time, oldest first."""
 
+import contextlib
 import logging
-import random
 import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple, Protocol
 
 from pg_collector.buffer import Buffer
 from pg_collector.clock import Clock
-from pg_collector.errors import Deferred, Refused
+from pg_collector.errors import (
+    BreakerOpen,
+    Busy,
+    CollectorError,
+    Deferred,
+    Held,
+    Refused,
+    SequenceGap,
+    StoreError,
+    StreamConflict,
+    TooLarge,
+    Unexpected,
+    Unreachable,
+)
 from pg_collector.metrics import Metrics
-from pg_collector.outlets import Outlet
+from pg_collector.outlets import Outlet, Receipt
+from pg_collector.pacing import OUTAGE, Backoff, Pacing, Quota
 from pg_collector.sample import Batch
 
 log = logging.getLogger(__name__)
 
-LONGEST_RETRY_AFTER: Final = 3600.0  # whatever the far side asks for
-_MAX_DOUBLINGS: Final = 16
+NOTICE_LASTS: Final = 3600.0  # seconds that a change of the stream is told in the health report
+
+# The reasons of `output_errors_total`; a class that is not here counts as its parent.
+_KINDS: Final = (
+    (Unreachable, "unreachable"),
+    (Busy, "busy"),
+    (Held, "held"),
+    (Unexpected, "unexpected"),
+    (Deferred, "deferred"),
+    (SequenceGap, "conflict"),
+    (StreamConflict, "conflict"),
+    (TooLarge, "too_large"),
+    (Refused, "refused"),
+    (StoreError, "store"),
+)
+_ASK: Final = "Look at one with `pgc buffer quarantine`, and ask who runs the far side."
+
+
+class Guard(Protocol):
+    """What the sender needs of a circuit breaker."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Let the work in the block pass; raises BreakerOpen where nothing may."""
 
 
 class Trouble(NamedTuple):
@@ -28,11 +64,19 @@ class Trouble(NamedTuple):
     attempts: int
 
 
+class Step(NamedTuple):
+    """What became of one attempt: whether the buffer holds less now, and the pause that follows."""
+
+    moved: bool
+    pause: float
+
+
 class Sender:
     """Delivers what a buffer holds to an outlet; the buffer forgets only what the outlet has.
 
-    `linger` is the pause, in seconds, after the buffer was found empty; `longest_pause` bounds the
-    back-off. After every step the sender calls `beat` with the seconds that it will be silent.
+    `linger` is the pause, in seconds, after the buffer was found empty. The sender calls `beat`
+    with the seconds that it will be silent: after every step, and before each attempt where one may
+    take `attempt_max` seconds. While `breaker` lets nothing pass, nothing is tried.
     """
 
     def __init__(
@@ -43,34 +87,47 @@ class Sender:
         metrics: Metrics,
         *,
         clock: Clock,
+        pacing: Pacing | None = None,
+        backoff: Backoff | None = None,
+        breaker: Guard | None = None,
         linger: float = 5.0,
-        max_bytes: int = 512 * 1024,
-        max_lines: int = 500,
-        longest_pause: float = 60.0,
+        attempt_max: float = 0.0,
         beat: Callable[[float], None] = lambda _within: None,
-        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._buffer = buffer
         self._outlet = outlet
         self._stopping = stopping
         self._metrics = metrics
         self._clock = clock
+        self._pacing = pacing or Pacing(clock)
+        self._backoff = backoff or Backoff()
+        self._breaker = breaker
         self._linger = linger
-        self._max_bytes = max_bytes
-        self._max_lines = max_lines
-        self._longest_pause = longest_pause
+        self._attempt_max = attempt_max
         self._beat = beat
-        self._uniform = uniform
+        self._quota = Quota(clock)
         self._trouble: Trouble | None = None
+        self._notice: Trouble | None = None
+        self._conflicts = 0  # in a row
+        self._sync: _Sync | None = None
         # After a refusal the line at fault is at or before `_suspect`; so few lines are tried.
         self._suspect = 0
-        self._few = max_lines
+        self._few = 1
+        self._disputed = 0  # the last line of the largest batch that was refused
         metrics.introduce_output(outlet.name)
 
     @property
     def trouble(self) -> Trouble | None:
         """Why the last attempt failed; None if it did not. For the health check."""
         return self._trouble
+
+    @property
+    def notice(self) -> Trouble | None:
+        """What people should know although lines arrive; None after an hour."""
+        notice = self._notice
+        if notice is None or self._clock.monotonic() - notice.since > NOTICE_LASTS:
+            return None
+        return notice
 
     def run(self) -> None:
         """Be the sender thread, until told to stop."""
@@ -82,84 +139,211 @@ class Sender:
 
     def step(self) -> float:
         """Try one batch; return how many seconds to wait before the next. Never raises."""
-        try:
-            batch = self._buffer.peek(self._max_bytes, self._limit())
-            if batch is None:
-                return self._linger
-            return self._deliver(batch)
-        except Exception as error:  # the thread must outlive any bug below it
-            self._metrics.panics_recovered_total.labels("sender").inc()
-            log.exception("delivery failed unexpectedly")
-            return self._hold("error", Deferred(f"{type(error).__name__}: {error}"))
+        return self._attempt().pause
 
     def drain(self, deadline: float) -> bool:
         """Deliver what is left, until the monotonic clock shows `deadline` or the outlet defers.
 
-        For the end, in the place of `run`. Returns whether the buffer is empty.
+        For the end, in the place of `run`: without any pause. Returns whether the buffer is empty.
         """
         while self._clock.monotonic() < deadline:
-            if self.step() > 0:
+            if not self._attempt().moved:
                 break
-        return self._buffer.peek(1, 1) is None
-
-    def _limit(self) -> int:
-        return self._few if self._suspect else self._max_lines
-
-    def _deliver(self, batch: Batch) -> float:
         try:
-            through = self._outlet.deliver(batch).through
+            return self._buffer.peek(1, 1) is None
+        except StoreError:
+            return False
+
+    def _attempt(self) -> Step:
+        try:
+            max_bytes, max_lines = self._pacing.caps
+            batch = self._buffer.peek(max_bytes, self._few if self._suspect else max_lines)
+            if batch is None:
+                self._emptied()
+                return Step(moved=False, pause=self._linger)
+            return self._deliver(batch)
+        except StoreError as error:
+            # The lines are where they are; the buffer says in its own health what is the matter.
+            return self._hold(error)
+        except Exception as error:  # the thread must outlive any bug below it
+            self._metrics.panics_recovered_total.labels("sender").inc()
+            log.exception("delivery failed unexpectedly")
+            return self._hold(Deferred(f"{type(error).__name__}: {error}"), kind="error")
+
+    def _deliver(self, batch: Batch) -> Step:
+        if self._attempt_max:
+            self._beat(self._attempt_max)
+        began = self._clock.monotonic()
+        try:
+            with self._breaker.guard() if self._breaker else contextlib.nullcontext():
+                receipt = self._outlet.deliver(batch)
+        except BreakerOpen as reason:
+            return self._leave_alone(reason)
         except Deferred as reason:
-            return self._hold("deferred", reason)
+            if isinstance(reason, Unreachable):
+                self._pacing.failed()
+            return self._hold(reason)
         except Refused as reason:
             return self._narrow(batch, reason)
+        except SequenceGap as reason:
+            return self._rewind(batch, reason)
+        except StreamConflict as reason:
+            return self._renumber(reason)
+        return self._take(batch, receipt, self._clock.monotonic() - began)
+
+    def _take(self, batch: Batch, receipt: Receipt, seconds: float) -> Step:
+        through, rejected = receipt.through, receipt.rejected
         if not batch.first <= through <= batch.last:
             said = f"{self._outlet.name} acknowledged {through} of {batch.first}-{batch.last}"
-            return self._hold("error", Deferred(said))
+            return self._hold(Unexpected(said))
+        taken = sum(number <= through for number, _ in batch.numbered()) - len(rejected)
+        if rejected and not self._quota.allows(len(rejected), beside=taken):
+            return self._hold(_too_many(f"line {min(rejected)}: {rejected[min(rejected)]}"))
+        for number, reason in rejected.items():
+            log.warning("%s rejected line %d: %s", self._outlet.name, number, reason)
+            self._buffer.set_aside(number, reason)
         self._buffer.ack(through)
-        self._delivered(through)
-        return 0.0
+        self._quota.refused(len(rejected))
+        self._quota.delivered(taken)
+        return Step(moved=True, pause=self._delivered(batch, receipt, taken, seconds))
 
-    def _delivered(self, through: int) -> None:
-        name = self._outlet.name
+    def _delivered(self, batch: Batch, receipt: Receipt, lines: int, seconds: float) -> float:
+        """Note a success; return the pause after it."""
+        name, now = self._outlet.name, self._clock.monotonic()
         self._metrics.output_success_total.labels(name).inc()
         self._metrics.output_last_success_timestamp_seconds.labels(name).set(
             self._clock.now().timestamp()
         )
+        body = sum(len(line) + 1 for line in batch.lines)
+        pause = self._pacing.delivered(body, receipt.sent or body, seconds)
         if self._trouble:
             log.info("delivery resumed after %d failed attempts", self._trouble.attempts)
+            outage = now - self._trouble.since
+            pause = max(pause, self._pacing.resumed(outage))
+            self._sync = _Sync(now, after_outage=outage >= OUTAGE)
             self._trouble = None
+        if self._sync is None:
+            self._sync = _Sync(now)
+        self._sync.lines += lines
+        self._sync.batches += 1
+        self._conflicts = 0
         # The line at fault is still ahead, in what remains of the suspects: half of it is next.
-        remaining = max(0, self._suspect - through)
+        remaining = max(0, self._suspect - receipt.through)
         self._few = max(1, remaining // 2)
         if not remaining:
             self._suspect = 0
+        return pause
 
-    def _narrow(self, batch: Batch, reason: Refused) -> float:
+    def _emptied(self) -> None:
+        """Say that a backlog is delivered, once."""
+        self._pacing.emptied()
+        sync, self._sync = self._sync, None
+        if sync is not None and (sync.after_outage or sync.batches > 1) and not self._trouble:
+            took = self._clock.monotonic() - sync.since
+            log.info(
+                "sync complete: %d lines in %.1f s", sync.lines, took,
+                extra={"lines": sync.lines, "seconds": round(took, 3)},
+            )  # fmt: skip
+
+    def _narrow(self, batch: Batch, reason: Refused) -> Step:
         """Halve a refused batch until it is one line, and set that one aside."""
-        self._count_error("refused")
-        self._trouble = None  # it answers
         if len(batch.lines) > 1:
-            self._suspect = batch.last
-            self._few = len(batch.lines) // 2
-            return 0.0
-        log.warning("%s refused line %d: %s", self._outlet.name, batch.first, reason.sentence())
-        self._buffer.set_aside(batch.first, str(reason))
+            self._count(reason)
+            self._answered()
+            if isinstance(reason, TooLarge):
+                self._pacing.too_large(len(batch.body))
+            else:
+                self._suspect = batch.last
+                self._disputed = max(self._disputed, batch.last)
+                self._few = len(batch.lines) // 2
+            return Step(moved=True, pause=0.0)
+        if not batch.lines:  # gaps alone, of which nothing can be set aside
+            return self._hold(Held(f"gaps are refused: {reason}", remedy=_ASK))
+        ((number, _),) = batch.numbered()
+        if not self._quota.allows(1, beside=max(0, self._disputed - number)):
+            return self._hold(_too_many(str(reason)))
+        self._count(reason)
+        self._answered()
+        log.warning("%s refused line %d: %s", self._outlet.name, number, reason.sentence())
+        self._buffer.set_aside(number, str(reason))
+        self._quota.refused(1)
         self._suspect = 0
-        return 0.0
+        return Step(moved=True, pause=0.0)
 
-    def _hold(self, kind: str, reason: Deferred) -> float:
+    def _rewind(self, batch: Batch, reason: SequenceGap) -> Step:
+        """Go back to the line that is expected; once, or there is no end to it."""
+        self._conflicts += 1
+        if self._conflicts > 1 or not 0 < reason.expected < batch.first:
+            said = f"{reason} (line {reason.expected} is expected, {batch.first} was sent)"
+            return self._hold(Unexpected(f"unexpected answer: {said}", remedy=reason.remedy))
+        self._count(reason)
+        log.warning(
+            "%s expects line %d, not %d: back to it",
+            self._outlet.name,
+            reason.expected,
+            batch.first,
+        )
+        self._buffer.rewind(reason.expected)
+        return Step(moved=True, pause=0.0)
+
+    def _renumber(self, reason: StreamConflict) -> Step:
+        """Take a new stream; once, or there is no end to it."""
+        self._conflicts += 1
+        if self._conflicts > 1:
+            return self._hold(Held(f"every stream is in conflict: {reason}", remedy=_ASK))
+        self._count(reason)
+        self._buffer.renumber()
+        self._suspect = self._disputed = 0
+        self._notice = Trouble(
+            "another agent sent under this one's stream; lines go on under a new one",
+            "Was this machine cloned, or restored? Give each its own state directory.",
+            self._clock.monotonic(),
+            1,
+        )
+        log.warning("%s. %s", self._notice.message, self._notice.remedy)
+        return Step(moved=True, pause=0.0)
+
+    def _leave_alone(self, reason: BreakerOpen) -> Step:
+        """Wait as long as the breaker says: that is no attempt."""
+        if self._trouble is None:
+            self._trouble = Trouble(str(reason), reason.remedy, self._clock.monotonic(), 0)
+        return Step(moved=False, pause=max(reason.retry_in, 0.001))
+
+    def _hold(self, reason: CollectorError, kind: str | None = None) -> Step:
         """Keep the batch; return the pause before the next attempt."""
-        self._count_error(kind)
+        self._count(reason, kind)
         before = self._trouble
         attempts = before.attempts if before else 0
         since = before.since if before else self._clock.monotonic()
         self._trouble = Trouble(str(reason), reason.remedy, since, attempts + 1)
         if before is None or before.message != str(reason):
             log.warning("delivery is held up: %s", reason.sentence())
-        # Full jitter: agents that failed together must not return together.
-        ceiling = min(self._longest_pause, 2.0 ** min(attempts, _MAX_DOUBLINGS))
-        asked = min(reason.retry_after or 0.0, LONGEST_RETRY_AFTER)
-        return max(self._uniform(0.0, ceiling), asked, 0.001)  # 0 would mean: go on
+        asked = reason.retry_after if isinstance(reason, Deferred) else None
+        if isinstance(reason, Held):
+            return Step(moved=False, pause=self._backoff.held(asked))
+        return Step(moved=False, pause=self._backoff.pause(attempts, asked))
 
-    def _count_error(self, kind: str) -> None:
+    def _answered(self) -> None:
+        """Forget the trouble before: whoever refuses is there."""
+        if self._trouble:
+            log.info("delivery goes on after %d failed attempts", self._trouble.attempts)
+            self._trouble = None
+
+    def _count(self, reason: CollectorError, kind: str | None = None) -> None:
+        kind = kind or next((word for each, word in _KINDS if isinstance(reason, each)), "error")
         self._metrics.output_errors_total.labels(self._outlet.name, kind).inc()
+
+
+class _Sync:
+    """A backlog on its way."""
+
+    def __init__(self, since: float, *, after_outage: bool = False) -> None:
+        self.since = since  # on the monotonic clock
+        self.after_outage = after_outage
+        self.lines = self.batches = 0
+
+
+def _too_many(reason: str) -> Held:
+    return Held(
+        f"more than a fifth of an hour's lines would go into quarantine: {reason}", remedy=_ASK
+    )

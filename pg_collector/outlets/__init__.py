@@ -8,10 +8,14 @@ from pg_collector.sample import Batch
 
 
 class Receipt(NamedTuple):
-    """What an outlet took: the lines up to `through`, but for those it `rejected`, with reasons."""
+    """What an outlet took: the lines up to `through`, but for those it `rejected`, with reasons.
+
+    `sent` counts the bytes on the wire, where there is one.
+    """
 
     through: int
     rejected: Mapping[int, str] = MappingProxyType({})
+    sent: int = 0
 
 
 class Outlet(Protocol):

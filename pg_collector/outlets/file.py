@@ -51,7 +51,7 @@ class FileOutlet:
         self._written: dict[Folder, int] = {}  # through which number: a batch comes again
         self._lock_fd = -1
         self._closed = False
-        metrics.introduce_output(self.name)
+        metrics.introduce_output(self.name, "deferred")
         self._bytes_total = metrics.output_bytes_total.labels(self.name)
 
     def deliver(self, batch: Batch) -> Receipt:

@@ -20,7 +20,7 @@ from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
 
 from pg_collector.pg.loaders import ADAPTERS
-from pg_collector.pg.wire import Wire, WireCut
+from pg_collector.wire import Wire, WireCut
 
 T = TypeVar("T")
 

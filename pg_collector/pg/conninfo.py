@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pg_collector.config.model import AuthMethod, Database, Postgres, Tls
 from pg_collector.errors import ConfigurationError
 from pg_collector.pg.trouble import Peer, Scrub, scrubber
-from pg_collector.pg.trust import system_bundle
+from pg_collector.trust import system_bundle
 
 _SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key")
 # Ours to decide, per address.

@@ -8,8 +8,8 @@ from pg_collector.errors import TargetDown, TargetError, TargetRefused
 from pg_collector.pg import trouble
 from pg_collector.pg.connection import ConnectFailed, Connection, ConnectTimeout, connect
 from pg_collector.pg.conninfo import Endpoint, Route
-from pg_collector.pg.resolve import Resolver
-from pg_collector.pg.wire import Wire, WireCut
+from pg_collector.resolve import Resolver
+from pg_collector.wire import Wire, WireCut
 
 
 class _Attempt(NamedTuple):

@@ -15,9 +15,9 @@ from typing import Protocol
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Database
 from pg_collector.errors import BreakerOpen, TargetDown, TargetError, TargetRefused
-from pg_collector.pg.resolve import Resolver
 from pg_collector.pg.session import Session
-from pg_collector.pg.wire import Wire
+from pg_collector.resolve import Resolver
+from pg_collector.wire import Wire
 
 LIFETIME = 2 * 3600.0  # seconds; the catalog caches of the server's backend never shrink
 LIFETIME_JITTER = 0.1

@@ -21,9 +21,9 @@ from pg_collector.pg import conninfo, facts, trouble
 from pg_collector.pg.auth import password as passwords
 from pg_collector.pg.connection import Connection
 from pg_collector.pg.dial import dial
-from pg_collector.pg.resolve import Resolver
-from pg_collector.pg.wire import Wire
+from pg_collector.resolve import Resolver
 from pg_collector.sample import Answer, Facts
+from pg_collector.wire import Wire
 
 OLDEST = 12  # the first major version that is supported
 

@@ -12,10 +12,10 @@ from pg_collector.config.model import AuthMethod, Database, Postgres, Tls, TlsMo
 from pg_collector.errors import ConfigurationError, TargetDown
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth import password
-from pg_collector.pg.resolve import Resolver
-from pg_collector.pg.trust import system_bundle
-from pg_collector.pg.wire import Wire, WireCut
+from pg_collector.resolve import Resolver
 from pg_collector.secret import Secret
+from pg_collector.trust import system_bundle
+from pg_collector.wire import Wire, WireCut
 from tests.support.until import until
 
 

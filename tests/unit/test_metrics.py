@@ -44,7 +44,7 @@ DOCUMENTED = """
 def metrics() -> Metrics:
     metrics = Metrics(HandClock())
     metrics.introduce("prod", ["activity", "database"])
-    metrics.introduce_output("file")
+    metrics.introduce_output("file", "deferred")
     metrics.set_device_state("LOCAL")
     metrics.set_plan("demo")
     return metrics

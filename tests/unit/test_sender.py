@@ -12,6 +12,7 @@ from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.errors import Deferred, Refused
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet, Receipt
+from pg_collector.pacing import SOME, Backoff, Pacing
 from pg_collector.sample import Batch, Keep
 from pg_collector.sender import Sender
 from tests.support.hand_clock import HandClock
@@ -65,10 +66,9 @@ class Bench:
             self.metrics,
             clock=self.clock,
             linger=0.5,
-            max_lines=int(options.get("max_lines", 500)),
-            longest_pause=options.get("longest_pause", 60.0),
+            pacing=Pacing(self.clock, max_lines=int(options.get("max_lines", 500))),
+            backoff=Backoff(uniform=lambda _low, high: high),
             beat=self.beats.append,
-            uniform=lambda _low, high: high,
         )
 
     def put(self, lines: int) -> None:
@@ -113,7 +113,7 @@ def test_pauses_are_spread_over_the_whole_range():
     bench = Bench(ScriptedOutlet(*[Deferred("down")] * 200), 1)
     plain = Sender(
         bench.buffer, ScriptedOutlet(*[Deferred("down")] * 200), bench.stopping, bench.metrics,
-        clock=bench.clock, longest_pause=1.0,
+        clock=bench.clock, backoff=Backoff(1.0),
     )  # fmt: skip
     pauses = [plain.step() for _ in range(200)]
     assert all(0 < pause <= 1 for pause in pauses)
@@ -145,7 +145,7 @@ def test_only_the_line_at_fault_is_set_aside(count: int, at: int):
 
 
 @settings(max_examples=60, deadline=None)
-@given(bad=st.sets(st.integers(0, 99)), limit=st.integers(1, 120))
+@given(bad=st.sets(st.integers(0, 99), max_size=SOME), limit=st.integers(1, 120))
 def test_whatever_is_refused_the_rest_arrives_in_order(bad: set[int], limit: int):
     outlet = ScriptedOutlet(hates=lambda line: int(line[5:]) in bad)
     bench = Bench(outlet, 100, max_lines=limit)
@@ -206,6 +206,7 @@ def test_trouble_is_told_once_with_its_remedy_and_its_end(caplog: pytest.LogCapt
     assert caplog.messages == [
         "delivery is held up: disk full. Free space.",
         "delivery resumed after 4 failed attempts",
+        "sync complete: 1 lines in 0.0 s",
     ]
 
 

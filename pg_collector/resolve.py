@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from pg_collector.pg.wire import Wire
+from pg_collector.wire import Wire
 
 _Address = str
 
