@@ -42,6 +42,7 @@ class Held:
     level: int = 0
     complete: bool = False
     bytes: int = 0
+    suspect: bool = False  # a row of it is damaged: it is kept to be looked at
 
     @property
     def name(self) -> str:
@@ -72,10 +73,10 @@ class Shelf:
         self._garbage: list[Path] = []  # acknowledged, and not yet deleted
         self.holes: list[Gap] = []  # numbers known to be gone, in order
 
-    def load(self, after: int, top: int) -> None:
+    def load(self, after: int, top: int | None) -> None:
         """Find the segments; those without a number beyond `after` are deleted.
 
-        `top` is the last number that is known to have been written.
+        `top` is the last number that is known to have been written; None where nobody knows.
         A damaged one is set aside. Raises StoreError where the volume, not a segment, is at fault.
         """
         self._tidy()
@@ -140,9 +141,10 @@ class Shelf:
         """Delete the segments whose numbers are all acknowledged; `lines` lines were."""
         while self._held and self._held[0].last <= through:
             held = self._held[0]
-            if not held.complete and held.bytes < self._segment_bytes:
+            if not held.complete:
+                # It goes on being written to; and its numbers stay proven, whatever cursor is read.
                 held.lines = 0
-                return  # it goes on being written to
+                return
             lines -= held.lines
             self._discard(self._held.pop(0))
         if self._held:
@@ -168,11 +170,15 @@ class Shelf:
         self.note_hole(Gap(held.first, last, "damaged"))
         self._on_loss(lost, "damaged")
         held.segment.forget()
+        self._keep(held.segment.path, held.name)
+
+    def _keep(self, path: Path, name: str) -> None:
+        """Move a damaged segment where it can be looked at; of many, the oldest are deleted."""
         with contextlib.suppress(OSError):
-            held.segment.path.rename(self._place.quarantine / f"seg-{held.name}")
+            path.rename(self._place.quarantine / f"seg-{name}")
         kept = sorted(self._place.quarantine.glob("seg-*"))
-        for path in kept[:-KEPT_DAMAGED]:
-            self._delete(path)
+        for one in kept[:-KEPT_DAMAGED]:
+            self._delete(one)
 
     def hole(self, first: int, last: int) -> Gap:
         """Return the gap over numbers that are not there; counts what was not known before."""
@@ -181,10 +187,23 @@ class Shelf:
                 return Gap(first, min(last, gap.last), gap.reason)
             if first < gap.first <= last:
                 last = gap.first - 1
-        gap = Gap(first, last, "store_truncated")
+        gap, lines = self._explained(first, last)
         self.note_hole(gap)
-        self._on_loss(gap.width, gap.reason)
+        self._on_loss(lines, gap.reason)
         return gap
+
+    def _explained(self, first: int, last: int) -> tuple[Gap, int]:
+        """Return the gap at `first`, and its lines: an earlier life may have set them aside."""
+        for path in sorted(self._place.quarantine.glob("seg-*")):
+            if found := _COMPLETE.fullmatch(path.name):
+                begin, end, lines, _ = map(int, found.groups())
+                if begin <= first <= end:
+                    gap = Gap(first, min(last, end), "damaged")
+                    return gap, min(lines, gap.width)
+                if first < begin <= last:
+                    last = begin - 1
+        gap = Gap(first, last, "store_truncated")
+        return gap, gap.width
 
     def note_hole(self, gap: Gap) -> None:
         """Remember numbers that are gone and counted."""
@@ -235,7 +254,7 @@ class Shelf:
         for held in self._held:
             held.segment.forget()
 
-    def _recognised(self, path: Path, after: int, until: int) -> Held | None:
+    def _recognised(self, path: Path, after: int, until: int | None) -> Held | None:
         segment = Segment(path)
         if found := _COMPLETE.fullmatch(path.name):
             first, last, lines, level = map(int, found.groups())
@@ -246,13 +265,16 @@ class Shelf:
             held.lines = min(lines, last - after)  # should a look show nothing better
         elif found := _OPEN.fullmatch(path.name):
             first = int(found[1])
-            last = max(first, until)
+            last = first if until is None else max(first - 1, until)
             held = Held(segment, first, last, last - max(first - 1, min(after, last)))
         else:
             return None
         try:
             survey = segment.survey(after)
         except StoreDamaged as error:
+            if not held.lines:  # it was being made, or deleted, when the agent ended
+                self._discard(held)
+                return None
             self._held.append(held)
             self.set_aside(held, error)
             return None
@@ -301,7 +323,7 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
             raise
         lost = held.lines - lines
-        thinner.segment = self._replace(held.segment.path, path, thinner.name)
+        thinner.segment = self._replace(held, path, thinner.name)
         thinner.bytes = thinner.segment.bytes()
         freed = held.bytes - thinner.bytes
         self._held[self._held.index(held)] = thinner
@@ -309,18 +331,23 @@ class Shelf:
         self._on_loss(max(0, lost - len(gone)), "damaged")
         return freed > 0
 
-    def _replace(self, path: Path, fresh: Path, name: str) -> Segment:
+    def _replace(self, held: Held, fresh: Path, name: str) -> Segment:
+        path = held.segment.path
         aside = path.with_name(f"old-{path.name}")
         target = path.with_name(f"seg-{name}")
         with translated(path):
             path.rename(aside)
             fresh.rename(target)
             sync_folder(path.parent)
+        if held.suspect:
+            self._keep(aside, held.name)
         self._delete(aside)
         return Segment(target)
 
     def _discard(self, held: Held) -> None:
         held.segment.forget()
+        if held.suspect:
+            self._keep(held.segment.path, held.name)
         self._delete(held.segment.path)
 
     def _delete(self, path: Path) -> None:
