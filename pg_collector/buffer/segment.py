@@ -171,23 +171,32 @@ class Segment:
                 found.append((number, one))
         return found
 
-    def survey(self, after: int = 0) -> tuple[int, int, int] | None:
+    def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int] | None:
         """Return the first and the last number, and how many lines lie beyond `after`.
 
-        Returns None where it is empty. A row that is damaged counts as a line.
+        Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are believed
+        from number `begin` to `until`, and what follows that without a break; raises StoreDamaged
+        where there are others only.
         """
-        lines = first = last = 0
+        lines = first = last = strange = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
                     raise StoreDamaged("a row's key is not a number")
+                if not begin <= key <= max(until, last) + 1:
+                    strange += 1
+                    continue
                 try:
-                    numbers, is_line = covers(bytes(head or b""))
+                    numbers, is_line = covers(bytes(head or b""), key)
                 except (StoreDamaged, TypeError):
                     numbers, is_line = 1, 1
+                if first:
+                    lines += max(0, key - 1 - max(last, after))
                 first = first or key
                 last = max(last, key + numbers - 1)
                 lines += is_line if key > after else 0
+            if strange and not first:
+                raise StoreDamaged("its rows have the numbers of others")
         return (first, last, lines) if first else None
 
     @property

@@ -49,6 +49,17 @@ class Held:
         """What it is called when complete."""
         return f"{self.first:016d}-{self.last:016d}-{self.lines}-{self.level}"
 
+    def read(
+        self, first: int, max_lines: int, max_bytes: int
+    ) -> list[tuple[int, Record | StoreDamaged]]:
+        """Return rows as `Segment.read` does, but none that reaches beyond the last number."""
+        rows = self.segment.read(first, max_lines, max_bytes)
+        return [
+            (number, row)
+            for number, row in rows
+            if number <= self.last and (isinstance(row, StoreDamaged) or row.last <= self.last)
+        ]
+
 
 OnLoss = Callable[[int, str], None]  # how many lines, to what
 Rescue = Callable[[int, int], int]  # from and to which number: how many lines are safe elsewhere
@@ -256,6 +267,7 @@ class Shelf:
 
     def _recognised(self, path: Path, after: int, until: int | None) -> Held | None:
         segment = Segment(path)
+        known = True
         if found := _COMPLETE.fullmatch(path.name):
             first, last, lines, level = map(int, found.groups())
             held = Held(segment, first, last, lines, level, complete=True)
@@ -265,12 +277,13 @@ class Shelf:
             held.lines = min(lines, last - after)  # should a look show nothing better
         elif found := _OPEN.fullmatch(path.name):
             first = int(found[1])
+            known = until is not None
             last = first if until is None else max(first - 1, until)
             held = Held(segment, first, last, last - max(first - 1, min(after, last)))
         else:
             return None
         try:
-            survey = segment.survey(after)
+            survey = segment.survey(held.first, held.last if known else _ALL, after)
         except StoreDamaged as error:
             if not held.lines:  # it was being made, or deleted, when the agent ended
                 self._discard(held)
@@ -299,7 +312,7 @@ class Shelf:
     def _thin(self, held: Held, level: int) -> bool:
         """Rewrite a segment without the lines of a level; return whether it became smaller."""
         try:
-            rows = held.segment.read(held.first, _ALL, _ALL)
+            rows = held.read(held.first, _ALL, _ALL)
         except StoreDamaged as error:
             self.set_aside(held, error)
             return True

@@ -225,7 +225,7 @@ class Spool:
                 Record.of_gap(self._shelf.hole(at, self.top if held is None else held.first - 1))
             ]
         try:
-            rows = held.segment.read(at, max_lines, max_bytes)
+            rows = held.read(at, max_lines, max_bytes)
         except StoreDamaged as error:
             self._shelf.set_aside(held, error)
             return [Record.of_gap(self._shelf.hole(at, held.last))]

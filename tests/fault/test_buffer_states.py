@@ -40,6 +40,7 @@ def continued(image: Path, far: FarSide, *, counted: bool = True) -> tuple[Figur
         assert rig.journal.trouble is None
         rig.deliver()
         rig.put(1)
+        rig.written()
         rig.deliver()
         figures = rig.verify(counted=counted)
     assert figures.delivered + figures.told == figures.committed
