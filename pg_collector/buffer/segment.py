@@ -111,6 +111,7 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store: _Store | None = None
+        self._files: dict[Path, int] = {}  # of the open store, by inode
 
     def open(self) -> None:
         """Open it for appending, making it when missing; a log left by a crash is taken over."""
@@ -144,6 +145,15 @@ class Segment:
             with translated(self.path):
                 store.settle()
             raise
+        if not self._files:
+            with translated(self.path):
+                names = (self.path / _DATABASE, self.path / _WAL)
+                self._files = {path: path.stat().st_ino for path in names if path.exists()}
+
+    def in_place(self) -> bool:
+        """Whether the files that it is written to still have their names. Raises StoreError."""
+        with translated(self.path):
+            return all(_inode(path) == inode for path, inode in self._files.items())
 
     def read(
         self, first: int, max_lines: int, max_bytes: int
@@ -174,9 +184,9 @@ class Segment:
     def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int] | None:
         """Return the first and the last number, and how many lines lie beyond `after`.
 
-        Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are believed
-        from number `begin` to `until`, and what follows that without a break; raises StoreDamaged
-        where there are others only.
+        Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are
+        believed from number `begin` to `until`, and what follows that without a break; raises
+        StoreDamaged where there are others only.
         """
         lines = first = last = strange = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
@@ -207,6 +217,7 @@ class Segment:
     def close(self) -> None:
         """Close it; what its log holds goes into the database. An error leaves the log in place."""
         store, self._store = self._store, None
+        self._files = {}
         if store is not None:
             with translated(self.path):
                 store.close()
@@ -302,6 +313,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _size(path: Path) -> int:

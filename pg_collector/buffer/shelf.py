@@ -162,6 +162,14 @@ class Shelf:
             self._held[0].lines = max(0, self._held[0].lines - max(0, lines))
         self.holes = [gap for gap in self.holes if gap.last > through]
 
+    def look(self) -> bool:
+        """Set a segment aside whose files were deleted while it is written to; tell of that."""
+        for held in self:
+            if not held.segment.in_place():
+                self.set_aside(held, StoreDamaged(f"{held.segment.path} was deleted"))
+                return True
+        return False
+
     def sweep(self) -> None:
         """Delete what could not be deleted before."""
         left, self._garbage = self._garbage, []

@@ -210,7 +210,7 @@ def test_a_valid_record_far_beyond_all_others_is_damage(image: Image, number: in
         ("_disk", "x"),
     ],
 )
-def test_crafted_settings_change_nothing(image: Image, place: Path, name: str, value: object):
+def test_crafted_settings_change_nothing(image: Image, name: str, value: object):
     """Fault 14: what a store says of itself is not believed."""
     tail = segments(image.path)[-1]
     crafted(tail, "INSERT OR REPLACE INTO Settings VALUES (?, ?)", name, value)

@@ -6,13 +6,14 @@ import stat
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from pg_collector.buffer.place import AlreadyRunning
 from pg_collector.errors import StateError
-from tests.fault.buffer_rig import MB, RESUMES, FarSide, Rig, backlog, copied, segments
+from tests.fault.buffer_rig import MB, RESUMES, Rig, backlog, copied, segments
 from tests.support.scratch import in_memory
 from tests.support.until import until
 
@@ -42,31 +43,30 @@ def test_a_second_agent_is_told_the_first_ones_process_at_once(place: Path):
 
 
 FORKS = """
-import os, sys, threading
+import os, subprocess, sys
 from pathlib import Path
 from pg_collector.errors import StoreError
 from tests.fault.buffer_rig import Rig
 
+def seen():  # by a process of its own: closing a file that is locked gives up the lock
+    files = sorted(path for path in rig.directory.rglob("*") if path.is_file())
+    return subprocess.run(["sha256sum", *files], capture_output=True, text=True, check=True).stdout
+
 with Rig(Path(sys.argv[1])) as rig:
     rig.put(200)
     rig.written()
-    before = {path: path.read_bytes() for path in rig.directory.rglob("*") if path.is_file()}
+    before = seen()
     pid = os.fork()
     if pid == 0:
-        refused = 0
-        for ask in (rig.step, rig.written, rig.journal.step, lambda: rig.buffer.close(1.0)):
-            rig.buffer.put(b"a child's line", 2)
+        rig.buffer.put(b"a child's line", 2)
+        for ask in (rig.step, rig.journal.step, lambda: rig.buffer.close(1.0)):
             try:
                 ask()
-            except (StoreError, AssertionError):
-                refused += 1
-        sys.stdout.flush()
+            except StoreError:
+                pass
         sys.exit(0)  # with all that a good end of an interpreter does
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    after = {path: path.read_bytes() for path in rig.directory.rglob("*") if path.is_file()}
-    changed = [path.name for path in before if after.get(path) != before[path]]
-    assert not changed, changed
-    assert after.keys() == before.keys(), after.keys() ^ before.keys()
+    assert seen() == before, before + seen()
     rig.put(20)
     rig.written()
     rig.deliver()
@@ -155,13 +155,14 @@ def test_a_tail_that_is_deleted_under_the_agent_is_noticed(place: Path, part: st
         rig.put(50)
         rig.written()
         (tail,) = segments(rig.directory)
+        before = (tail / "cache.db").stat().st_ino
         if part == "folder":
             shutil.rmtree(tail)
         else:
             (tail / ("cache.db" if part == "database" else "cache.db-wal")).unlink()
         rig.put(50)
-        until(lambda: list((rig.directory / "quarantine").iterdir()) or not tail.exists(), RESUMES)
-        until(lambda: segments(rig.directory) not in ([], [tail]), RESUMES, "a new one is made")
+        first = tail / "cache.db"
+        until(lambda: first.exists() and first.stat().st_ino != before, RESUMES, "a new one")
         rig.put(50)
         rig.written()
         image, far = rig.crash(place / "image"), rig.far
@@ -172,8 +173,6 @@ def test_a_tail_that_is_deleted_under_the_agent_is_noticed(place: Path, part: st
 
 
 def test_everything_is_the_owners_alone(place: Path):
-    os.umask(old := os.umask(0))
-    assert isinstance(old, int)
     before = os.umask(0)
     try:
         with backlog(place / "buffer", 200) as rig:
@@ -230,9 +229,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(place: Path):
         (copy / name).unlink(missing_ok=True)
         precious.write_text("precious")
         (copy / name).symlink_to(precious)
-        far = FarSide()
-        far.put.put += range(1, 6)
-        with Rig(copy, far) as again:
+        with Rig(copy, deepcopy(rig.far)) as again:
             again.put(5)
             again.deliver()
             assert again.buffer.account().balanced
