@@ -58,6 +58,15 @@ class State(NamedTuple):
     stream: uuid.UUID = uuid.UUID(int=0)
     gaps: tuple[HeadGap, ...] = ()
 
+    def after_copy(self, copy: "State") -> "State":
+        """Return this state for an older copy of the store: what happened since stays true."""
+        return self._replace(
+            acked=max(copy.acked, self.acked),
+            top=max(copy.top, self.top),
+            ceiling=max(copy.top, self.ceiling),
+            life=max(copy.life, self.life),
+        )
+
 
 class Cursor:
     """The file, open. For one thread."""
@@ -105,7 +114,12 @@ class Cursor:
 
 
 def merged(gaps: Sequence[HeadGap], gap: HeadGap) -> tuple[HeadGap, ...]:
-    """Return the gaps with one more behind them; neighbours of one reason become one."""
+    """Return the gaps with one more behind them; neighbours of one reason become one.
+
+    What was given up before stays what it is.
+    """
+    if gaps and gaps[-1].through >= gap.through:
+        return tuple(gaps)
     kept = [one for one in gaps if one.through < gap.through]
     if kept and (kept[-1].reason == gap.reason or len(kept) >= MAX_GAPS):
         kept[-1] = HeadGap(gap.through, gap.reason)

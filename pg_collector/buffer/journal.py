@@ -44,7 +44,7 @@ class Source(Protocol):
         """Return what Spool.append takes: above, below, and whether there is no other way."""
 
     def written(self, through: int) -> None:
-        """Hear that records up to there are on disk."""
+        """Hear that records up to there are on disk; 0 if they could not be written."""
 
     def lost(self, count: int, reason: str) -> None:
         """Hear of lines that are lost."""
@@ -155,12 +155,7 @@ class Journal:
         if self._trouble is not None and now < self._retry_at and not self._stopping.is_set():
             return min(COMMIT_EVERY, self._retry_at - now)
         try:
-            if self._spool is None:
-                self._open()
-            elif self._trouble is not None:
-                self._spool.look()
-                self._spool.probe()
-                self._source.found(self._spool, None)
+            self._make_ready()
             self._commit()
             if self._stopping.is_set():
                 self._close()
@@ -174,6 +169,8 @@ class Journal:
             self._troubled(error)
         else:
             self._well()
+        if self._stopping.is_set():
+            self._let_go()
         return COMMIT_EVERY
 
     def call(self, work: Callable[[Spool], T], timeout: float = ANSWER_WITHIN) -> T:
@@ -227,6 +224,14 @@ class Journal:
         """Whether this process is a fork of the one that opened the spool: it must keep off."""
         return os.getpid() != self._pid
 
+    def _make_ready(self) -> None:
+        if self._spool is None:
+            self._open()
+        elif self._trouble is not None:
+            self._spool.look()
+            self._spool.probe()
+            self._source.found(self._spool, None)
+
     def _open(self) -> None:
         before: Counter[str] = Counter()
         told = self._source.lost
@@ -261,14 +266,16 @@ class Journal:
         while records := self._source.due(everything=self._stopping.is_set()):
             above, below, pressed = self._source.spared()
             force = pressed or self._stopping.is_set()
+            through = 0
             try:
                 spool.append(records, above=above, below=below, force=force)
+                through = records[-1].last
             except SegmentLost:
                 segments_lost += 1
                 if segments_lost > SEGMENTS_LOST:
                     raise
-            else:
-                self._source.written(records[-1].last)
+            finally:
+                self._source.written(through)
         self.bytes = spool.bytes
         self.backlog_bytes = spool.bytes_before(self._source.spared()[1])
 
@@ -276,6 +283,12 @@ class Journal:
         spool, self._spool = self._spool, None
         if spool is not None:
             spool.close()
+
+    def _let_go(self) -> None:
+        """Close what could not be closed well: the volume may be waiting for that."""
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.abandon()
 
     def _removed(self, error: StoreError) -> None:
         """Begin anew in a fresh directory, with the numbers going on."""

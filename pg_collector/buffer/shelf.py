@@ -17,7 +17,7 @@ from typing import Final
 from pg_collector.buffer.place import Place
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import Segment, sync_folder, translated
-from pg_collector.buffer.thinning import LEVELS, given_up
+from pg_collector.buffer.thinning import LEVELS, given_up, merged
 from pg_collector.errors import StoreDamaged, StoreError
 from pg_collector.sample import Gap
 
@@ -329,7 +329,7 @@ class Shelf:
         gone = given_up(((r.first, r.keep, r.line) for r in records if r.line is not None), level)
         if not gone:
             return False
-        kept = _merged(held.first, held.last, records, gone)
+        kept = merged(held.first, held.last, records, gone)
         lines = sum(record.line is not None for record in kept)
         thinner = Held(
             Segment(held.segment.path), held.first, held.last, lines, level, complete=True
@@ -393,30 +393,3 @@ class Shelf:
             for aside in folder.glob("old-*"):
                 shutil.rmtree(aside)
             sync_folder(folder)
-
-
-def _merged(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:
-    """Return the records that stay, and one gap for each run of numbers that do not."""
-    kept: list[Record] = []
-
-    def give_up(start: int, end: int, reason: str, created: float) -> None:
-        before = kept[-1] if kept else None
-        if before is not None and before.line is None and before.reason == reason:
-            kept[-1] = before._replace(last=end)
-        else:
-            kept.append(Record(start, end, None, reason=reason, created=created))
-
-    at = first
-    for record in records:
-        if at < record.first:
-            give_up(at, record.first - 1, "damaged", record.created)
-        if record.line is None:
-            give_up(record.first, record.last, record.reason, record.created)
-        elif record.first in gone:
-            give_up(record.first, record.last, "thinned", record.created)
-        else:
-            kept.append(record)
-        at = record.last + 1
-    if at <= last:
-        give_up(at, last, "damaged", 0.0)
-    return kept

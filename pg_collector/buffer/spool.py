@@ -91,7 +91,7 @@ class Spool:
             if carried is None and any(self.place.directory.glob("seg-*")):
                 log.error("the cursor of the disk buffer is lost; what was sent may be sent again")
         elif carried is not None and carried.stream == before.stream:
-            before = _since(before, carried)
+            before = carried.after_copy(before)
         else:
             carried = None
         given_up = before.gaps[-1].through if before.gaps else 0
@@ -292,9 +292,9 @@ class Spool:
         """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
         state = self._cursor.state
         self._save(state._replace(gaps=merged(state.gaps, HeadGap(through, reason))))
-        head = next(iter(self._shelf), None)
-        if head is not None:
-            head.lines = max(0, head.lines - lines)
+        held = next((one for one in self._shelf if one.last >= through), None)
+        if held is not None:
+            held.lines = max(0, held.lines - lines)
 
     def rewind(self, to: int) -> None:
         """Go back to a position that was acknowledged; what is gone becomes a gap."""
@@ -386,16 +386,6 @@ class Spool:
         self._save(state._replace(gaps=merged(state.gaps, HeadGap(oldest.last, "disk_full"))))
         self._shelf.drop(oldest)
         return True
-
-
-def _since(copy: State, carried: State) -> State:
-    """Return the state for an older copy of a store: what happened to its numbers since is true."""
-    return carried._replace(
-        acked=max(copy.acked, carried.acked),
-        top=max(copy.top, carried.top),
-        ceiling=max(copy.top, carried.ceiling),
-        life=max(copy.life, carried.life),
-    )
 
 
 class SegmentLost(StoreDown):

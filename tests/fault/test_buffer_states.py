@@ -15,9 +15,10 @@ from pg_collector.buffer.segment import Segment
 from pg_collector.config.model import Durability
 from pg_collector.sample import Keep
 from tests.fault.buffer_rig import SMALL, FarSide, Rig, backlog, copied, segments
-from tests.support.lines import make
+from tests.support.lines import check, make
 from tests.support.oracle import Figures
 from tests.support.scratch import in_memory
+from tests.unit.test_buffer_model import OverflowMachine
 
 LINES = 400
 
@@ -68,13 +69,7 @@ def without_rows(path: Path) -> None:
 
 
 def half_a_log(path: Path) -> None:
-    without_rows(path)
-    log = path / "cache.db-wal"
-    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
-
-
-def not_committed(path: Path) -> None:
-    """Rows of a life that ended before the cursor knew of them."""
+    """A commit that was not finished."""
     segment = Segment(path)
     first = int(path.name[4:])
     segment.append([Record(first, first, b"{}", created=1.0)])
@@ -82,6 +77,8 @@ def not_committed(path: Path) -> None:
     segment.forget()
     shutil.rmtree(path)
     path.with_name("copy").rename(path)
+    log = path / "cache.db-wal"
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("left", [unmade, empty_database, without_rows, half_a_log])
@@ -324,3 +321,40 @@ def test_a_gap_record_survives_in_the_store(place: Path):
         image, far = rig.crash(place / "image"), rig.far
     figures, _ = continued(image, far, counted=False)
     assert figures.gaps == {"too_large": 1}
+
+
+def test_a_gap_that_memory_made_leaves_no_earlier_than_its_numbers_are_promised():
+    """Overflow: a crash would give them again, to lines that the platform then passes over."""
+    machine = OverflowMachine()
+    machine.commit()
+    machine.crash()
+    machine.put(count=25, keep=Keep.EVENT, pad=486)
+    machine.deliver_a_part(lines=1, part=0)
+    machine.crash()
+    machine.put(count=1, keep=Keep.DELTA, pad=0)
+    machine.teardown()
+    assert machine.far.kept == [26]
+
+
+def test_a_line_that_was_refused_stays_so_when_the_disk_gives_up_what_lies_before_it(place: Path):
+    """Fault 20: the first line of the second segment is refused, then the first segment goes."""
+    limits = SMALL._replace(disk_max=300_000, segment_bytes=100_000)
+    with Rig(place / "buffer", memory_max=40_000, limits=limits) as rig:
+        for _ in range(6):
+            rig.put(10, 2000)
+            rig.written()
+        second = int(segments(rig.directory)[1].name[4:20])
+        for number in range(1, second + 1):
+            assert rig.buffer.peek(1, 1) is not None
+            rig.buffer.set_aside(number, "400")
+        assert rig.journal.call(lambda spool: spool.lines) == 60 - second
+        while (segments(rig.directory)[0].name[4:20]) != f"{second:016d}":
+            rig.put(10, 2000)
+            rig.written()
+        account = rig.buffer.account()
+        assert account.quarantined == second
+        while rig.step():
+            pass
+        arrived = {check(entry.line) for entry in rig.far.ledger if entry.line is not None}
+        assert arrived.isdisjoint(range(1, second + 1))
+        assert rig.buffer.account().buffered == 0
