@@ -338,7 +338,7 @@ def test_a_gap_that_memory_made_leaves_no_earlier_than_its_numbers_are_promised(
 
 def test_a_line_that_was_refused_stays_so_when_the_disk_gives_up_what_lies_before_it(place: Path):
     """Fault 20: the first line of the second segment is refused, then the first segment goes."""
-    limits = SMALL._replace(disk_max=300_000, segment_bytes=100_000)
+    limits = SMALL._replace(disk_max=700_000, segment_bytes=100_000)
     with Rig(place / "buffer", memory_max=40_000, limits=limits) as rig:
         for _ in range(6):
             rig.put(10, 2000)
