@@ -90,8 +90,9 @@ def test_a_deleted_directory_is_made_again_and_what_memory_holds_is_delivered(pl
         deleted = time.monotonic()
         shutil.rmtree(rig.directory)
         until((rig.directory / "cursor").exists, RESUMES, "it is made again")
-        rig.put(50)
         until(lambda: rig.journal.trouble is None, RESUMES, "it works again")
+        rig.written()
+        rig.put(50)
         rig.written()
         assert time.monotonic() - deleted < RESUMES
         assert rig.buffer.account().lost == {"store_truncated": 400 - in_memory}

@@ -1,6 +1,6 @@
 """An agent that dies between any two changes to its directory leaves what the next one continues.
 
-PGC_STEPS_EVERY=1 tries every step of tests/fault/crash/steps.py instead of every fifth.
+PGC_STEPS_EVERY=1 tries every step of tests/fault/crash/steps.py instead of every eighth.
 """
 
 import json
@@ -20,7 +20,7 @@ from tests.support.lines import check, make
 from tests.support.oracle import verify
 from tests.support.scratch import in_memory
 
-EVERY = int(os.environ.get("PGC_STEPS_EVERY", "5"))
+EVERY = int(os.environ.get("PGC_STEPS_EVERY", "8"))
 
 
 def told(notes: Path) -> FarSide:
