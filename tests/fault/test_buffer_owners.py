@@ -81,6 +81,34 @@ def test_a_fork_never_touches_the_store(place: Path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+SEGMENT = """
+import os, sys
+from pathlib import Path
+from pg_collector.buffer.records import Record
+from pg_collector.buffer.segment import Segment
+
+segment = Segment(Path(sys.argv[1]))
+segment.append([Record(1, 1, b"{}")])
+log = segment.path / "cache.db-wal"
+before = log.stat()
+pid = os.fork()
+if pid == 0:
+    sys.exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert os.path.samestat(before, log.stat())
+segment.append([Record(2, 2, b"{}")])
+segment.close()
+assert [number for number, _ in segment.read(1, 10, 1000)] == [1, 2]
+"""
+
+
+def test_the_end_of_a_fork_does_not_take_the_log_away(place: Path):
+    """Fault 18: SQLite deletes the log when the last connection is closed, as it believes."""
+    program = (sys.executable, "-W", "ignore", "-c", SEGMENT, str(place / "seg-1"))
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_a_deleted_directory_is_made_again_and_what_memory_holds_is_delivered(place: Path):
     """Fault 10: rm -rf while lines come."""
     with backlog(place / "buffer", 400, memory_max=100_000) as rig:
