@@ -228,14 +228,14 @@ class Segment:
                 found.append((number, one))
         return found
 
-    def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int] | None:
-        """Return the first and the last number, and how many lines lie beyond `after`.
+    def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int, int] | None:
+        """Return the first and the last number, the lines beyond `after`, and all lines.
 
         Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are
         believed from number `begin` to `until`, and what follows that without a break; raises
         StoreDamaged where there are others only.
         """
-        lines = first = last = strange = 0
+        lines = total = first = last = strange = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
@@ -249,12 +249,14 @@ class Segment:
                     numbers, is_line = 1, 1
                 if first:
                     lines += max(0, key - 1 - max(last, after))
+                    total += max(0, key - 1 - last)
+                total += is_line
                 first = first or key
                 last = max(last, key + numbers - 1)
                 lines += is_line if key > after else 0
             if strange and not first:
                 raise StoreDamaged("its rows have the numbers of others")
-        return (first, last, lines) if first else None
+        return (first, last, lines, total) if first else None
 
     @property
     def is_open(self) -> bool:

@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,11 +42,17 @@ class Held:
     level: int = 0
     complete: bool = False
     bytes: int = 0
+    total: int = 0  # lines, acknowledged or not
     suspect: bool = False  # a row of it is damaged: it is kept to be looked at
 
     @property
     def name(self) -> str:
-        """What it is called when complete."""
+        """What it is called when complete: whatever cursor is read, its lines are right."""
+        return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
+
+    @property
+    def missed(self) -> str:
+        """What it is called in quarantine: with the lines that nobody has."""
         return f"{self.first:016d}-{self.last:016d}-{self.lines}-{self.level}"
 
     def read(
@@ -189,7 +195,7 @@ class Shelf:
         self.note_hole(Gap(held.first, last, "damaged"))
         self._on_loss(lost, "damaged")
         held.segment.forget()
-        self._keep(held.segment.path, held.name)
+        self._keep(held.segment.path, held.missed)
 
     def _keep(self, path: Path, name: str) -> None:
         """Move a damaged segment where it can be looked at; of many, the oldest are deleted."""
@@ -278,7 +284,7 @@ class Shelf:
         known = True
         if found := _COMPLETE.fullmatch(path.name):
             first, last, lines, level = map(int, found.groups())
-            held = Held(segment, first, last, lines, level, complete=True)
+            held = Held(segment, first, last, lines, level, complete=True, total=lines)
             if not first <= after < last:
                 held.bytes = segment.bytes()
                 return held
@@ -302,7 +308,7 @@ class Shelf:
         if survey is None:
             self._discard(held)
             return None
-        held.first, held.last, held.lines = survey
+        held.first, held.last, held.lines, held.total = survey
         held.bytes = segment.bytes()
         return held
 
@@ -331,9 +337,7 @@ class Shelf:
             return False
         kept = merged(held.first, held.last, records, gone)
         lines = sum(record.line is not None for record in kept)
-        thinner = Held(
-            Segment(held.segment.path), held.first, held.last, lines, level, complete=True
-        )
+        thinner = replace(held, lines=lines, total=lines, level=level, suspect=False)
         path = self._place.directory / f"tmp-{thinner.name}"
         fresh = Segment(path)
         try:
@@ -361,14 +365,14 @@ class Shelf:
             fresh.rename(target)
             sync_folder(path.parent)
         if held.suspect:
-            self._keep(aside, held.name)
+            self._keep(aside, held.missed)
         self._delete(aside)
         return Segment(target)
 
     def _discard(self, held: Held) -> None:
         held.segment.forget()
         if held.suspect:
-            self._keep(held.segment.path, held.name)
+            self._keep(held.segment.path, held.missed)
         self._delete(held.segment.path)
 
     def _delete(self, path: Path) -> None:

@@ -191,7 +191,9 @@ class Spool:
         return held
 
     def _appended(self, held: Held, records: Sequence[Record]) -> None:
-        held.lines += sum(r.line is not None and r.first > held.last for r in records)
+        fresh = sum(r.line is not None and r.first > held.last for r in records)
+        held.lines += fresh
+        held.total += fresh
         held.last = max(held.last, records[-1].last)
         held.bytes = held.segment.bytes()
         state = self._cursor.state

@@ -205,6 +205,23 @@ def test_an_older_cursor_gives_no_number_twice_when_everything_was_delivered(pla
     assert figures.told == 0
 
 
+def test_a_segment_that_was_delivered_in_part_before_it_was_full_is_counted_right(place: Path):
+    """Fault 12: the cursor is lost, and all of it is sent again."""
+    with Rig(place / "first") as rig:
+        rig.put(20)
+        rig.written()
+        rig.step(max_lines=10)
+        for _ in range(3):
+            rig.put(30)
+            rig.written()
+        assert len(segments(rig.directory)) > 1
+        image, far = rig.crash(place / "image"), rig.far
+    (image / "cursor").unlink()
+    figures, _ = continued(image, far)
+    assert figures.told == 0
+    assert far.duplicates == 10
+
+
 @pytest.mark.parametrize("part", ["head", "middle", "tail"])
 @pytest.mark.parametrize("how", ["emptied", "deleted", "log deleted"])
 def test_what_is_missing_of_a_store_is_counted(image: tuple[Path, FarSide], part: str, how: str):
