@@ -61,8 +61,8 @@ class Drained:
             self.last = batch.last
             buffer.ack(batch.last)
         account = buffer.account()
-        assert account.balanced
-        assert account.buffered == 0
+        assert account.balanced, f"{account}"
+        assert account.buffered == 0, f"all is delivered, and yet {account}"
 
 
 def continues(buffer: SpillingBuffer, last: int) -> None:
@@ -206,7 +206,10 @@ def _damaged(copy: Path, seed: int, what: str, sound: tuple[int, int, int]) -> C
         assert "format" in what, f"{what}: {buffer.journal.trouble}"
         buffer.close(1.0)
         return Counter(refused=1)
-    drained = Drained(buffer, acked)
+    try:
+        drained = Drained(buffer, acked)
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from error
     by_damage = {k: n for k, n in drained.gone.items() if k not in BY_POLICY}
     lost = {k: n for k, n in buffer.account().lost.items() if k not in BY_POLICY}
     missing = waiting - drained.lines
