@@ -10,7 +10,9 @@ Which exchange a socket works for is the thread's own: an `Exchange` is entered,
 is connected, sent and read in the `with` block belongs to it.
 """
 
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -199,6 +201,13 @@ class PlainSocket(_BoundedSocket):
 
 class TlsSocket(_BoundedSocket, ssl.SSLSocket):
     """A bounded socket with TLS; its `sendall` is a row of `send`."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except ssl.SSLEOFError:
+            # As urllib3 knows it: it reads then what the far side said before it left.
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as in ssl
         try:
