@@ -40,7 +40,8 @@ def target(one: Target, paused: str | None = None) -> Vital:
         return Vital(state=vitals.State.OK, reason=f"paused: {paused}")
     trouble = one.trouble
     if trouble is not None:
-        state = vitals.State.DOWN if one.down else vitals.State.DEGRADED
+        usable = one.connected and not one.down
+        state = vitals.State.DEGRADED if usable else vitals.State.DOWN
         left_alone = one.breaker.state is not State.CLOSED
         reason = f"{trouble} (the circuit breaker is {one.breaker.state})" if left_alone else ""
         return Vital(state=state, reason=reason or str(trouble), remedy=trouble.remedy)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pg_collector.buffer.segment import sync_folder
+
 FILE_MODE: Final = 0o600
 # What the numbers of a gap were lost to. The position is what the cursor keeps: only append here.
 REASONS: Final = (
@@ -72,6 +74,7 @@ class Cursor:
             if os.fstat(self._fd).st_size < 2 * _SLOT:
                 os.pwrite(self._fd, bytes(2 * _SLOT), 0)
                 os.fsync(self._fd)
+                sync_folder(path.parent)
             for at in (0, _SLOT):
                 found = _unpack(os.pread(self._fd, _SLOT, at))
                 if found is not None and found[0] > self._generation:

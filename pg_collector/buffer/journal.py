@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar
 
 from pg_collector.buffer.cursor import State
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.spool import Limits, Removed, Spool
+from pg_collector.buffer.spool import Limits, Removed, SegmentLost, Spool
 from pg_collector.clock import Clock
 from pg_collector.errors import StoreDown, StoreError
 
@@ -30,6 +30,7 @@ COMMIT_EVERY: Final = 0.5  # seconds; what was put before is on disk within twic
 TEND_EVERY: Final = 2.0
 RETRY_FIRST: Final = 1.0
 RETRY_LONGEST: Final = 5.0
+SEGMENTS_LOST: Final = 3  # damaged one after the other, then the disk has a rest
 ANSWER_WITHIN: Final = 10.0  # seconds that someone waits for the disk
 
 
@@ -53,6 +54,9 @@ class Source(Protocol):
 
     def promised(self, through: int) -> None:
         """Hear that this is on disk."""
+
+    def rescue(self, first: int, last: int) -> int:
+        """Hear that what is on disk from one to the other is damaged; return how many remain."""
 
     def found(self, spool: Spool, opened: Mapping[str, int] | None) -> None:
         """Hear that the spool works again; `opened`: it was opened, with so many lines lost."""
@@ -223,7 +227,8 @@ class Journal:
             else:
                 told(count, reason)
 
-        spool = Spool.open(self.directory, self._limits, on_loss, carried=self._carried)
+        rescue = self._source.rescue
+        spool = Spool.open(self.directory, self._limits, on_loss, rescue, carried=self._carried)
         self._spool, self._carried = spool, None
         self._tended_at = self._clock.monotonic()
         self._source.found(spool, before)
@@ -242,11 +247,18 @@ class Journal:
         if (through := self._source.to_promise()) > 0:
             spool.promise(through)
             self._source.promised(through)
+        segments_lost = 0
         while records := self._source.due(everything=self._stopping.is_set()):
             above, below, pressed = self._source.spared()
             force = pressed or self._stopping.is_set()
-            spool.append(records, above=above, below=below, force=force)
-            self._source.written(records[-1].last)
+            try:
+                spool.append(records, above=above, below=below, force=force)
+            except SegmentLost:
+                segments_lost += 1
+                if segments_lost > SEGMENTS_LOST:
+                    raise
+            else:
+                self._source.written(records[-1].last)
         self.bytes = spool.bytes
         self.backlog_bytes = spool.bytes_before(self._source.spared()[1])
 

@@ -44,7 +44,7 @@ class Place:
         agent has written it: nothing in it is touched then.
         """
         with translated(directory):
-            directory.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            _make(directory)
             _check(directory)
             fd = os.open(directory / "lock", _FILE, FILE_MODE)
             try:
@@ -64,13 +64,11 @@ class Place:
         """
         path = self.directory / "format"
         try:
-            found = path.read_text("ascii").strip()
-        except FileNotFoundError:
+            found = int(path.read_text("ascii"))
+        except (FileNotFoundError, ValueError):  # new, or damaged: every record has a version, too
             _write(path, f"{FORMAT}\n")
             return
-        except ValueError:
-            found = "?"
-        if found != str(FORMAT):
+        if found > FORMAT:
             raise StoreDown(
                 f"{self.directory} has format {found}, this agent knows {FORMAT}",
                 remedy="A newer agent wrote it and can deliver what is in it: start that one, or "
@@ -154,6 +152,14 @@ class Place:
     def close(self) -> None:
         """Give the lock back."""
         os.close(self._lock_fd)
+
+
+def _make(directory: Path) -> None:
+    """Make a directory and what is missing above it, so that a power cut takes none of it away."""
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        sync_folder(directory.parent)
 
 
 def _check(directory: Path) -> None:

@@ -50,16 +50,23 @@ class Held:
 
 
 OnLoss = Callable[[int, str], None]  # how many lines, to what
+Rescue = Callable[[int, int], int]  # from and to which number: how many lines are safe elsewhere
 
 
 class Shelf:
     """All segments, oldest first. For one thread."""
 
     def __init__(
-        self, place: Place, on_loss: OnLoss, *, segment_bytes: int = SEGMENT_BYTES
+        self,
+        place: Place,
+        on_loss: OnLoss,
+        rescue: Rescue,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self._place = place
         self._on_loss = on_loss
+        self._rescue = rescue
         self._segment_bytes = segment_bytes
         self._held: list[Held] = []
         self._garbage: list[Path] = []  # acknowledged, and not yet deleted
@@ -149,14 +156,17 @@ class Shelf:
             self._delete(path)
 
     def set_aside(self, held: Held, why: StoreError) -> None:
-        """Move a damaged segment out of the way and count its lines as lost."""
+        """Move a damaged segment out of the way; lines that nobody else has are lost."""
+        last = max(held.first, held.last)
+        lost = max(0, held.lines - self._rescue(held.first, last))
         log.error(
             "a segment of the disk buffer is damaged: %s",
             why,
-            extra={"lines_lost": held.lines, "kept_at": str(self._place.quarantine)},
+            extra={"lines_lost": lost, "kept_at": str(self._place.quarantine)},
         )
         self._held.remove(held)
-        self._lose(held, "damaged")
+        self.note_hole(Gap(held.first, last, "damaged"))
+        self._on_loss(lost, "damaged")
         held.segment.forget()
         with contextlib.suppress(OSError):
             held.segment.path.rename(self._place.quarantine / f"seg-{held.name}")
@@ -186,15 +196,14 @@ class Shelf:
 
         Returns whether that gave room. Raises StoreError where it cannot be rewritten.
         """
-        candidates = [
-            held
-            for held in self._held
-            if held.complete and above < held.first and held.last < below
-        ]
         for level in range(1, LEVELS + 1):
-            for held in candidates:
-                if held.level < level and self._thin(held, level):
-                    return True
+            chosen = [
+                held
+                for held in self._held
+                if held.complete and above < held.first and held.last < below and held.level < level
+            ]
+            if any(self._thin(held, level) for held in chosen):
+                return True
         return False
 
     def oldest(self, below: int) -> Held | None:
@@ -226,10 +235,6 @@ class Shelf:
         for held in self._held:
             held.segment.forget()
 
-    def _lose(self, held: Held, reason: str) -> None:
-        self.note_hole(Gap(held.first, max(held.first, held.last), reason))
-        self._on_loss(held.lines, reason)
-
     def _recognised(self, path: Path, after: int, until: int) -> Held | None:
         segment = Segment(path)
         if found := _COMPLETE.fullmatch(path.name):
@@ -238,6 +243,7 @@ class Shelf:
             if not first <= after < last:
                 held.bytes = segment.bytes()
                 return held
+            held.lines = min(lines, last - after)  # should a look show nothing better
         elif found := _OPEN.fullmatch(path.name):
             first = int(found[1])
             last = max(first, until)

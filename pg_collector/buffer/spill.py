@@ -67,6 +67,7 @@ class SpillingBuffer:
         self._exposed = 0  # positions up to here may have arrived somewhere
         self._resent = 0  # positions up to here were counted as delivered before
         self._promised = 0
+        self._pinned = 0  # what is in memory up to here is not on disk any more
         self._flight: Flight | None = None
         self._refused: list[Refusal] = []  # quarantine, where there is no disk for it
         self._backlog = False
@@ -271,6 +272,25 @@ class SpillingBuffer:
         """Count lines of the disk that are lost."""
         with self._lock:
             self._accounts.lose(count, reason)
+
+    def rescue(self, first: int, last: int) -> int:
+        """Keep what memory has of a damaged part of the disk; return how many lines that are.
+
+        The newest are written again; older ones stay in memory until they are delivered.
+        """
+        with self._lock:
+            if self._loose:
+                return 0
+            if last >= self._written:
+                self._written = max(
+                    self._acked, min(self._written, max(first, self._tier.base) - 1)
+                )
+            else:
+                self._pinned = max(self._pinned, last)
+            return sum(
+                record.line is not None and record.first >= first
+                for record in self._tier.until(last)
+            )
 
     def found(self, spool: Spool, opened: Mapping[str, int] | None) -> None:
         """Go on with the disk: what memory holds goes behind what is there.
@@ -519,7 +539,7 @@ class SpillingBuffer:
         on_disk = 0 if self._loose else self._written
         while self._tier.bytes > self._max_bytes:
             head = self._tier.head
-            if head is None or head.last > on_disk:
+            if head is None or head.last > on_disk or head.first <= self._pinned:
                 break
             self._tier.take_oldest()
         if self._tier.bytes <= self._max_bytes:

@@ -16,7 +16,7 @@ from pg_collector.buffer.place import BALLAST, Place
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import translated
-from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Shelf
+from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Rescue, Shelf
 from pg_collector.errors import StoreDamaged, StoreDown, StoreError, StoreFull
 from pg_collector.sample import Gap
 
@@ -39,21 +39,30 @@ class Limits(NamedTuple):
 class Spool:
     """An open disk buffer. Every method raises StoreError, nothing else.
 
-    `on_loss` hears of every line that is lost, once, with the reason.
+    `on_loss` hears of every line that is lost, once, with the reason. `rescue` is asked how many
+    lines of a damaged segment are in memory, too.
     """
 
-    def __init__(self, place: Place, cursor: Cursor, limits: Limits, on_loss: OnLoss) -> None:
+    def __init__(
+        self, place: Place, cursor: Cursor, limits: Limits, on_loss: OnLoss, rescue: Rescue
+    ) -> None:
         self.place = place
         self._cursor = cursor
         self._limits = limits
-        self._shelf = Shelf(place, on_loss, segment_bytes=limits.segment_bytes)
+        self._shelf = Shelf(place, on_loss, rescue, segment_bytes=limits.segment_bytes)
         self._on_loss = on_loss
         self.quarantine = Quarantine(place.quarantine)
         self.promised: tuple[Gap, ...] = ()  # gaps that open leaves to be put before new lines
 
     @classmethod
     def open(
-        cls, directory: Path, limits: Limits, on_loss: OnLoss, *, carried: State | None = None
+        cls,
+        directory: Path,
+        limits: Limits,
+        on_loss: OnLoss,
+        rescue: Rescue = lambda _first, _last: 0,
+        *,
+        carried: State | None = None,
     ) -> Self:
         """Take the directory and continue what is in it.
 
@@ -65,7 +74,7 @@ class Spool:
             with translated(directory):
                 cursor = Cursor(directory / "cursor")
             try:
-                spool = cls(place, cursor, limits, on_loss)
+                spool = cls(place, cursor, limits, on_loss, rescue)
                 spool._begin(carried)
             except BaseException:
                 cursor.close()
@@ -84,8 +93,8 @@ class Spool:
         given_up = before.gaps[-1].through if before.gaps else 0
         self._shelf.load(max(before.acked, given_up), before.top)
         top = max(before.top, self._shelf.last, given_up, before.acked)
-        if self._shelf.last and before.top == 0:
-            # Without a cursor: what is held begins the account.
+        if before.top < self._shelf.last:
+            # The cursor is lost, or an older one was put back: what is held begins the account.
             first = next(iter(self._shelf)).first
             before = before._replace(acked=max(before.acked, first - 1))
         if carried is None:
@@ -170,7 +179,7 @@ class Spool:
             held.segment.append(records)
         except StoreDamaged as error:
             self._shelf.set_aside(held, error)
-            raise StoreDown(str(error), remedy="It begins a new segment.") from error
+            raise SegmentLost(str(error)) from error
         except StoreError:
             self._shelf.cancel(held)
             raise
@@ -366,6 +375,10 @@ class Spool:
         self._save(state._replace(gaps=merged(state.gaps, HeadGap(oldest.last, "disk_full"))))
         self._shelf.drop(oldest)
         return True
+
+
+class SegmentLost(StoreDown):
+    """The segment that was written to is damaged, and set aside: what was rescued comes first."""
 
 
 class Removed(StoreDown):

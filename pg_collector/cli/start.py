@@ -80,10 +80,14 @@ def _warn(warnings: tuple[str, ...]) -> None:
         log.warning(warning)
 
 
+def _in_memory(config: Config) -> Config:
+    """Return the configuration of a dry run: nothing is sent, so nothing is kept for later."""
+    memory = msgspec.structs.replace(config.buffers, durability=Durability.MEMORY)
+    return msgspec.structs.replace(config, buffers=memory)
+
+
 def _run(config: Config, origin: Source, *, once: bool, dry_run: bool) -> int:
-    if dry_run:  # nothing is sent, so nothing is to be kept for later
-        memory = msgspec.structs.replace(config.buffers, durability=Durability.MEMORY)
-        config = msgspec.structs.replace(config, buffers=memory)
+    config = _in_memory(config) if dry_run else config
     state_dir = config.state_dir or control.state_directory(os.environ)
     grants: GrantSource = LocalGrant() if dry_run or config.local.enabled else NoGrant()
     console = ConsoleOutlet() if dry_run else None
@@ -100,7 +104,7 @@ def _run(config: Config, origin: Source, *, once: bool, dry_run: bool) -> int:
     def reload() -> Config:
         found = origin.load()
         _warn(found.warnings)
-        return found.config
+        return _in_memory(found.config) if dry_run else found.config
 
     sockets = control.candidates(os.environ, config.state_dir)
     return agent.run(

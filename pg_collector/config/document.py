@@ -275,6 +275,7 @@ class _Builder:
 
 
 _EXPLAINED: Final = (
+    ("maximum nesting depth", "nested too deeply", f"at most {MAX_DEPTH} levels"),
     ("mapping values are not allowed", "a second `: ` in one value, or a wrong indentation",
      "put a text that holds `: ` into quotes"),
     ("end of stream", "a quote or bracket is never closed", "close it"),

@@ -129,9 +129,7 @@ class Buffers(Section, frozen=True):
     )
     disk_path: Annotated[
         Path | None,
-        Meta(
-            description="a directory of this agent alone; by default `buffer` in the state directory"
-        ),
+        Meta(description="for this agent alone; by default `buffer` in the state directory"),
     ] = None
     disk_max: Annotated[
         Bytes,

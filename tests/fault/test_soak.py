@@ -10,7 +10,7 @@ from tests.support.agents import configuration, running, written
 from tests.support.proxy import FaultProxy
 from tests.support.sampling import SAMPLERS
 
-SECONDS = float(os.environ.get("PGC_SOAK_SECONDS") or (300 if os.environ.get("CI") else 15))
+SECONDS = float(os.environ.get("PGC_SOAK_SECONDS") or (60 if os.environ.get("CI") else 15))
 STATEMENT_LIMIT = 4_000.0  # ms: query_timeout of 5 s, less one second
 
 XMAX = "select txid_snapshot_xmax(txid_current_snapshot())"

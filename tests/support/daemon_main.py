@@ -46,6 +46,7 @@ class Way(NamedTuple):
 
     outlet: OutletSource | None = None
     on_start: Callable[[Agent], None] = lambda _agent: None
+    last_resort: float = agent.LAST_RESORT
 
 
 def _hang_in_the_end(running: Agent) -> None:
@@ -56,7 +57,7 @@ WAYS = {
     "files": Way(),
     "hanging": Way(lambda _clock, _metrics: Hanging()),
     "away": Way(lambda _clock, _metrics: Away()),
-    "stop hangs": Way(on_start=_hang_in_the_end),
+    "stop hangs": Way(on_start=_hang_in_the_end, last_resort=2.0),
 }
 
 
@@ -67,11 +68,13 @@ def main(file: Path, how: str) -> None:
     logs.setup(config.log, scrub=scrub)
     logs.catch_uncaught()
     way = WAYS[how]
+    agent.LAST_RESORT = way.last_resort
     code = agent.run(
         config,
         OpenGrant(),
         way.outlet,
         sockets=control.candidates(os.environ, config.state_dir),
+        state_dir=file.parent / "state",
         reload=lambda: origin.load().config,
         on_start=way.on_start,
     )

@@ -14,11 +14,10 @@ from pg_collector.cli import app as pgc
 from pg_collector.cli import config
 from pg_collector.config.guide import MINIMAL
 from pg_collector.config.load import load
-from pg_collector.config.model import Buffers, Config, Database, Durability
+from pg_collector.config.model import Config, Database
 from pg_collector.config.render import HIDDEN
 from pg_collector.samplers import discover
 
-IN_MEMORY = Buffers(durability=Durability.MEMORY)  # what the default means in this version
 VALID = "databases:\n  - name: prod\n    postgres: {password: hunter2}\n"
 
 
@@ -170,12 +169,6 @@ def test_show_prints_a_url_without_its_query(file: Path, url: str, shown: str) -
     assert json.loads(run("show", "--json").stdout)["config"]["platform"]["url"] == shown
 
 
-def test_show_prints_what_the_buffer_does_and_that_loads_again(file: Path) -> None:
-    file.write_text(run("show").stdout.replace("(secret)", "x"))
-    assert "durability: memory" in file.read_text()
-    assert run("check").exit_code == 0
-
-
 def test_show_prints_a_path_that_begins_with_a_tilde_as_one_that_loads_again(file: Path) -> None:
     file.write_text("databases: [{name: a}]\nlocal: {path: ./~out}\n")
     shown = run("show").stdout
@@ -197,7 +190,7 @@ def test_init_writes_a_file_that_loads(tmp_path: Path, arguments: list[str]) -> 
     assert result.stdout == ""
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     loaded = load(path, environ={}, samplers=discover())
-    assert loaded.config == Config(databases=(Database(name="local"),), buffers=IN_MEMORY)
+    assert loaded.config == Config(databases=(Database(name="local"),))
     assert loaded.warnings == ()
 
 

@@ -13,17 +13,14 @@ from pg_collector.config.files import read_secret
 from pg_collector.config.load import Loaded, find, load
 from pg_collector.config.model import (
     AuthMethod,
-    Buffers,
     Config,
     Database,
-    Durability,
     LogLevel,
     TlsMode,
 )
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
 
-IN_MEMORY = Buffers(durability=Durability.MEMORY)  # what the default means in this version
 ONE = "databases:\n  - name: prod\n"
 
 
@@ -58,7 +55,7 @@ def conn_string(loaded: Loaded) -> str:
 
 
 def test_what_is_absent_is_the_models_default(file: Path) -> None:
-    expected = Config(databases=(Database(name="prod"),), buffers=IN_MEMORY)
+    expected = Config(databases=(Database(name="prod"),))
     assert read(ONE, file).config == expected
 
 
@@ -621,7 +618,7 @@ def test_what_is_not_available_may_stand_at_its_default(file: Path) -> None:
     loaded = read(
         f"{ONE}    discover: {{enabled: false}}\nbreakers: {{identity: {{reset: 1m}}}}\n"
         "security: {query_masking_level: basic, audit_logging: false, ip_allowlist: }\n"
-        "buffers: {durability: memory, disk_max: 500MB}\nplatform: {compression: zstd}\n",
+        "buffers: {durability: wal, disk_max: 500MB}\nplatform: {compression: zstd}\n",
         file,
     )
-    assert loaded.config == Config(databases=(Database(name="prod"),), buffers=IN_MEMORY)
+    assert loaded.config == Config(databases=(Database(name="prod"),))

@@ -257,10 +257,6 @@ CASES: list[tuple[str, str, str, str]] = [
     (f"{DB}security: {{audit_logging: true}}\n", "3:27", "security.audit_logging", "not available"),
     (f"{DB}security: {{ip_allowlist: {{enabled: true}}}}\n", "3:26", "security.ip_allowlist",
      "not available"),
-    (f"{DB}buffers: {{durability: overflow}}\n", "3:23", "buffers.durability",
-     "not available in this version: the buffer is memory only; write memory, or leave it out"),
-    (f"{DB}buffers: {{durability: wal}}\n", "3:23", "buffers.durability",
-     "not available in this version: the buffer is memory only; write memory, or leave it out"),
     (f"{DB}platform: {{proxy: 'http://u:hunter2@p:3128'}}\n", "3:19", "platform.proxy",
      "not available in this version"),
 ]  # fmt: skip

@@ -1,0 +1,167 @@
+"""Trials of a campaign: an agent killed, a power cut, a damaged file; each with the same oracle.
+
+What was promised arrives once and in order, or is counted and told as a gap; payloads are right; a
+fresh line passes in the end.
+"""
+
+import contextlib
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from pg_collector.buffer.spill import SpillingBuffer
+from pg_collector.sample import Gap, Keep
+from tests.fault.campaign import Result
+from tests.fault.crash.writer import opened
+from tests.support.corruption import damage
+from tests.support.lines import check, make
+from tests.support.powercut import Recording
+
+POINTS = 25  # cut points of one recording; each gives two images
+LINES = 700  # of one recording
+
+# What may be given up by policy; anything else is a loss that has to be explained by damage.
+BY_POLICY = {"thinned", "disk_full", "memory_full"}
+
+
+class Drained:
+    """What came out of a buffer: every number once, as line or gap, from the first to the last."""
+
+    def __init__(self, buffer: SpillingBuffer, accepted: int) -> None:
+        self.first = self.last = 0
+        self.lines = 0
+        self.gaps: list[Gap] = []
+        self.gone: Counter[str] = Counter()  # numbers in gaps beyond what the far side has
+        while (batch := buffer.peek(200_000, 300)) is not None:
+            self.first = self.first or batch.first
+            assert not self.last or batch.first == self.last + 1, "numbers are missing"
+            for number, line in batch.numbered():
+                assert check(line) == number, f"line {number} is another one"
+            for gap in batch.gaps:
+                if gap.last > accepted:
+                    self.gone[gap.reason] += gap.last - max(accepted, gap.first - 1)
+            self.gaps += batch.gaps
+            self.lines += sum(number > accepted for number, _ in batch.numbered())
+            self.last = batch.last
+            buffer.ack(batch.last)
+        account = buffer.account()
+        assert account.balanced
+        assert account.buffered == 0
+
+
+def continues(buffer: SpillingBuffer, last: int) -> None:
+    """Assert that a fresh line passes, with the next number."""
+    assert buffer.journal is not None
+    number = buffer.put(make(last + 1, 10), Keep.EVENT)
+    buffer.journal.step()
+    batch = buffer.peek(100_000, 10)
+    assert batch is not None
+    assert batch.last == number
+    buffer.ack(number)
+    assert buffer.account().buffered == 0
+    buffer.close(5.0)
+
+
+def recorded(seed: int, place: Path) -> Recording:
+    """Let the writer run on a directory below `place`, recorded."""
+    directory = place / "buffer"
+    directory.mkdir(mode=0o700)
+    recording = Recording(directory, place / "log")
+    program = (sys.executable, "-m", "tests.fault.crash.writer", directory, str(seed), str(LINES))
+    done = subprocess.run(
+        program,
+        env=recording.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return recording
+
+
+def cuts(_kind: str, seed: int, place: Path) -> Result:
+    """Cut the power at many moments of one recorded life."""
+    recording = recorded(seed, place)
+    figures: Counter[str] = Counter()
+    points = recording.points(POINTS, seed=seed)
+    for image in recording.images(points, place, seed=seed):
+        durable = max(image.marks.get("durable", ()), default=0)
+        accepted = max(image.marks.get("accepted", ()), default=0)
+        buffer = opened(image.path, seed)
+        journal = buffer.journal
+        assert journal is not None
+        assert journal.trouble is None, f"{image}: {journal.trouble}"
+        drained = Drained(buffer, accepted)
+        where = f"{image.survival} after {image.point} operations"
+        if drained.last:
+            assert drained.first <= accepted + 1, f"{where}: {accepted + 1} is missing"
+        reached = max(drained.last, accepted)
+        assert reached >= durable, f"{where}: lost {reached + 1} to {durable}, which were durable"
+        assert set(drained.gone) <= BY_POLICY, f"{where}: {drained.gone}"
+        continues(buffer, reached)
+        figures["images"] += 1
+        figures["lines_after_cuts"] += drained.lines
+        figures["given_up_by_policy"] += sum(drained.gone.values())
+        figures["duplicates_on_the_wire"] += max(0, accepted + 1 - drained.first) * bool(
+            drained.last
+        )
+    return Result(dict(figures))
+
+
+def corruptions(_kind: str, seed: int, place: Path) -> Result:
+    """Damage one file of a directory that a life left behind, many times over."""
+    recording = recorded(seed, place)
+    figures: Counter[str] = Counter()
+    chance = random.Random(seed)  # noqa: S311
+    for number in range(POINTS):
+        copy = place / "copy"
+        shutil.copytree(recording.directory, copy)
+        with contextlib.closing(_Fresh(copy, seed)) as whole:
+            sound = whole.state()
+        shutil.rmtree(copy)
+        shutil.copytree(recording.directory, copy)
+        (done,) = damage(copy, chance.randrange(1 << 30))
+        figures.update(_damaged(copy, seed, str(done), sound))
+        figures["images"] += 1
+        figures[f"of_{done.path.name}"] += number >= 0
+        shutil.rmtree(copy)
+    return Result(dict(figures))
+
+
+class _Fresh:
+    """An undamaged copy, opened to see what should be there."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.buffer = opened(directory, seed)
+
+    def state(self) -> tuple[int, int, int]:
+        """Return what is acknowledged, the last number, and how many lines wait."""
+        assert self.buffer.journal is not None
+        return self.buffer.journal.call(lambda spool: (spool.state.acked, spool.top, spool.lines))
+
+    def close(self) -> None:
+        self.buffer.close(5.0)
+
+
+def _damaged(copy: Path, seed: int, what: str, sound: tuple[int, int, int]) -> Counter[str]:
+    """Open a damaged directory, drain it, and hold what came against what should have been."""
+    acked, top, waiting = sound
+    buffer = opened(copy, seed)
+    assert buffer.journal is not None
+    if buffer.journal.trouble is not None:
+        assert "format" in what, f"{what}: {buffer.journal.trouble}"
+        buffer.close(1.0)
+        return Counter(refused=1)
+    drained = Drained(buffer, acked)
+    by_damage = {k: n for k, n in drained.gone.items() if k not in BY_POLICY}
+    lost = {k: n for k, n in buffer.account().lost.items() if k not in BY_POLICY}
+    missing = waiting - drained.lines
+    assert sum(lost.values()) == missing, f"{what}: {lost}, though {missing} are missing"
+    assert max(drained.last, acked) >= top, f"{what}: nothing tells of {drained.last + 1} to {top}"
+    assert bool(by_damage) == bool(lost), f"{what}: {by_damage} in gaps, {lost} counted"
+    continues(buffer, max(drained.last, top))
+    return Counter(lost_to_damage=sum(lost.values()), max_lost_at_once=0)
