@@ -36,9 +36,8 @@ _SOCKET_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 class Exchange:
     """One request and its answer, with whom and until when; for one thread.
 
-    `total` counts from the creation, `connect` from each beginning to connect, in seconds. `received`
-    counts what has arrived,
-    `fresh` says whether a connection was opened for it.
+    `total` counts from the creation, `connect` from each beginning to connect, in seconds.
+    `received` counts what has arrived, `fresh` says whether a connection was opened for it.
     """
 
     def __init__(

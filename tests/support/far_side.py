@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, Self, cast
 import msgspec
 from backports import zstd
 
-from tests.support.ledger import URN, Entry, Ledger, LifeConflict, OutOfSequence, entries_of
+from tests.support.ledger import URN, Ledger, LifeConflict, OutOfSequence
+from tests.support.oracle import Entry, entries
 from tests.support.pki import Leaf
 from tests.support.ports import free_port
 
@@ -324,25 +325,25 @@ class _Handler(BaseHTTPRequestHandler):
         stream, _, span = self.headers["Idempotency-Key"].rpartition("/")
         first, _, last = span.partition("-")
         try:
-            entries = entries_of(int(first), inflated)
+            found = entries(stream, int(first), inflated)
         except (ValueError, KeyError, msgspec.DecodeError) as error:
             return 400, _document(400, "malformed", detail=str(error))
-        if not entries or entries[-1].last != int(last):
+        if not found or found[-1].last != int(last):
             return 400, _document(400, "malformed", detail=f"ends not at {last}")
         poison = self.server.far.rules.poison
-        if poison and any(e.line and poison(e.line) for e in entries):
+        if poison and any(e.line and poison(e.line) for e in found):
             status = self.server.far.rules.poison_status
             return status, _document(status, "invalid-line", detail="a line is no good")
-        return self._commit(stream, int(first), int(last), entries)
+        return self._commit(stream, int(first), int(last), found)
 
     def _commit(
-        self, stream: str, first: int, last: int, entries: list[Entry]
+        self, stream: str, first: int, last: int, found: list[Entry]
     ) -> tuple[int, Document]:
         far = self.server.far
         rejects = far.rules.rejects
-        bad = {e.first: "no good" for e in entries if rejects and e.line and rejects(e.line)}
+        bad = {e.first: "no good" for e in found if rejects and e.line and rejects(e.line)}
         try:
-            duplicates, rejected = far.ledger.commit(stream, self.headers["Pgc-Life"], entries, bad)
+            duplicates, rejected = far.ledger.commit(stream, self.headers["Pgc-Life"], found, bad)
         except LifeConflict:
             return 409, _document(409, "stream-conflict")
         except OutOfSequence as gap:
