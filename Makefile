@@ -45,6 +45,19 @@ lab: $(READY) ## Get PostgreSQL 12 to 18 for the tests (npm), outside the checko
 soak: $(READY) ## Jobs every second for five minutes, on every version at once
 	PGC_SOAK_SECONDS=300 $(BIN)/pytest tests/fault/test_soak.py
 
+.PHONY: fault
+fault: $(READY) ## Break it: the whole fault suite, bounded in time
+	$(BIN)/pytest -n $(WORKERS) tests/fault $(PYTEST)
+
+KILLS ?= 1000
+CUTS ?= 500
+CORRUPTIONS ?= 500
+NIGHTLY ?= .nightly
+.PHONY: fault-nightly
+fault-nightly: $(READY) ## Kills, power cuts and damaged files, many; goes on where it was broken off
+	$(BIN)/python -m tests.fault.nightly $(NIGHTLY) kills=$(KILLS) cuts=$(CUTS) \
+	  corruptions=$(CORRUPTIONS) --write
+
 .PHONY: lint
 lint: $(READY) ## Mend what can be mended, show the rest
 	$(BIN)/ruff check --fix .

@@ -19,8 +19,9 @@ from pg_collector.buffer import storage
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.commands import Commands
 from pg_collector.config import difference
-from pg_collector.config.model import Config, Database, Platform
+from pg_collector.config.model import Config, Database
 from pg_collector.control import ControlServer
+from pg_collector.delivery import Delivery
 from pg_collector.errors import ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
@@ -30,7 +31,7 @@ from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet
 from pg_collector.outlets.file import FileOutlet
-from pg_collector.pacing import Pacing
+from pg_collector.outlets.platform import PlatformOutlet
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
@@ -40,7 +41,6 @@ from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
-from pg_collector.sender import Sender
 from pg_collector.target import Target
 from pg_collector.targets import Targets
 
@@ -52,10 +52,8 @@ OutletSource = Callable[[Clock, Metrics], Outlet]
 STOP_BUDGET = 9.0  # seconds in which every wait of a stop has ended
 LAST_RESORT = 9.5  # seconds until a process is ended whose main thread does not come to its end
 STOP_TURNS = 2.0  # seconds that running turns may take to end before their sockets are shut
-STOP_FORCED = 1.0  # seconds after that
-STOP_DRAIN = 3.0  # seconds for the last lines to be delivered
+STOP_FORCED = 1.0  # seconds after that; then come those of `delivery`
 STOP_WRITE = 2.0  # seconds for what was not delivered to be written to disk
-FILE_LINGER = 0.5  # seconds between two looks at an empty buffer: a file costs nothing to reach
 STOP_LEAST = 0.5  # of these even when hurried: that is what the disk is for
 ONCE_DEADLINE = 60.0  # seconds for one turn of `once`
 RESCUE: Final = 0.3  # seconds for what can be saved when the end itself hangs
@@ -81,7 +79,8 @@ class Agent:
     ) -> None:
         """Build every part; nothing runs before `start`.
 
-        `outlet` builds the one outlet: by default the files of `local`, where that is enabled.
+        `outlet` builds the one outlet: by default the files of `local` where that is enabled, else
+        the platform where there is a `token`.
         `password` gives a database password, `token` the platform's access token. Commands reach
         the agent at the first of `sockets` that can be used. `reload` reads the configuration anew.
         The disk buffer lies in `state_dir`, unless the configuration names a place; without either,
@@ -98,8 +97,15 @@ class Agent:
         self.life = Lifetime(self.ending)
         self.watchdog = Watchdog(self.vitals, self.clock, partial(self.end, failed=True))
         self.reloader = Reloader(reload, self.adopt, self.life.post, self.metrics, self.clock)
-        self.rebuild_outlet: Callable[[Platform], None] | None = None  # where it can be
         self.buffer = storage.buffer(config.buffers, state_dir, self.metrics, self.clock)
+        self.delivery = Delivery(
+            self.buffer,
+            self.metrics,
+            self.clock,
+            vitals=self.vitals,
+            life=self.life,
+            ending=self.ending,
+        )
         self.runner = Runner(
             self.buffer,
             self._masker(config),
@@ -120,12 +126,11 @@ class Agent:
             essential=self.life.essential,
             beat=self.vitals.heart("scheduler").beat,
         )
-        if outlet is None and config.local.enabled:
-            outlet = partial(FileOutlet, config.local)
-        self.outlet = outlet(self.clock, self.metrics) if outlet is not None else None
+        self._token = token
+        self._own_outlet = outlet is None
+        self.outlet = outlet(self.clock, self.metrics) if outlet else self._outlet(config)
         self.layout = Layout((), ())
         self._grants = grants
-        self._token = token
         self._sockets = tuple(sockets)
         self._stack = contextlib.ExitStack()
 
@@ -153,7 +158,7 @@ class Agent:
             stack.enter_context(self._buffering())
             stack.callback(self._targets.close)
             if self.outlet is not None:
-                stack.enter_context(self._sending(self.outlet))
+                stack.enter_context(self.delivery.to(self.outlet, self.config))
             stack.callback(self._stop_sampling)
             if self._sockets:
                 stack.callback(self._listen().stop)
@@ -198,7 +203,7 @@ class Agent:
             stack.enter_context(self._buffering())
             stack.callback(self._targets.close)
             if self.outlet is not None:
-                stack.enter_context(self._sending(self.outlet))
+                stack.enter_context(self.delivery.to(self.outlet, self.config))
             stack.callback(self._stop_sampling)
             self.layout = lay_out(self.samplers, self._grants.grant(), self.config)
             for job in self.layout.jobs:
@@ -213,16 +218,16 @@ class Agent:
         In the thread that starts and stops the agent. Everything that can be refused comes first:
         raises ConfigurationError or StateError, and then nothing has changed.
         """
-        outlet_stays = ("platform",) if self.rebuild_outlet is None else ()
-        fixed = (*difference.NEEDS_RESTART, *outlet_stays)
-        found = difference.compare(self.config, config, fixed)
+        found = difference.compare(self.config, config)
+        outlet = self._another_outlet(found.config)
         masker = self._masker(found.config)
         with contextlib.ExitStack() as undo:
             if found.config.log != self.config.log:
                 logs.setup(found.config.log, scrub=scrub)
                 undo.callback(logs.setup, self.config.log, scrub=scrub)
-            if self.rebuild_outlet is not None and found.config.platform != self.config.platform:
-                self.rebuild_outlet(found.config.platform)
+            if outlet is not None:
+                self.delivery.exchange(outlet, found.config)
+                self.outlet = outlet
             undo.pop_all()
         if found.config.security != self.config.security:
             self.runner.mask_with(masker, drop_utility_text=found.config.security.drop_utility_text)
@@ -257,6 +262,23 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _outlet(self, config: Config) -> Outlet | None:
+        """Return the outlet that a configuration asks for; None without any."""
+        if config.local.enabled:
+            return FileOutlet(config.local, self.clock, self.metrics)
+        if self._token is None or config.platform.url is None:
+            return None
+        return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
+
+    def _another_outlet(self, config: Config) -> Outlet | None:
+        """Return a new outlet where a configuration changes what it hangs on."""
+        before, after = self.config, config
+        same = before.platform == after.platform
+        same = same and before.breakers.platform == after.breakers.platform
+        if same or not self._own_outlet or not isinstance(self.outlet, PlatformOutlet):
+            return None
+        return self._outlet(config)
 
     def _masker(self, config: Config) -> Masker:
         return Masker(config.security.query_masking_level, on_failure=self._unmasked)
@@ -313,45 +335,6 @@ class Agent:
         finally:
             self._put_down()
 
-    @contextlib.contextmanager
-    def _sending(self, outlet: Outlet) -> Iterator[None]:
-        """Run the sender in its thread; at the end deliver what is left, and count what is not."""
-        stopping = threading.Event()
-        heart = self.vitals.heart("sender")
-        sender = Sender(
-            self.buffer,
-            outlet,
-            stopping,
-            self.metrics,
-            clock=self.clock,
-            linger=FILE_LINGER,
-            pacing=Pacing(
-                self.clock,
-                max_bytes=self.config.platform.batch_max_bytes,
-                max_lines=self.config.platform.batch_max_lines,
-            ),
-            beat=heart.beat,
-        )
-
-        def send() -> None:
-            well = self.life.essential(sender.run)
-            # Here, so that an output that hangs holds this thread and not the end of the process.
-            if well and not self.ending.hurried:
-                sender.drain(self.clock.monotonic() + STOP_DRAIN)
-            outlet.close()
-
-        thread = threading.Thread(target=send, name="sender", daemon=True)
-        self.vitals.register("output", partial(checks.output, outlet.name, sender))
-        thread.start()
-        try:
-            yield
-        finally:
-            stopping.set()
-            stuck = heart.vital().state is vitals.State.DOWN
-            patience = STOP_FORCED if stuck else STOP_DRAIN + STOP_FORCED
-            if not self.ending.wait(partial(_joined, thread), patience):
-                log.error("the output hangs; what it was given may come again")
-
     def _put_down(self) -> None:
         """Write to disk what was not delivered, or count it."""
         lost = self.buffer.close(max(STOP_LEAST, min(STOP_WRITE, self.ending.left)))
@@ -380,11 +363,6 @@ class Agent:
         targets = self.targets
         at_work = {job.target for job in self.layout.jobs} & targets.keys()
         return checks.any_target(targets[name] for name in sorted(at_work))
-
-
-def _joined(thread: threading.Thread, seconds: float) -> bool:
-    thread.join(seconds)
-    return not thread.is_alive()
 
 
 def run(

@@ -147,6 +147,12 @@ class Vitals:
         self._metrics.watchdog_component_age_seconds.labels(name).set_function(heart.age)
         return heart
 
+    def heart_state(self, name: str) -> State:
+        """Return how a thread is, by its heart; ok where there is none of that name."""
+        with self._lock:
+            heart = self._hearts.get(name)
+        return heart.vital().state if heart is not None else State.OK
+
     def ending(self) -> None:
         """Say from now on that the agent stops: neither healthy nor ready, but alive."""
         self._ending = True

@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pg_collector.agent import Agent
 from pg_collector.config.model import (
     Breaker,
     Breakers,
+    Local,
     Log,
     LogLevel,
     MaskingLevel,
@@ -20,7 +22,9 @@ from pg_collector.config.model import (
 )
 from pg_collector.errors import ConfigurationError, StateError
 from pg_collector.logs import LineHandler
+from pg_collector.plan import OpenGrant
 from tests.support.agents import configuration, running, written
+from tests.support.far_side import Answer, FarSide
 from tests.support.sampling import SAMPLERS
 from tests.support.until import until
 
@@ -209,7 +213,7 @@ def own_log():
     logging.captureWarnings(capture=False)
 
 
-def test_the_log_follows_and_a_refused_outlet_takes_it_back(newest_server, tmp_path, own_log):
+def test_the_log_follows(newest_server, tmp_path, own_log):
     config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path)
     with running(config) as agent:
         file = tmp_path / "agent.log"
@@ -218,17 +222,27 @@ def test_the_log_follows_and_a_refused_outlet_takes_it_back(newest_server, tmp_p
         assert own_log.level == logging.DEBUG
         until(file.read_text, what="the file gets the lines")
 
-        def refuse(_platform):
-            raise ConfigurationError("the certificate does not match its key")
 
-        agent.rebuild_outlet = refuse
-        loud = replace(
-            wanted, log=Log(level=LogLevel.ERROR), platform=replace(config.platform, linger=1.0)
+def test_another_platform_is_sent_to_from_the_next_batch_on(newest_server, tmp_path):
+    with FarSide() as first, FarSide() as second:
+        config = replace(
+            configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path),
+            local=Local(),
+            platform=Platform(url=first.url, linger=0.1, resume_delay_max=0.0),
         )
-        with pytest.raises(ConfigurationError):
-            agent.adopt(loud)
-        assert own_log.level == logging.DEBUG
-        heard: list[Platform] = []
-        agent.rebuild_outlet = heard.append
-        assert "platform.linger" in agent.adopt(loud).accepted
-        assert heard == [loud.platform]
+        agent = Agent(config, OpenGrant(), token=lambda: "token", state_dir=tmp_path / "state")
+        with agent:
+            until(lambda: first.ledger.lines, what="lines arrive")
+            bad = replace(config, platform=replace(config.platform, ca_file="/nowhere/ca.pem"))
+            with pytest.raises(ConfigurationError):
+                agent.adopt(bad)
+            wanted = replace(config, platform=replace(config.platform, url=second.url))
+            assert agent.adopt(wanted).accepted == ("platform.url",)
+            second.script.append(Answer(status=503))
+            # The other platform knows nothing of the stream: what it is sent begins with a gap.
+            until(lambda: second.ledger.lines, what="lines arrive at the other one")
+        numbers = {one.number for one in first.ledger.lines}
+        assert max(numbers) < min(one.number for one in second.ledger.lines)
+        second.ledger.check()
+        assert agent.buffer.account().balanced
+        assert not agent.buffer.account().lost

@@ -11,7 +11,7 @@ another one followed never comes back; every payload is, byte for byte, what was
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -114,14 +114,15 @@ def verify(
     held: Iterable[int] = (),
     counted: Mapping[str, int] | None = None,
     whole: bool = True,
+    ours: Callable[[bytes], bool] = lambda _line: True,
 ) -> Figures:
     """Hold the ledger against the journal; return figures or raise AssertionError.
 
     `held` are counters known to be in the buffer or its quarantine still. `counted` are the
     program's own counts of lost lines by reason: the gaps must come to the same. With `whole` every
-    stream must begin at number 1.
+    stream must begin at number 1. Of lines that are not `ours` only the numbers are looked at.
     """
-    arrived = _Arrivals(whole=whole)
+    arrived = _Arrivals(whole=whole, ours=ours)
     for at, entry in enumerate(ledger):
         try:
             arrived.take(entry)
@@ -136,8 +137,9 @@ def verify(
 class _Arrivals:
     """Looks at entries one by one; ValueError when one may not follow the others."""
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, *, whole: bool, ours: Callable[[bytes], bool]) -> None:
         self._whole = whole
+        self._ours = ours
         self._next: dict[str, int] = {}
         self._stream = ""
         self.where: dict[int, int] = {}  # the position in the ledger of every counter
@@ -155,7 +157,7 @@ class _Arrivals:
             self.gaps[entry.reason] += entry.width
             counter, width = self.room[-1]
             self.room[-1] = (counter, width + entry.width)
-        else:
+        elif self._ours(entry.line):
             self._line(check(entry.line))
         self._position += 1
 

@@ -10,18 +10,31 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.sample import Gap, Keep
 from tests.fault.campaign import Result
+from tests.fault.crash.harness import Lives
 from tests.fault.crash.writer import opened
 from tests.support.corruption import damage
+from tests.support.far_side import Answer, FarSide
+from tests.support.lab.server import Server
 from tests.support.lines import check, make
+from tests.support.pki import Pki
 from tests.support.powercut import Recording
 
 POINTS = 25  # cut points of one recording; each gives two images
 LINES = 700  # of one recording
+KILLS = 20  # of one state directory
+MOODS = (
+    Answer(),
+    Answer(commit=True, status=503),  # the acknowledgement is lost
+    Answer(status=503),
+    Answer(reset=True),
+    Answer(commit=True, cut_after=40),
+)
 
 # What may be given up by policy; anything else is a loss that has to be explained by damage.
 BY_POLICY = {"thinned", "disk_full", "memory_full"}
@@ -81,6 +94,43 @@ def recorded(seed: int, place: Path) -> Recording:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return recording
+
+
+def kills(_kind: str, seed: int, place: Path) -> Result:
+    """Kill an agent again and again, with a real server before it and a far side that has moods."""
+    chance = random.Random(seed)  # noqa: S311
+    with Server(chance.choice((12, 18))) as server, _far_side(seed, place) as (far, trust):
+        lives = Lives(place, far, server.dsn("pgcollector"), **trust)
+        for _ in range(KILLS):
+            far.script.extend(chance.choices(MOODS, (60, 6, 6, 4, 4), k=chance.randint(0, 12)))
+            lives.killed(chance)
+        far.script.clear()
+        figures = lives.finished()
+        assert figures.told == 0, f"lost: {figures}"
+        return Result(
+            {
+                "kills": lives.kills,
+                "lines_put": figures.put,
+                "lines_committed": figures.committed,
+                "lines_delivered": figures.delivered,
+                "lost_before_commit": figures.unpromised,
+                "duplicates_on_the_wire": far.ledger.duplicates,
+            }
+        )
+
+
+@contextlib.contextmanager
+def _far_side(seed: int, place: Path) -> Iterator[tuple[FarSide, dict[str, str]]]:
+    """Start a far side, over TLS for every second seed; yield it and how it is trusted."""
+    if seed % 2:
+        with FarSide() as far:
+            yield far, {}
+        return
+    folder = place / "pki"
+    folder.mkdir()
+    pki = Pki(folder)
+    with FarSide(tls=pki.server) as far:
+        yield far, {"ca_file": str(pki.ca)}
 
 
 def cuts(_kind: str, seed: int, place: Path) -> Result:
