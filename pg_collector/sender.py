@@ -110,6 +110,7 @@ class Sender:
         self._notice: Trouble | None = None
         self._conflicts = 0  # in a row
         self._sync: _Sync | None = None
+        self._stream = ""
         # After a refusal the line at fault is at or before `_suspect`; so few lines are tried.
         self._suspect = 0
         self._few = 1
@@ -157,10 +158,14 @@ class Sender:
     def _attempt(self) -> Step:
         try:
             max_bytes, max_lines = self._pacing.caps
-            batch = self._buffer.peek(max_bytes, self._few if self._suspect else max_lines)
+            few = min(self._few, max_lines) if self._suspect else max_lines
+            batch = self._buffer.peek(max_bytes, few)
             if batch is None:
                 self._emptied()
                 return Step(moved=False, pause=self._linger)
+            if batch.stream != self._stream:  # numbers of another one say nothing of this one
+                self._stream = batch.stream
+                self._suspect = self._disputed = 0
             return self._deliver(batch)
         except StoreError as error:
             # The lines are where they are; the buffer says in its own health what is the matter.
@@ -293,7 +298,6 @@ class Sender:
             return self._hold(Held(f"every stream is in conflict: {reason}", remedy=_ASK))
         self._count(reason)
         self._buffer.renumber()
-        self._suspect = self._disputed = 0
         self._notice = Trouble(
             "another agent sent under this one's stream; lines go on under a new one",
             "Was this machine cloned, or restored? Give each its own state directory.",

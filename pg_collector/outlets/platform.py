@@ -121,7 +121,8 @@ class PlatformOutlet:
         self._skew.set(ahead)
         skewed = abs(ahead) > SKEW_WORTH_TELLING
         if skewed and not self._skewed:
-            log.warning("this host's clock is %.0f s ahead of the platform's", ahead)
+            way = "ahead of" if ahead > 0 else "behind"
+            log.warning("this host's clock is %.0f s %s the platform's", abs(ahead), way)
         self._skewed = skewed
 
 
