@@ -374,6 +374,7 @@ def run(
     sockets: Sequence[Path] = (),
     state_dir: Path | None = None,
     reload: Callable[[], Config] | None = None,
+    patience: float = vitals.PATIENCE,
     on_start: Callable[[Agent], None] = lambda _agent: None,
 ) -> int:
     """Be the agent, in the main thread, until SIGTERM or SIGINT; return the exit code.
@@ -390,6 +391,7 @@ def run(
         sockets=sockets,
         state_dir=state_dir,
         reload=reload or nothing_to_read,
+        patience=patience,
     )
     agent.own_the_process()
     handlers: dict[signal.Signals, signals.Handler] = {}

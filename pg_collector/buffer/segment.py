@@ -171,12 +171,12 @@ class Segment:
                 found.append((number, one))
         return found
 
-    def survey(self, after: int = 0) -> tuple[int, int, int] | None:
-        """Return the first and the last number, and how many lines lie beyond `after`.
+    def survey(self, after: int = 0) -> tuple[int, int, int, int] | None:
+        """Return the first and the last number, how many lines there are, and beyond `after`.
 
         Returns None where it is empty. A row that is damaged counts as a line.
         """
-        lines = first = last = 0
+        total = lines = first = last = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
@@ -187,8 +187,9 @@ class Segment:
                     numbers, is_line = 1, 1
                 first = first or key
                 last = max(last, key + numbers - 1)
+                total += is_line
                 lines += is_line if key > after else 0
-        return (first, last, lines) if first else None
+        return (first, last, total, lines) if first else None
 
     @property
     def is_open(self) -> bool:

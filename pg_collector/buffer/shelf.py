@@ -33,12 +33,16 @@ _ALL: Final = 1 << 40
 
 @dataclass
 class Held:
-    """A segment, and what is known of it without looking: numbers, lines not yet acknowledged."""
+    """A segment, and what is known of it without looking.
+
+    `lines` are those that are neither acknowledged nor given up, `total` all of them.
+    """
 
     segment: Segment
     first: int
     last: int
     lines: int
+    total: int
     level: int = 0
     complete: bool = False
     bytes: int = 0
@@ -46,7 +50,7 @@ class Held:
     @property
     def name(self) -> str:
         """What it is called when complete."""
-        return f"{self.first:016d}-{self.last:016d}-{self.lines}-{self.level}"
+        return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
 
 
 OnLoss = Callable[[int, str], None]  # how many lines, to what
@@ -126,7 +130,7 @@ class Shelf:
             segment.forget()
             shutil.rmtree(segment.path, ignore_errors=True)
             raise
-        held = Held(segment, first, first - 1, 0, bytes=segment.bytes())
+        held = Held(segment, first, first - 1, 0, 0, bytes=segment.bytes())
         self._held.append(held)
         return held
 
@@ -136,18 +140,27 @@ class Shelf:
             self._held.remove(held)
             self._discard(held)
 
-    def release(self, through: int, lines: int) -> None:
-        """Delete the segments whose numbers are all acknowledged; `lines` lines were."""
-        while self._held and self._held[0].last <= through:
-            held = self._held[0]
-            if not held.complete and held.bytes < self._segment_bytes:
-                held.lines = 0
-                return  # it goes on being written to
+    def release(self, through: int, lines: int, gone: int) -> None:
+        """Hear that `lines` lines up to a number arrived; delete what lies up to `gone`."""
+        for held in self._held:
+            if held.last > through:
+                held.lines = max(0, held.lines - max(0, lines))
+                break
             lines -= held.lines
-            self._discard(self._held.pop(0))
-        if self._held:
-            self._held[0].lines = max(0, self._held[0].lines - max(0, lines))
+            held.lines = 0
+        while self.discard_oldest(gone):
+            pass
         self.holes = [gap for gap in self.holes if gap.last > through]
+
+    def discard_oldest(self, through: int) -> bool:
+        """Delete the oldest segment if all its numbers are acknowledged; return whether it was."""
+        head = self._held[0] if self._held else None
+        if head is None or head.last > through:
+            return False
+        if not head.complete and head.bytes < self._segment_bytes:
+            return False  # it goes on being written to
+        self._discard(self._held.pop(0))
+        return True
 
     def sweep(self) -> None:
         """Delete what could not be deleted before."""
@@ -239,7 +252,7 @@ class Shelf:
         segment = Segment(path)
         if found := _COMPLETE.fullmatch(path.name):
             first, last, lines, level = map(int, found.groups())
-            held = Held(segment, first, last, lines, level, complete=True)
+            held = Held(segment, first, last, lines, lines, level, complete=True)
             if not first <= after < last:
                 held.bytes = segment.bytes()
                 return held
@@ -247,7 +260,8 @@ class Shelf:
         elif found := _OPEN.fullmatch(path.name):
             first = int(found[1])
             last = max(first, until)
-            held = Held(segment, first, last, last - max(first - 1, min(after, last)))
+            lines = last - max(first - 1, min(after, last))
+            held = Held(segment, first, last, lines, lines)
         else:
             return None
         try:
@@ -259,7 +273,7 @@ class Shelf:
         if survey is None:
             self._discard(held)
             return None
-        held.first, held.last, held.lines = survey
+        held.first, held.last, held.total, held.lines = survey
         held.bytes = segment.bytes()
         return held
 

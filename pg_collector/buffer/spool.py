@@ -186,7 +186,9 @@ class Spool:
         return held
 
     def _appended(self, held: Held, records: Sequence[Record]) -> None:
-        held.lines += sum(r.line is not None and r.first > held.last for r in records)
+        fresh = sum(r.line is not None and r.first > held.last for r in records)
+        held.lines += fresh
+        held.total += fresh
         held.last = max(held.last, records[-1].last)
         held.bytes = held.segment.bytes()
         state = self._cursor.state
@@ -274,7 +276,9 @@ class Spool:
                 )
             )
         finally:
-            self._shelf.release(through, lines)
+            # Should the newest slot of the cursor be damaged, the one before claims nothing that
+            # is not there: a segment goes with the acknowledgement after its own.
+            self._shelf.release(through, lines, state.acked)
 
     def promise(self, through: int) -> None:
         """Note that numbers up to there may leave without having been written."""
@@ -284,8 +288,7 @@ class Spool:
 
     def give_up(self, through: int, reason: str, lines: int) -> None:
         """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
-        state = self._cursor.state
-        self._save(state._replace(gaps=merged(state.gaps, HeadGap(through, reason))))
+        self._put_gap(through, reason)
         head = next(iter(self._shelf), None)
         if head is not None:
             head.lines = max(0, head.lines - lines)
@@ -337,6 +340,12 @@ class Spool:
         self._cursor.close()
         self.place.close()
 
+    def _put_gap(self, through: int, reason: str) -> None:
+        state = self._cursor.state
+        state = state._replace(gaps=merged(state.gaps, HeadGap(through, reason)))
+        self._save(state)
+        self._save(state)  # in both slots: what the gap covers is about to go
+
     def _save(self, state: State) -> None:
         with translated(self._cursor.path):
             self._cursor.save(state)
@@ -362,7 +371,9 @@ class Spool:
                 )
 
     def _shrink(self, *, above: int, below: int) -> bool:
-        """Thin or drop one segment; return False where none may be touched."""
+        """Delete, thin out or give up one segment; return False where none may be touched."""
+        if self._shelf.discard_oldest(self._cursor.state.acked):
+            return True
         try:
             if self._shelf.thin(above, below):
                 return True
@@ -371,8 +382,7 @@ class Spool:
         oldest = self._shelf.oldest(below)
         if oldest is None:
             return self._shelf.complete_tail()
-        state = self._cursor.state
-        self._save(state._replace(gaps=merged(state.gaps, HeadGap(oldest.last, "disk_full"))))
+        self._put_gap(oldest.last, "disk_full")
         self._shelf.drop(oldest)
         return True
 
