@@ -86,10 +86,17 @@ class Web:
         self._adapter: _Adapter | None = None
 
     def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        within: float | None = None,
     ) -> Reply:
         """Ask for `path` below the URL and return the answer, whatever its status.
 
+        It is to be there `within` so many seconds, by default `platform.timeout.total`.
         Where a kept connection proves closed before anything came, it is asked again at once.
         Raises Unreachable where no complete answer came in time, Unexpected where it cannot be
         the far side's.
@@ -98,7 +105,7 @@ class Web:
         with Exchange(
             self._place,
             connect=self._timeout.connect,
-            total=self._timeout.total,
+            total=self._timeout.total if within is None else within,
             clock=self._clock,
             wire=self._wire,
             resolver=self._resolver,

@@ -1,13 +1,14 @@
 """Delivery when the platform answers with an error: the protocol's table (faults 29 to 32)."""
 
 import random
+import time
 from collections.abc import Iterator
 from email.utils import format_datetime
 
 import pytest
 
 from pg_collector.config.model import Compression
-from tests.support.delivery import Delivery, line
+from tests.support.delivery import QUICK, Delivery, line
 from tests.support.far_side import Answer, FarSide
 from tests.support.hand_clock import HandClock
 
@@ -145,6 +146,16 @@ def test_a_refused_token_is_renewed_once_and_the_batch_repeated(far: FarSide, de
     assert renewals == ["good"]
     assert far.statuses() == [401, 200]
     assert far.seen[0].key == far.seen[1].key
+    delivery.oracle()
+
+
+def test_the_attempts_of_one_delivery_share_its_deadline(far: FarSide, delivery: Delivery):
+    far.rules.encodings = frozenset(("gzip",))
+    delivery.put(3)
+    far.answer(Answer(delay=0.7), Answer(delay=30.0))
+    began = time.monotonic()
+    assert delivery.step() > 0
+    assert time.monotonic() - began < QUICK.total + 0.5
     delivery.oracle()
 
 

@@ -1,11 +1,15 @@
 """Delivery over a network that swallows, delays, or resolves nothing (faults 35 and 36)."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from pg_collector.config.model import PlatformTimeout
+from pg_collector.clock import SystemClock
+from pg_collector.config.model import Platform, PlatformTimeout
+from pg_collector.web import Web
 from tests.support.delivery import QUICK, Delivery
 from tests.support.far_side import FarSide
 from tests.support.netns import Network
@@ -138,3 +142,32 @@ def test_36_latency_alone_does_not_make_batches_small(far: FarSide, way: FaultPr
     way.shape()
     delivery.oracle()
     delivery.close()
+
+
+SHAPES = [
+    b"HTTP/1.0 200 OK\r\n\r\n{}",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+]
+
+
+def test_answers_of_every_shape_are_read_from_an_ipv6_address():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+
+        def serve() -> None:
+            for shape in SHAPES:
+                link, _ = listener.accept()
+                with link:
+                    asked = b""
+                    while not asked.endswith(b"\r\n\r\nx"):
+                        asked += link.recv(65536)
+                    link.sendall(shape)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        url = f"http://[::1]:{listener.getsockname()[1]}"
+        web = Web(Platform(url=url, timeout=QUICK), SystemClock(), {})
+        found = [web.request("POST", "/", {}, b"x") for _ in SHAPES]
+        server.join(5)
+    assert [(one.status, one.body) for one in found] == [(200, b"{}")] * 3
+    web.close()
