@@ -29,9 +29,8 @@ from pg_collector.health.vitals import Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
-from pg_collector.outlets import Outlet
+from pg_collector.outlets import Outlet, RemoteOutlet
 from pg_collector.outlets.file import FileOutlet
-from pg_collector.outlets.platform import PlatformOutlet
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
@@ -269,6 +268,8 @@ class Agent:
             return FileOutlet(config.local, self.clock, self.metrics)
         if self._token is None or config.platform.url is None:
             return None
+        from pg_collector.outlets.platform import PlatformOutlet  # noqa: PLC0415  # 7 MB
+
         return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
 
     def _another_outlet(self, config: Config) -> Outlet | None:
@@ -276,7 +277,7 @@ class Agent:
         before, after = self.config, config
         same = before.platform == after.platform
         same = same and before.breakers.platform == after.breakers.platform
-        if same or not self._own_outlet or not isinstance(self.outlet, PlatformOutlet):
+        if same or not self._own_outlet or not isinstance(self.outlet, RemoteOutlet):
             return None
         return self._outlet(config)
 

@@ -17,8 +17,7 @@ from pg_collector.health import vitals
 from pg_collector.health.vitals import Vitals
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
-from pg_collector.outlets import Outlet
-from pg_collector.outlets.platform import PlatformOutlet
+from pg_collector.outlets import Outlet, RemoteOutlet
 from pg_collector.pacing import Pacing
 from pg_collector.sender import Sender
 
@@ -71,7 +70,7 @@ class Delivery:
         self._start(outlet, config)
 
     def _start(self, outlet: Outlet, config: Config) -> None:
-        remote = isinstance(outlet, PlatformOutlet)
+        remote = isinstance(outlet, RemoteOutlet)
         breaker = self._breaker(config) if remote else None
         self._running = _Running(outlet, self._life, self._ending, self._clock)
         sender = Sender(
@@ -136,7 +135,7 @@ class _Running:
         """End a delivery that is under way."""
         self._let_go = True
         self.stopping.set()
-        if isinstance(self._outlet, PlatformOutlet):
+        if isinstance(self._outlet, RemoteOutlet):
             self._outlet.interrupt()
 
     def joined(self, seconds: float) -> bool:
