@@ -27,7 +27,7 @@ from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Durability
 from pg_collector.errors import StoreDown, StoreError
 from pg_collector.metrics import Metrics
-from pg_collector.sample import Batch, Keep
+from pg_collector.sample import Batch, Gap, Keep
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +67,12 @@ class SpillingBuffer:
         self._exposed = 0  # positions up to here may have arrived somewhere
         self._resent = 0  # positions up to here were counted as delivered before
         self._promised = 0
+        self._left_at = 0, 0  # acknowledged and used of the disk's stream, when it was left
         self._pinned = 0  # what is in memory up to here is not on disk any more
         self._flight: Flight | None = None
         self._refused: list[Refusal] = []  # quarantine, where there is no disk for it
+        self._unwritten = 0  # bytes that memory alone has
+        self._urged = False  # the journal was told that they are many
         self._backlog = False
         self._disk_head_created = 0.0
         self._began_at = clock.monotonic()
@@ -103,8 +106,10 @@ class SpillingBuffer:
                 self._accounts.lose(1, "too_large")
             else:
                 self._tier.add(record)
+                self._unwritten += size(record)
                 self._make_room()
-            urgent = self._unwritten_bytes() > self._max_bytes // 2
+            urgent = self._unwritten > self._max_bytes // 2 and not self._urged
+            self._urged = self._urged or urgent
             number = position - self._numbering.origin
         if urgent and self.journal is not None:
             self.journal.urge()
@@ -115,9 +120,7 @@ class SpillingBuffer:
         """Wait until a line of `size` bytes fits without a loss; return whether it does."""
         with self._room:
             needed = size + ENTRY_BYTES
-            return self._room.wait_for(
-                lambda: self._unwritten_bytes() + needed <= self._max_bytes, timeout
-            )
+            return self._room.wait_for(lambda: self._unwritten + needed <= self._max_bytes, timeout)
 
     # What the sender calls.
 
@@ -257,7 +260,7 @@ class SpillingBuffer:
     def spared(self) -> tuple[int, int, bool]:
         """Return what Spool.append takes: above, below, and whether there is no other way."""
         with self._lock:
-            pressed = self._unwritten_bytes() > self._max_bytes * 3 // 4
+            pressed = self._unwritten > self._max_bytes * 3 // 4
             return max(self._acked, self._exposed), self._tier.base, pressed
 
     def written(self, through: int) -> None:
@@ -265,7 +268,7 @@ class SpillingBuffer:
         with self._lock:
             self._written = max(self._written, through)
             self._make_room()
-            self._room.notify_all()
+            self._recount()
         self._tell_backlog()
 
     def lost(self, count: int, reason: str) -> None:
@@ -287,6 +290,7 @@ class SpillingBuffer:
                 )
             else:
                 self._pinned = max(self._pinned, last)
+            self._recount()
             return sum(
                 record.line is not None and record.first >= first
                 for record in self._tier.until(last)
@@ -323,6 +327,7 @@ class SpillingBuffer:
             if self._flight is not None:
                 self._flight.gone.update(self._flight.lines(0, first - 1))
             self._written = first - 1
+            self._recount()
             return first - 1
 
     # The end, and what people ask.
@@ -440,7 +445,7 @@ class SpillingBuffer:
         self._acked = position
         self._tier.forget(position)
         self._accounts.deliver(len(delivered))
-        self._room.notify_all()
+        self._recount()
 
     def _ack_on_disk(self, journal: Journal, flight: Flight, position: int, written: int) -> int:
         """Move the cursor; return up to which position lines had been given up before."""
@@ -496,15 +501,18 @@ class SpillingBuffer:
         journal = self.journal
         if self._loose or journal is None or journal.troubled_for < LOOSE_AFTER:
             return False
-        return self._acked >= self._written and self._tier.end > self._acked + 1
+        # What may still be sent under the stream of the disk goes first.
+        return self._acked >= max(self._written, self._promised) and len(self._tier) > 0
 
     def _loosen(self) -> None:
         """Give what memory alone holds the numbers of a stream that no disk knows."""
+        self._left_at = self._acked, max(self._acked, self._exposed, self._promised)
         self._tier.forget(self._written)
         origin = self._tier.base - 1
         self._numbering = self._own_numbering(origin)
         self._loose = True
         self._acked = self._exposed = origin
+        self._recount()
         log.warning("lines are sent without having been written to disk")
 
     def _join(self, spool: Spool) -> None:
@@ -515,24 +523,36 @@ class SpillingBuffer:
                 apart.add(record)
             self._tier.forget(self._exposed)
             self._stragglers = Stragglers(self._numbering, apart)
-        self._tier.rebase(spool.top + 1 + sum(gap.width for gap in spool.promised))
-        for gap in reversed(spool.promised):
-            self._tier.put_gap_first(Record.of_gap(gap))
-        spool.promised = ()
         state = spool.state
+        acked, used = self._left_at
+        acked = max(acked, state.acked)
+        written = max(spool.top, acked)
+        # Numbers that were promised are not used again, were they sent or not.
+        unused = [Gap(written + 1, used, "unused")] if used > written else []
+        gaps = [*unused, *spool.promised]
+        spool.promised = ()
+        self._tier.rebase(written + 1 + sum(gap.width for gap in gaps))
+        for gap in reversed(gaps):
+            self._tier.put_gap_first(Record.of_gap(gap))
         self._numbering = Numbering(str(state.stream), state.origin, f"{state.life}/{self._start}")
-        self._acked, self._written = state.acked, spool.top
+        self._acked, self._written = acked, written
         self._exposed = self._resent = 0
         self._promised = state.ceiling
         self._loose = False
+        self._recount()
 
     def _own_numbering(self, origin: int) -> Numbering:
         return Numbering(str(uuid.uuid4()), origin, f"1/{self._start}")
 
-    def _unwritten_bytes(self) -> int:
+    def _recount(self) -> None:
+        """Count anew what memory alone has; whoever waits for room looks again."""
         if self._loose or self.journal is None:
-            return self._tier.bytes
-        return sum(size(record) for record in self._tier.after(max(self._written, self._acked)))
+            self._unwritten = self._tier.bytes
+        else:
+            fresh = self._tier.after(max(self._written, self._acked))
+            self._unwritten = sum(size(record) for record in fresh)
+        self._urged = False
+        self._room.notify_all()
 
     def _make_room(self) -> None:
         """Keep to the cap: let go what is on disk, too; else give up what matters least."""
@@ -545,6 +565,7 @@ class SpillingBuffer:
         if self._tier.bytes <= self._max_bytes:
             return
         thinned, oldest = self._tier.shrink(self._max_bytes * 7 // 8, above=self._exposed)
+        self._recount()
         if self._flight is not None:
             self._flight.gone |= thinned | oldest
         self._accounts.lose(len(thinned), "thinned")
