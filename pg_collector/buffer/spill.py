@@ -67,6 +67,7 @@ class SpillingBuffer:
         self._exposed = 0  # positions up to here may have arrived somewhere
         self._resent = 0  # positions up to here were counted as delivered before
         self._promised = 0
+        self._late = 0  # acknowledged lines that the disk has not heard of
         self._left_at = 0, 0  # acknowledged and used of the disk's stream, when it was left
         self._pinned = 0  # what is in memory up to here is not on disk any more
         self._flight: Flight | None = None
@@ -454,7 +455,8 @@ class SpillingBuffer:
         def ack(spool: Spool) -> int:
             given_up = spool.given_up
             lines = flight.lines(max(given_up, resent), min(position, written))
-            spool.ack(position, len(lines))
+            spool.ack(position, len(lines) + self._late)
+            self._late = 0
             return given_up
 
         try:
@@ -462,6 +464,7 @@ class SpillingBuffer:
         except StoreError as error:
             # It was delivered; should the agent die now, it is delivered again.
             log.warning("the disk buffer's cursor could not be moved: %s", error)
+            self._late += len(flight.lines(resent, min(position, written)))
             return 0
 
     def _keep_refusal(self, refusal: Refusal) -> None:
@@ -536,7 +539,7 @@ class SpillingBuffer:
             self._tier.put_gap_first(Record.of_gap(gap))
         self._numbering = Numbering(str(state.stream), state.origin, f"{state.life}/{self._start}")
         self._acked, self._written = acked, written
-        self._exposed = self._resent = 0
+        self._exposed = self._resent = self._late = 0
         self._promised = state.ceiling
         self._loose = False
         self._recount()
