@@ -16,6 +16,8 @@ from typing import Final, Self
 
 from pg_collector import __version__, checks, logs, signals
 from pg_collector.buffer import storage
+from pg_collector.buffer.upkeep import Upkeep
+from pg_collector.buffer_verbs import BufferVerbs
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.commands import Commands
 from pg_collector.config import difference
@@ -289,8 +291,10 @@ class Agent:
         commands = Commands(
             self.samplers, lambda: self.targets, self.scheduler, self.reloader, self.clock
         )
+        verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
-        server = ControlServer(commands.answers, self._sockets, heart.beat)
+        answers = {**commands.answers, **verbs.answers}
+        server = ControlServer(answers, self._sockets, heart.beat)
         server.start()
         if server.path is None:
             self.vitals.forget("control")

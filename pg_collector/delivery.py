@@ -48,6 +48,7 @@ class Delivery:
         self._life = life
         self._ending = ending
         self._running: _Running | None = None
+        self.sender: Sender | None = None  # the one at work, or the last that was
 
     @contextlib.contextmanager
     def to(self, outlet: Outlet, config: Config) -> Iterator[None]:
@@ -85,6 +86,7 @@ class Delivery:
             attempt_max=config.platform.timeout.total if remote else 0.0,
             beat=self._vitals.heart("sender").beat,
         )
+        self.sender = sender
         self._buffer.delivering = lambda: sender.trouble is None
         self._vitals.register("output", partial(checks.output, outlet.name, sender))
         self._running.start(sender)

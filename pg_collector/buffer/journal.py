@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from pg_collector.buffer.cursor import State
+from pg_collector.buffer.place import Removed, SegmentLost
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.spool import Limits, Removed, SegmentLost, Spool
+from pg_collector.buffer.spool import Limits, Spool
 from pg_collector.clock import Clock
 from pg_collector.errors import StoreDown, StoreError
 
@@ -203,6 +204,10 @@ class Journal:
                 f"{self.directory}: the disk did not answer within {timeout:g} s"
             ) from None
 
+    def flush(self) -> None:
+        """Write everything that waits in memory, now. Raises StoreError."""
+        self.call(lambda _spool: self._commit(everything=True))
+
     def urge(self) -> None:
         """Write what is due at once."""
         self._commands.put(None)
@@ -242,13 +247,14 @@ class Journal:
             )
         return self._spool
 
-    def _commit(self) -> None:
+    def _commit(self, *, everything: bool = False) -> None:
         spool = self._opened()
         if (through := self._source.to_promise()) > 0:
             spool.promise(through)
             self._source.promised(through)
         segments_lost = 0
-        while records := self._source.due(everything=self._stopping.is_set()):
+        everything = everything or self._stopping.is_set()
+        while records := self._source.due(everything=everything):
             above, below, pressed = self._source.spared()
             force = pressed or self._stopping.is_set()
             try:

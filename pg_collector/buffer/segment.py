@@ -28,8 +28,8 @@ from pg_collector.errors import CollectorError, StoreDamaged, StoreDown, StoreEr
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-_DATABASE: Final = "cache.db"
-_WAL: Final = "cache.db-wal"
+DATABASE: Final = "cache.db"
+WAL: Final = "cache.db-wal"
 _ENDLESS: Final = 2**62
 _SETTINGS: Final = {
     "eviction_policy": "none",
@@ -121,7 +121,7 @@ class Segment:
             if new:
                 self.path.mkdir(mode=FOLDER_MODE)
             self._store = _Store(str(self.path), timeout=_BUSY, disk=BytesDisk, **_SETTINGS)
-            for name in (_DATABASE, _WAL, "cache.db-shm"):
+            for name in (DATABASE, WAL, "cache.db-shm"):
                 file = self.path / name
                 if file.exists():
                     file.chmod(FILE_MODE)
@@ -231,13 +231,13 @@ class Segment:
         return self._store
 
     def _rows(self, sql: str, *parameters: int) -> Generator[tuple[Any, ...], None, None]:
-        if self._store is None and _size(self.path / _WAL):
+        if self._store is None and _size(self.path / WAL):
             self.open()  # what a crash left in the log becomes part of the database
             self.close()
         if self._store is not None:
             yield from self._store.rows(sql, *parameters)
             return
-        database = self.path / _DATABASE
+        database = self.path / DATABASE
         if not _size(database):
             raise StoreDamaged(f"{database} is missing or empty")
         uri = f"file:{quote(str(database))}?mode=ro&immutable=1"

@@ -249,21 +249,15 @@ class Shelf:
             held.segment.forget()
 
     def _recognised(self, path: Path, after: int, until: int) -> Held | None:
-        segment = Segment(path)
-        if found := _COMPLETE.fullmatch(path.name):
-            first, last, lines, level = map(int, found.groups())
-            held = Held(segment, first, last, lines, lines, level, complete=True)
-            if not first <= after < last:
-                held.bytes = segment.bytes()
-                return held
-            held.lines = min(lines, last - after)  # should a look show nothing better
-        elif found := _OPEN.fullmatch(path.name):
-            first = int(found[1])
-            last = max(first, until)
-            lines = last - max(first - 1, min(after, last))
-            held = Held(segment, first, last, lines, lines)
-        else:
+        held = named(path, until)
+        if held is None:
             return None
+        first, last, segment = held.first, held.last, held.segment
+        if held.complete and not first <= after < last:
+            held.bytes = segment.bytes()
+            return held
+        # Should a look show nothing better.
+        held.lines = min(held.lines, last - max(first - 1, min(after, last)))
         try:
             survey = segment.survey(after)
         except StoreDamaged as error:
@@ -359,6 +353,22 @@ class Shelf:
             for aside in folder.glob("old-*"):
                 shutil.rmtree(aside)
             sync_folder(folder)
+
+
+def named(path: Path, until: int) -> Held | None:
+    """Return what a segment's name tells; None where that is no segment.
+
+    The name of one that is not complete tells where it begins; it is taken to end at `until`.
+    """
+    segment = Segment(path)
+    if found := _COMPLETE.fullmatch(path.name):
+        first, last, lines, level = map(int, found.groups())
+        return Held(segment, first, last, lines, lines, level, complete=True)
+    if found := _OPEN.fullmatch(path.name):
+        first = int(found[1])
+        last = max(first, until)
+        return Held(segment, first, last, last - first + 1, last - first + 1)
+    return None
 
 
 def _merged(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:

@@ -13,11 +13,11 @@ import logging
 import math
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from pg_collector.buffer.accounts import Account, Accounts
-from pg_collector.buffer.flight import Flight, Numbering, Stragglers, within
+from pg_collector.buffer.flight import Flight, Holding, Numbering, Stragglers, within
 from pg_collector.buffer.journal import Journal
 from pg_collector.buffer.memory import ENTRY_BYTES, MemoryTier, size
 from pg_collector.buffer.quarantine import Refusal
@@ -95,9 +95,13 @@ class SpillingBuffer:
 
     def put(self, line: bytes, keep: Keep) -> int:
         """Take a line; return its number. A full buffer gives up what matters least for it."""
+        return self._add(line, keep, self._accounts.produce)[1]
+
+    def _add(self, line: bytes, keep: Keep, count: Callable[[int], None]) -> tuple[int, int]:
+        """Take a line that `count` accounts for; return its position and its number."""
         with self._lock:
             position = self._tier.end
-            self._accounts.produce(1)
+            count(1)
             self._bytes_put += len(line)
             now, wall = self._clock.monotonic(), self._clock.now().timestamp()
             record = Record(position, position, line, keep, created=wall, since=now)
@@ -115,7 +119,7 @@ class SpillingBuffer:
         if urgent and self.journal is not None:
             self.journal.urge()
         self._tell_backlog()
-        return number
+        return position, number
 
     def wait_for_room(self, size: int, timeout: float) -> bool:
         """Wait until a line of `size` bytes fits without a loss; return whether it does."""
@@ -366,6 +370,40 @@ class SpillingBuffer:
             found += self.journal.call(lambda spool: [one for _, one in spool.quarantine])
         with self._lock:
             return (*found, *self._refused)
+
+    # What people do with it, through upkeep.py.
+
+    def holding(self) -> Holding:
+        """Return what memory holds, and how its positions are numbered."""
+        with self._lock:
+            return Holding(
+                self._numbering, self._acked, tuple(self._tier.after(0)), self._tier.base,
+                self._tier.bytes, self._max_bytes, () if self._stragglers is None
+                else tuple(self._stragglers.tier.after(0)), self._loose,
+            )  # fmt: skip
+
+    def requeue(self, line: bytes) -> int:
+        """Put a line from quarantine behind all others; return its position."""
+        return self._add(line, Keep.EVENT, self._accounts.requeue)[0]
+
+    def safe(self, position: int) -> bool:
+        """Whether a line is where a crash does not reach it: on disk, or delivered."""
+        with self._lock:
+            return position <= max(self._acked, 0 if self._loose else self._written)
+
+    def discard_refused(self, count: int, names: Collection[str], reason: str) -> int:
+        """Forget refused lines of memory; return how many.
+
+        They and `count` more, which were on disk, are lost for a reason; without one they are
+        counted elsewhere.
+        """
+        with self._lock:
+            kept = [one for one in self._refused if one.name not in names]
+            gone = len(self._refused) - len(kept)
+            self._refused = kept
+            if reason:
+                self._accounts.lose_quarantined(count + gone, reason)
+            return gone
 
     def oldest_age(self) -> float:
         """Return the seconds that the oldest line has waited; 0 if none does."""

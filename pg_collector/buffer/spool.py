@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from pg_collector.buffer.cursor import Cursor, HeadGap, State, merged
-from pg_collector.buffer.place import BALLAST, Place
+from pg_collector.buffer.place import BALLAST, Place, Removed, SegmentLost
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import translated
 from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Rescue, Shelf
-from pg_collector.errors import StoreDamaged, StoreDown, StoreError, StoreFull
+from pg_collector.errors import StoreDamaged, StoreError, StoreFull
 from pg_collector.sample import Gap
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,16 @@ class Spool:
         """What the segments take."""
         return self._shelf.bytes
 
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The segments, oldest first."""
+        return tuple(self._shelf)
+
+    @property
+    def holes(self) -> tuple[Gap, ...]:
+        """Positions that are known to be gone."""
+        return tuple(self._shelf.holes)
+
     def bytes_before(self, position: int) -> int:
         """Return what the segments take that begin before a position."""
         return sum(held.bytes for held in self._shelf if held.first < position)
@@ -217,6 +227,15 @@ class Spool:
             size += sum(len(row.line or b"") + 1 for row in rows)
             at = rows[-1].last + 1
         return found
+
+    def purge(self) -> int:
+        """Give up everything that waits here; a gap stays. Returns how many lines that were."""
+        lines, top = self._shelf.lines, self.top
+        if top > self.given_up:
+            self.give_up(top, "purged", lines)
+        self._shelf.complete_tail()
+        self._shelf.release(top, lines, top)
+        return lines
 
     def _rows(self, at: int, max_lines: int, max_bytes: int, *, first: bool) -> list[Record]:
         """Return rows of one segment, or the gap before it; nothing beyond the limits."""
@@ -385,11 +404,3 @@ class Spool:
         self._put_gap(oldest.last, "disk_full")
         self._shelf.drop(oldest)
         return True
-
-
-class SegmentLost(StoreDown):
-    """The segment that was written to is damaged, and set aside: what was rescued comes first."""
-
-
-class Removed(StoreDown):
-    """The directory is not there any more, or is another one."""
