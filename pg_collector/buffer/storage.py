@@ -44,6 +44,7 @@ def buffer(
         journal = found.journal = Journal(place, limits, clock, found)
         metrics.buffer_disk_bytes.set_function(lambda: journal.backlog_bytes)
         metrics.buffer_journal_bytes.set_function(lambda: journal.bytes - journal.backlog_bytes)
+        metrics.is_draining.set_function(lambda: found.backlog)
         metrics.buffer_disk_usable.set_function(lambda: journal.trouble is None)
     metrics.buffer_seconds_remaining.set_function(found.seconds_remaining)
     return found
