@@ -1,7 +1,7 @@
 """The verbs of the control socket that concern the buffer: requests, and the agent's answers."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -11,8 +11,8 @@ from pg_collector.buffer.records import Record
 from pg_collector.buffer.report import Report
 from pg_collector.buffer.upkeep import Page, Upkeep
 from pg_collector.control import Reply, Request
-from pg_collector.delivery import Delivery
 from pg_collector.errors import CollectorError
+from pg_collector.sender import Sender
 
 NOWHERE: Final = "this agent delivers nowhere"
 
@@ -108,6 +108,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     lines: int
     trouble: str = ""
     remedy: str = ""
+
+
+class Delivery(Protocol):
+    """What drains the buffer."""
+
+    sender: Sender | None  # the one at work, or the last that was
 
 
 class BufferVerbs:

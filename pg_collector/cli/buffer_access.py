@@ -281,10 +281,11 @@ def _refuse(socket: Path) -> NoReturn:
 
 def _as_owner(path: Path) -> str:
     """Say as whom a command is to be run."""
-    try:
-        uid = path.stat().st_uid
-    except OSError:
-        return "Run pgc as the agent's user."
+    uid = os.geteuid()
+    for place in (path, *path.parents):  # the first that one may look at
+        with contextlib.suppress(OSError):
+            uid = place.stat().st_uid
+            break
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
