@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 from pg_collector.buffer.flight import Holding
+from pg_collector.buffer.memory import ENTRY_BYTES
 from pg_collector.buffer.quarantine import Refusal
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.report import DiskReport, MemoryReport, QuarantineReport, Report
@@ -21,7 +22,7 @@ from pg_collector.buffer.spool import Spool
 from pg_collector.buffer.view import PAGE_BYTES, Finding, examined, walk
 from pg_collector.errors import CollectorError, StoreDown, StoreError, StoreFull
 
-GROUP: Final = 100  # lines that are put back at once
+GROUPS: Final = 4  # refused lines are put back in groups of a quarter of the memory buffer
 LOOK_WITHIN: Final = 2.0  # seconds that a report waits for the disk
 ROOM_WITHIN: Final = 5.0  # seconds that a line waits for room in memory
 
@@ -137,9 +138,9 @@ class Upkeep:
         else:
             records = _some(_from_memory(held, start))
         records = [one._replace(last=min(one.last, end)) for one in records if one.first <= end]
-        if records and records[0].first > start + 1:
-            gap = Record(start + 1, records[0].first - 1, None, reason="acknowledged")
-            records.insert(0, gap)
+        arrived = records[0].first - 1 if records else min(held.acked, end)
+        if arrived > start:
+            records.insert(0, Record(start + 1, arrived, None, reason="acknowledged"))
         last = records[-1].last if records else None
         return Page(
             held.numbering.stream,
@@ -169,8 +170,8 @@ class Upkeep:
         """
         with self._one_at_a_time:
             chosen = _chosen(self._buffer.quarantined(), names)
-            for at in range(0, len(chosen), GROUP):
-                self._requeue(chosen[at : at + GROUP])
+            for group in _groups(chosen, self._buffer.holding().max_bytes // GROUPS):
+                self._requeue(group)
             return len(chosen)
 
     def discard(self, names: Collection[str] | None) -> int:
@@ -279,6 +280,20 @@ def _some(records: Iterator[Record]) -> list[Record]:
         if size >= PAGE_BYTES:
             break
     return found
+
+
+def _groups(refusals: Sequence[Refusal], max_bytes: int) -> Iterator[list[Refusal]]:
+    """Yield all, in order, in groups of at most so many bytes, but at least one."""
+    group: list[Refusal] = []
+    size = 0
+    for one in refusals:
+        size += len(one.line) + ENTRY_BYTES
+        if group and size > max_bytes:
+            yield group
+            group, size = [], len(one.line) + ENTRY_BYTES
+        group.append(one)
+    if group:
+        yield group
 
 
 def _chosen(refusals: Sequence[Refusal], names: Collection[str] | None) -> list[Refusal]:
