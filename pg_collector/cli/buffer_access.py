@@ -37,7 +37,8 @@ from pg_collector.config.model import Buffers, Config, Durability
 from pg_collector.errors import AgentUnreachable, CollectorError, StateError, StoreError
 from pg_collector.metrics import Metrics
 
-CLOSE_WITHIN: Final = 5.0  # seconds
+FIRST_ANSWER_WITHIN: Final = 10.0  # seconds
+CLOSE_WITHIN: Final = 5.0
 
 T = TypeVar("T", bound=msgspec.Struct)
 Seen = Callable[[int], None]  # hears of the bytes so far
@@ -244,11 +245,15 @@ def find(config: Path | None, overrides: list[str] | None) -> Running | Stopped:
     directory = storage.directory(found.buffers, state_dir)
     name = str(directory.resolve()) if directory is not None else ""
     forbidden: Path | None = None
+    silent: AgentUnreachable | None = None
     for socket in control.candidates(os.environ, found.state_dir):
         try:
-            reply = control.ask(StatusRequest(directory=name), socket)
+            reply = control.ask(StatusRequest(directory=name), socket, FIRST_ANSWER_WITHIN)
         except PermissionError:
             forbidden = forbidden or socket
+            continue
+        except AgentUnreachable as error:
+            silent = error  # whether the directory is its own, the lock will tell
             continue
         if reply is not None:
             return Running(socket, name, found)
@@ -256,6 +261,8 @@ def find(config: Path | None, overrides: list[str] | None) -> Running | Stopped:
     if directory is None and not place.is_dir():
         if forbidden is not None:
             _refuse(forbidden)
+        if silent is not None:
+            raise silent
         raise AgentUnreachable(
             "buffers.durability is memory, and no agent runs here: there is no buffer",
             remedy="Lines outlast the agent with buffers.durability: wal.",

@@ -24,7 +24,7 @@ from pg_collector.clock import SystemClock
 from pg_collector.config.model import Durability
 from pg_collector.metrics import Metrics
 from pg_collector.sample import Gap, Keep
-from tests.fault.test_control import _python_for_all
+from tests.fault.test_control import _closing, _python_for_all, listening
 from tests.support.daemon import Daemon
 from tests.support.lines import check, make
 from tests.support.process import ACCOUNT, as_owner
@@ -183,9 +183,10 @@ def test_status_verify_and_export_of_a_stopped_buffer_agree_and_change_nothing(h
     assert home.files() == before
 
 
-def test_a_buffer_that_another_process_has_can_be_looked_at_and_is_left_alone(home):
+def test_a_buffer_whose_agent_does_not_answer_can_be_looked_at_and_is_left_alone(home):
     home.keys["local"] = {"enabled": True, "path": str(home.path / "out")}
-    with home.buffer() as buffer:
+    (home.path / "run").mkdir()
+    with listening(home.path / "run" / "pgc.sock", _closing), home.buffer() as buffer:
         put(buffer, range(1, 41))
         before = home.files()
         told = home.status(code=1)
