@@ -46,6 +46,7 @@ class Held:
     level: int = 0
     complete: bool = False
     bytes: int = 0
+    suspect: bool = False  # a row of it is damaged: it is kept to be looked at
 
     @property
     def name(self) -> str:
@@ -76,10 +77,10 @@ class Shelf:
         self._garbage: list[Path] = []  # acknowledged, and not yet deleted
         self.holes: list[Gap] = []  # numbers known to be gone, in order
 
-    def load(self, after: int, top: int) -> None:
+    def load(self, after: int, top: int | None) -> None:
         """Find the segments; those without a number beyond `after` are deleted.
 
-        `top` is the last number that is known to have been written.
+        `top` is the last number that is known to have been written; None where nobody knows.
         A damaged one is set aside. Raises StoreError where the volume, not a segment, is at fault.
         """
         self._tidy()
@@ -157,8 +158,9 @@ class Shelf:
         head = self._held[0] if self._held else None
         if head is None or head.last > through:
             return False
-        if not head.complete and head.bytes < self._segment_bytes:
-            return False  # it goes on being written to
+        if not head.complete:
+            # It goes on being written to; and its numbers stay proven, whatever cursor is read.
+            return False
         self._discard(self._held.pop(0))
         return True
 
@@ -181,11 +183,15 @@ class Shelf:
         self.note_hole(Gap(held.first, last, "damaged"))
         self._on_loss(lost, "damaged")
         held.segment.forget()
+        self._keep(held.segment.path, held.name)
+
+    def _keep(self, path: Path, name: str) -> None:
+        """Move a damaged segment where it can be looked at; of many, the oldest are deleted."""
         with contextlib.suppress(OSError):
-            held.segment.path.rename(self._place.quarantine / f"seg-{held.name}")
+            path.rename(self._place.quarantine / f"seg-{name}")
         kept = sorted(self._place.quarantine.glob("seg-*"))
-        for path in kept[:-KEPT_DAMAGED]:
-            self._delete(path)
+        for one in kept[:-KEPT_DAMAGED]:
+            self._delete(one)
 
     def hole(self, first: int, last: int) -> Gap:
         """Return the gap over numbers that are not there; counts what was not known before."""
@@ -194,10 +200,23 @@ class Shelf:
                 return Gap(first, min(last, gap.last), gap.reason)
             if first < gap.first <= last:
                 last = gap.first - 1
-        gap = Gap(first, last, "store_truncated")
+        gap, lines = self._explained(first, last)
         self.note_hole(gap)
-        self._on_loss(gap.width, gap.reason)
+        self._on_loss(lines, gap.reason)
         return gap
+
+    def _explained(self, first: int, last: int) -> tuple[Gap, int]:
+        """Return the gap at `first`, and its lines: an earlier life may have set them aside."""
+        for path in sorted(self._place.quarantine.glob("seg-*")):
+            if found := _COMPLETE.fullmatch(path.name):
+                begin, end, lines, _ = map(int, found.groups())
+                if begin <= first <= end:
+                    gap = Gap(first, min(last, end), "damaged")
+                    return gap, min(lines, gap.width)
+                if first < begin <= last:
+                    last = begin - 1
+        gap = Gap(first, last, "store_truncated")
+        return gap, gap.width
 
     def note_hole(self, gap: Gap) -> None:
         """Remember numbers that are gone and counted."""
@@ -248,7 +267,7 @@ class Shelf:
         for held in self._held:
             held.segment.forget()
 
-    def _recognised(self, path: Path, after: int, until: int) -> Held | None:
+    def _recognised(self, path: Path, after: int, until: int | None) -> Held | None:
         held = named(path, until)
         if held is None:
             return None
@@ -261,6 +280,9 @@ class Shelf:
         try:
             survey = segment.survey(after)
         except StoreDamaged as error:
+            if not held.lines:  # it was being made, or deleted, when the agent ended
+                self._discard(held)
+                return None
             self._held.append(held)
             self.set_aside(held, error)
             return None
@@ -309,7 +331,7 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
             raise
         lost = held.lines - lines
-        thinner.segment = self._replace(held.segment.path, path, thinner.name)
+        thinner.segment = self._replace(held, path, thinner.name)
         thinner.bytes = thinner.segment.bytes()
         freed = held.bytes - thinner.bytes
         self._held[self._held.index(held)] = thinner
@@ -317,18 +339,23 @@ class Shelf:
         self._on_loss(max(0, lost - len(gone)), "damaged")
         return freed > 0
 
-    def _replace(self, path: Path, fresh: Path, name: str) -> Segment:
+    def _replace(self, held: Held, fresh: Path, name: str) -> Segment:
+        path = held.segment.path
         aside = path.with_name(f"old-{path.name}")
         target = path.with_name(f"seg-{name}")
         with translated(path):
             path.rename(aside)
             fresh.rename(target)
             sync_folder(path.parent)
+        if held.suspect:
+            self._keep(aside, held.name)
         self._delete(aside)
         return Segment(target)
 
     def _discard(self, held: Held) -> None:
         held.segment.forget()
+        if held.suspect:
+            self._keep(held.segment.path, held.name)
         self._delete(held.segment.path)
 
     def _delete(self, path: Path) -> None:
@@ -355,10 +382,11 @@ class Shelf:
             sync_folder(folder)
 
 
-def named(path: Path, until: int) -> Held | None:
+def named(path: Path, until: int | None) -> Held | None:
     """Return what a segment's name tells; None where that is no segment.
 
-    The name of one that is not complete tells where it begins; it is taken to end at `until`.
+    The name of one that is not complete tells where it begins; it is taken to end at `until`, and
+    to hold one line where nobody knows.
     """
     segment = Segment(path)
     if found := _COMPLETE.fullmatch(path.name):
@@ -366,7 +394,7 @@ def named(path: Path, until: int) -> Held | None:
         return Held(segment, first, last, lines, lines, level, complete=True)
     if found := _OPEN.fullmatch(path.name):
         first = int(found[1])
-        last = max(first, until)
+        last = first if until is None else max(first - 1, until)
         return Held(segment, first, last, last - first + 1, last - first + 1)
     return None
 

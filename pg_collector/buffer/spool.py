@@ -91,7 +91,8 @@ class Spool:
             if any(self.place.directory.glob("seg-*")):
                 log.error("the cursor of the disk buffer is lost; what was sent may be sent again")
         given_up = before.gaps[-1].through if before.gaps else 0
-        self._shelf.load(max(before.acked, given_up), before.top)
+        unknown = self._cursor.fresh and carried is None
+        self._shelf.load(max(before.acked, given_up), None if unknown else before.top)
         top = max(before.top, self._shelf.last, given_up, before.acked)
         if before.top < self._shelf.last:
             # The cursor is lost, or an older one was put back: what is held begins the account.
@@ -115,11 +116,11 @@ class Spool:
         """Count what should be there and is not; reading will tell it as gaps."""
         at = first
         for held in self._shelf:
-            if at < held.first:
-                self._shelf.hole(at, held.first - 1)
+            while at < held.first:
+                at = self._shelf.hole(at, held.first - 1).last + 1
             at = max(at, held.last + 1)
-        if at <= top:
-            self._shelf.hole(at, top)
+        while at <= top:
+            at = self._shelf.hole(at, top).last + 1
 
     @property
     def state(self) -> State:
@@ -269,6 +270,7 @@ class Spool:
 
     def _missing(self, held: Held, first: int, last: int) -> Gap:
         """Return the gap for lines that a segment should hold, counted once."""
+        held.suspect = True
         for gap in self._shelf.holes:
             if gap.first <= first <= gap.last:
                 return Gap(first, last, gap.reason)
