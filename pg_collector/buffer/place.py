@@ -44,7 +44,6 @@ class Place:
         self.directory = directory
         self.quarantine = directory / "quarantine"
         self._lock_fd = lock_fd
-        self._pid = os.getpid()
 
     @classmethod
     def take(cls, directory: Path) -> Self:
@@ -150,11 +149,6 @@ class Place:
                 path.unlink()
             return False
         return True
-
-    @property
-    def inherited(self) -> bool:
-        """Whether this process is a fork of the one that took it: it must keep off."""
-        return os.getpid() != self._pid
 
     def close(self) -> None:
         """Give the lock back."""

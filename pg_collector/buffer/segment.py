@@ -111,6 +111,7 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store: _Store | None = None
+        self._files: dict[Path, int] = {}  # of the open store, by inode
 
     def open(self) -> None:
         """Open it for appending, making it when missing; a log left by a crash is taken over."""
@@ -144,6 +145,15 @@ class Segment:
             with translated(self.path):
                 store.settle()
             raise
+        if not self._files:
+            with translated(self.path):
+                names = (self.path / DATABASE, self.path / WAL)
+                self._files = {path: path.stat().st_ino for path in names if path.exists()}
+
+    def in_place(self) -> bool:
+        """Whether the files that it is written to still have their names. Raises StoreError."""
+        with translated(self.path):
+            return all(_inode(path) == inode for path, inode in self._files.items())
 
     def read(
         self, first: int, max_lines: int, max_bytes: int
@@ -171,24 +181,34 @@ class Segment:
                 found.append((number, one))
         return found
 
-    def survey(self, after: int = 0) -> tuple[int, int, int, int] | None:
+    def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int, int] | None:
         """Return the first and the last number, how many lines there are, and beyond `after`.
 
-        Returns None where it is empty. A row that is damaged counts as a line.
+        Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are
+        believed from number `begin` to `until`, and what follows that without a break; raises
+        StoreDamaged where there are others only.
         """
-        total = lines = first = last = 0
+        total = lines = first = last = strange = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
                     raise StoreDamaged("a row's key is not a number")
+                if not begin <= key <= max(until, last) + 1:
+                    strange += 1
+                    continue
                 try:
-                    numbers, is_line = covers(bytes(head or b""))
+                    numbers, is_line = covers(bytes(head or b""), key)
                 except (StoreDamaged, TypeError):
                     numbers, is_line = 1, 1
+                if first:
+                    lines += max(0, key - 1 - max(last, after))
+                    total += key - 1 - last
                 first = first or key
                 last = max(last, key + numbers - 1)
                 total += is_line
                 lines += is_line if key > after else 0
+            if strange and not first:
+                raise StoreDamaged("its rows have the numbers of others")
         return (first, last, total, lines) if first else None
 
     @property
@@ -199,6 +219,7 @@ class Segment:
     def close(self) -> None:
         """Close it; what its log holds goes into the database. An error leaves the log in place."""
         store, self._store = self._store, None
+        self._files = {}
         if store is not None:
             with translated(self.path):
                 store.close()
@@ -294,6 +315,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,7 @@ class Held:
     last: int
     lines: int
     total: int
+    _: KW_ONLY
     level: int = 0
     complete: bool = False
     bytes: int = 0
@@ -52,6 +53,17 @@ class Held:
     def name(self) -> str:
         """What it is called when complete."""
         return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
+
+    def read(
+        self, first: int, max_lines: int, max_bytes: int
+    ) -> list[tuple[int, Record | StoreDamaged]]:
+        """Return rows as `Segment.read` does, but none that reaches beyond the last number."""
+        rows = self.segment.read(first, max_lines, max_bytes)
+        return [
+            (number, row)
+            for number, row in rows
+            if number <= self.last and (isinstance(row, StoreDamaged) or row.last <= self.last)
+        ]
 
 
 OnLoss = Callable[[int, str], None]  # how many lines, to what
@@ -163,6 +175,14 @@ class Shelf:
             return False
         self._discard(self._held.pop(0))
         return True
+
+    def look(self) -> bool:
+        """Set a segment aside whose files were deleted while it is written to; tell of that."""
+        for held in self:
+            if not held.segment.in_place():
+                self.set_aside(held, StoreDamaged(f"{held.segment.path} was deleted"))
+                return True
+        return False
 
     def sweep(self) -> None:
         """Delete what could not be deleted before."""
@@ -278,7 +298,8 @@ class Shelf:
         # Should a look show nothing better.
         held.lines = min(held.lines, last - max(first - 1, min(after, last)))
         try:
-            survey = segment.survey(after)
+            known = held.complete or until is not None
+            survey = segment.survey(first, last if known else _ALL, after)
         except StoreDamaged as error:
             if not held.lines:  # it was being made, or deleted, when the agent ended
                 self._discard(held)
@@ -307,7 +328,7 @@ class Shelf:
     def _thin(self, held: Held, level: int) -> bool:
         """Rewrite a segment without the lines of a level; return whether it became smaller."""
         try:
-            rows = held.segment.read(held.first, _ALL, _ALL)
+            rows = held.read(held.first, _ALL, _ALL)
         except StoreDamaged as error:
             self.set_aside(held, error)
             return True
@@ -319,7 +340,7 @@ class Shelf:
         kept = _merged(held.first, held.last, records, gone)
         lines = sum(record.line is not None for record in kept)
         thinner = Held(
-            Segment(held.segment.path), held.first, held.last, lines, level, complete=True
+            held.segment, held.first, held.last, lines, lines, level=level, complete=True
         )
         path = self._place.directory / f"tmp-{thinner.name}"
         fresh = Segment(path)
@@ -391,7 +412,7 @@ def named(path: Path, until: int | None) -> Held | None:
     segment = Segment(path)
     if found := _COMPLETE.fullmatch(path.name):
         first, last, lines, level = map(int, found.groups())
-        return Held(segment, first, last, lines, lines, level, complete=True)
+        return Held(segment, first, last, lines, lines, level=level, complete=True)
     if found := _OPEN.fullmatch(path.name):
         first = int(found[1])
         last = first if until is None else max(first - 1, until)

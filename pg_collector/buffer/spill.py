@@ -307,11 +307,13 @@ class SpillingBuffer:
         `opened` is given when the spool was opened anew: what was lost in it before.
         """
         with self._lock:
+            another = self._loose or str(spool.state.stream) != self._numbering.stream
             if opened is not None:
+                twice = 0 if another else self._found_again(spool.top)
                 self._accounts.inherit(
-                    waiting=spool.lines, quarantined=len(spool.quarantine), lost=opened
+                    waiting=spool.lines - twice, quarantined=len(spool.quarantine), lost=opened
                 )
-            if self._loose:
+            if another:
                 self._join(spool)
         self._tell_backlog()
 
@@ -555,6 +557,12 @@ class SpillingBuffer:
         self._acked = self._exposed = origin
         self._recount()
         log.warning("lines are sent without having been written to disk")
+
+    def _found_again(self, through: int) -> int:
+        """Hear that an older copy of the store goes up to there; return what memory has of it."""
+        again = [r for r in self._tier.until(through) if r.first > self._written and r.line]
+        self._written = max(self._written, min(through, self._tier.end - 1))
+        return len(again)
 
     def _join(self, spool: Spool) -> None:
         """Put what memory holds behind what the disk holds; what is on its way stays apart."""

@@ -88,8 +88,12 @@ class Spool:
         before = self._cursor.state
         if self._cursor.fresh:
             before = carried or State(stream=self.place.stream() or uuid.uuid4())
-            if any(self.place.directory.glob("seg-*")):
+            if carried is None and any(self.place.directory.glob("seg-*")):
                 log.error("the cursor of the disk buffer is lost; what was sent may be sent again")
+        elif carried is not None and carried.stream == before.stream:
+            before = _since(before, carried)
+        else:
+            carried = None
         given_up = before.gaps[-1].through if before.gaps else 0
         unknown = self._cursor.fresh and carried is None
         self._shelf.load(max(before.acked, given_up), None if unknown else before.top)
@@ -98,10 +102,7 @@ class Spool:
             # The cursor is lost, or an older one was put back: what is held begins the account.
             first = next(iter(self._shelf)).first
             before = before._replace(acked=max(before.acked, first - 1))
-        if carried is None:
-            self._find_holes(max(before.acked, given_up) + 1, top)
-        elif before.acked < top:
-            self._shelf.note_hole(Gap(before.acked + 1, top, "store_truncated"))
+        self._find_holes(max(before.acked, given_up) + 1, top, counted=carried is not None)
         handed_out = before.ceiling
         if handed_out > top:
             gap = Gap(top + 1, handed_out, "crash")
@@ -112,15 +113,16 @@ class Spool:
             self.place.note_stream(before.stream)
         self.place.refill_ballast(self._limits.ballast)
 
-    def _find_holes(self, first: int, top: int) -> None:
-        """Count what should be there and is not; reading will tell it as gaps."""
+    def _find_holes(self, first: int, top: int, *, counted: bool) -> None:
+        """Note what should be there and is not; count it, unless that was done before."""
         at = first
-        for held in self._shelf:
-            while at < held.first:
-                at = self._shelf.hole(at, held.first - 1).last + 1
-            at = max(at, held.last + 1)
-        while at <= top:
-            at = self._shelf.hole(at, top).last + 1
+        for end, after in (*((held.first - 1, held.last + 1) for held in self._shelf), (top, 0)):
+            if counted and at <= end:
+                self._shelf.note_hole(Gap(at, end, "store_truncated"))
+                at = end + 1
+            while at <= end:  # reading will tell it as gaps
+                at = self._shelf.hole(at, end).last + 1
+            at = max(at, after)
 
     @property
     def state(self) -> State:
@@ -185,6 +187,8 @@ class Spool:
         self._appended(held, records)
 
     def _append_to_tail(self, records: Sequence[Record]) -> Held:
+        if self._shelf.look():
+            raise SegmentLost(f"{self.place.directory}: the newest segment was deleted")
         held = self._shelf.tail(records[0].first)
         try:
             held.segment.append(records)
@@ -246,7 +250,7 @@ class Spool:
                 Record.of_gap(self._shelf.hole(at, self.top if held is None else held.first - 1))
             ]
         try:
-            rows = held.segment.read(at, max_lines, max_bytes)
+            rows = held.read(at, max_lines, max_bytes)
         except StoreDamaged as error:
             self._shelf.set_aside(held, error)
             return [Record.of_gap(self._shelf.hole(at, held.last))]
@@ -330,7 +334,14 @@ class Spool:
         self._save(state._replace(stream=stream, origin=state.acked))
 
     def tend(self) -> None:
-        """Look after the directory; raises StoreDown when it was removed or replaced."""
+        """Look after the directory and what is in it; raises StoreError as `look` does."""
+        self.look()
+        self._shelf.look()
+        self._shelf.sweep()
+        self.place.refill_ballast(self._limits.ballast)
+
+    def look(self) -> None:
+        """Raise Removed when the directory was removed or replaced, StoreDown when it is away."""
         with translated(self.place.directory):
             intact = self.place.intact() and self._cursor.in_place()
         if not intact:
@@ -338,8 +349,6 @@ class Spool:
                 f"{self.place.directory} was removed or replaced",
                 remedy="Leave it to the agent: it makes a new one, and counts what is gone.",
             )
-        self._shelf.sweep()
-        self.place.refill_ballast(self._limits.ballast)
 
     def probe(self) -> None:
         """Try whether the volume takes anything; raises StoreError if it does not."""
@@ -406,3 +415,13 @@ class Spool:
         self._put_gap(oldest.last, "disk_full")
         self._shelf.drop(oldest)
         return True
+
+
+def _since(copy: State, carried: State) -> State:
+    """Return the state for an older copy of a store: what happened to its numbers since is true."""
+    return carried._replace(
+        acked=max(copy.acked, carried.acked),
+        top=max(copy.top, carried.top),
+        ceiling=max(copy.top, carried.ceiling),
+        life=max(copy.life, carried.life),
+    )

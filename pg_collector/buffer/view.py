@@ -85,7 +85,7 @@ class View:
         if held.complete and held.last <= self.after:
             return 0
         with untouched(held) as segment:
-            survey = segment.survey(self.after)
+            survey = segment.survey(held.first, held.last, self.after)
         return survey[3] if survey is not None else 0
 
     def damage(self, seen: Callable[[int], None] = lambda _bytes: None) -> Iterator[Finding]:
@@ -292,7 +292,7 @@ def _looked_into(held: Held) -> Held | None:
     """Return a segment whose name does not tell its end, with it; None where it is empty."""
     try:
         with untouched(held) as segment:
-            survey = segment.survey()
+            survey = segment.survey(held.first, held.last, 0)
     except StoreError:
         return held  # reading it will tell
     if survey is None:

@@ -3,6 +3,7 @@
 PGC_DAMAGE_IMAGES=1000 tries so many images instead of 60.
 """
 
+import itertools
 import os
 import pickle
 import shutil
@@ -54,6 +55,7 @@ def restarted(copy: Path, far: FarSide) -> tuple[Figures, Rig]:
         assert rig.journal.trouble is None
         rig.deliver()
         rig.put(1)
+        rig.written()
         rig.deliver()
         return rig.verify(), rig
 
@@ -61,7 +63,7 @@ def restarted(copy: Path, far: FarSide) -> tuple[Figures, Rig]:
 def widest(image: Path) -> int:
     """Return the numbers of the largest segment."""
     firsts = [int(path.name[4:20]) for path in segments(image)] + [LINES + 6]
-    return max(b - a for a, b in zip(firsts, firsts[1:], strict=False))
+    return max(b - a for a, b in itertools.pairwise(firsts))
 
 
 @pytest.mark.slow
@@ -82,7 +84,7 @@ def test_whatever_is_damaged_costs_one_segment_at_most_and_is_counted(image: Ima
 
 def _damaged(copy: Image, done: Damage, largest: int) -> None:
     if done.path.name == "format":  # a damaged number may be that of a newer agent
-        with Rig(copy.path) as rig:
+        with Rig(copy.path, deepcopy(copy.far)) as rig:
             rig.put(5)
             rig.deliver()
             assert rig.buffer.account().balanced
@@ -155,7 +157,8 @@ def test_a_crafted_row_is_refused_and_nothing_is_executed_or_deleted(
     figures, rig = restarted(*image)
     assert sum(figures.gaps.values()) == 1
     assert rig.buffer.account().lost == dict(figures.gaps)
-    assert list((image.path / "quarantine").iterdir())
+    if which != -1:  # the open one is still written to
+        assert list((image.path / "quarantine").iterdir())
     assert precious.read_text() == "precious"
     assert not exploded.exists()
 
@@ -207,7 +210,7 @@ def test_a_valid_record_far_beyond_all_others_is_damage(image: Image, number: in
         ("_disk", "x"),
     ],
 )
-def test_crafted_settings_change_nothing(image: Image, place: Path, name: str, value: object):
+def test_crafted_settings_change_nothing(image: Image, name: str, value: object):
     """Fault 14: what a store says of itself is not believed."""
     tail = segments(image.path)[-1]
     crafted(tail, "INSERT OR REPLACE INTO Settings VALUES (?, ?)", name, value)

@@ -1,8 +1,10 @@
 """Directories as crashes, people and backups leave them: opening finishes, counts, goes on."""
 
 import shutil
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ def continued(image: Path, far: FarSide, *, counted: bool = True) -> tuple[Figur
         assert rig.journal.trouble is None
         rig.deliver()
         rig.put(1)
+        rig.written()
         rig.deliver()
         figures = rig.verify(counted=counted)
     assert figures.delivered + figures.told == figures.committed
@@ -258,13 +261,10 @@ def test_a_record_of_a_newer_version_is_passed_over_counted_and_kept(place: Path
 
 
 def with_newer(segment: Path, number: int) -> None:
-    import sqlite3
-
-    with sqlite3.connect(segment / "cache.db") as db:
+    with closing(sqlite3.connect(segment / "cache.db")) as db, db:
         ((blob,),) = db.execute("SELECT value FROM Cache WHERE key = ?", (number,))
         newer = blob[:4] + struct.pack("B", records.VERSION + 1) + blob[5:]
         db.execute("UPDATE Cache SET value = ? WHERE key = ?", (newer, number))
-    db.close()
 
 
 def test_a_copied_directory_tells_by_its_life_that_it_is_another(image: tuple[Path, FarSide]):
