@@ -211,7 +211,8 @@ class Agent:
                 self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
             log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
         well = all(target.trouble is None for target in self.targets.values())
-        return well and not self.life.failed and not self.buffer.account().lost
+        account = self.buffer.account()
+        return well and not self.life.failed and not account.lost and not account.buffered
 
     def adopt(self, config: Config) -> Reloaded:
         """Let a configuration hold from now on, but for what only a restart changes.
@@ -345,6 +346,10 @@ class Agent:
         lost = self.buffer.close(max(STOP_LEAST, min(STOP_WRITE, self.ending.left)))
         if lost:
             log.error("%d lines were not delivered and are lost", lost)
+        if waiting := self.buffer.account().buffered:
+            log.warning(
+                "%d lines were not delivered; they wait on disk for the next start", waiting
+            )
 
     def _last_resort(self) -> None:
         """End the process now, after what can be saved was: its main thread does not come to it."""

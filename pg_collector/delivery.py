@@ -73,7 +73,7 @@ class Delivery:
     def _start(self, outlet: Outlet, config: Config) -> None:
         remote = isinstance(outlet, RemoteOutlet)
         breaker = self._breaker(config) if remote else None
-        self._running = _Running(outlet, self._life, self._ending, self._clock)
+        self._running = _Running(self._buffer, outlet, self._life, self._ending, self._clock)
         sender = Sender(
             self._buffer,
             outlet,
@@ -118,8 +118,16 @@ class Delivery:
 class _Running:
     """A sender's thread, from its start to its end."""
 
-    def __init__(self, outlet: Outlet, life: Lifetime, ending: Ending, clock: Clock) -> None:
+    def __init__(
+        self,
+        buffer: SpillingBuffer,
+        outlet: Outlet,
+        life: Lifetime,
+        ending: Ending,
+        clock: Clock,
+    ) -> None:
         self.stopping = threading.Event()
+        self._buffer = buffer
         self._outlet = outlet
         self._life = life
         self._ending = ending
@@ -150,6 +158,7 @@ class _Running:
         well = self._life.essential(sender.run)
         # Here, so that an output that hangs holds this thread and not the end of the process.
         if well and not self._let_go and not self._ending.hurried and sender.trouble is None:
+            self._buffer.write_down()  # what is not on disk cannot be sent
             sender.drain(self._clock.monotonic() + DRAIN)
         self._outlet.close()
 

@@ -339,6 +339,14 @@ class SpillingBuffer:
 
     # The end, and what people ask.
 
+    def write_down(self) -> None:
+        """Write what waits in memory to disk now, where there is one that takes it."""
+        if self.journal is not None:
+            try:
+                self.journal.flush()
+            except StoreError as error:
+                log.warning("not everything could be written to disk: %s", error)
+
     def close(self, deadline: float) -> int:
         """Write what memory holds to disk, within so many seconds; return how many lines are lost.
 
