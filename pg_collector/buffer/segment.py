@@ -9,10 +9,12 @@ A segment that nobody writes to any more is read without being written to, so th
 when the volume is full or read-only.
 """
 
+import ctypes
 import errno
 import os
 import shutil
 import sqlite3
+import weakref
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -44,6 +46,11 @@ _SETTINGS: Final = {
     "disk_min_file_size": _ENDLESS,
     "disk_pickle_protocol": 0,
 }
+_PRAGMAS: Final = tuple(
+    f"{name.removeprefix('sqlite_')} = {value}"
+    for name, value in _SETTINGS.items()
+    if name.startswith("sqlite_")
+)
 _BUSY: Final = 2.0  # seconds
 _CORRUPT: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT))
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -93,7 +100,38 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 
 
 class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """The open segment, with the reads that diskcache does not offer."""
+    """The open segment: its one connection, and the reads that diskcache does not offer."""
+
+    def __init__(self, directory: str) -> None:
+        self._connection: sqlite3.Connection | None = None
+        super().__init__(directory, timeout=_BUSY, disk=BytesDisk, **_SETTINGS)
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        """The connection, which has the store to itself.
+
+        The log's index is in memory then, and not in a file that is mapped: where the volume fails,
+        touching a mapped page kills the process (https://sqlite.org/wal.html#noshm).
+        """
+        if self._connection is None:
+            path = os.path.join(self.directory, DATABASE)  # noqa: PTH118  # as diskcache has it
+            self._connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
+            _stores.add(self)
+            # Those that hold for one connection; what libraries are built with is not relied on.
+            for pragma in ("locking_mode = EXCLUSIVE", *_PRAGMAS):
+                self._connection.execute(f"PRAGMA {pragma}")
+        return self._connection
+
+    def leak(self) -> None:
+        """Let the connection outlive everything that refers to it."""
+        if self._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+
+    def close(self) -> None:
+        """Close the connection; what the log holds goes into the database."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def rows(self, sql: str, *parameters: int) -> Generator[tuple[Any, ...], None, None]:
         with closing(self._sql(sql, parameters)) as found:
@@ -103,6 +141,18 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         """End a transaction that a failed COMMIT left open."""
         if self._con.in_transaction:
             self._con.rollback()
+
+
+_stores: Final[weakref.WeakSet[_Store]] = weakref.WeakSet()  # those that were opened
+
+
+def _keep_open() -> None:
+    """Let a fork never close what it inherited: SQLite would take the log away from its owner."""
+    for store in _stores:
+        store.leak()
+
+
+os.register_at_fork(after_in_child=_keep_open)
 
 
 class Segment:
@@ -121,8 +171,8 @@ class Segment:
             new = not self.path.is_dir()
             if new:
                 self.path.mkdir(mode=FOLDER_MODE)
-            self._store = _Store(str(self.path), timeout=_BUSY, disk=BytesDisk, **_SETTINGS)
-            for name in (DATABASE, WAL, "cache.db-shm"):
+            self._store = _Store(str(self.path))
+            for name in (DATABASE, WAL):
                 file = self.path / name
                 if file.exists():
                     file.chmod(FILE_MODE)

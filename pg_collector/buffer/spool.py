@@ -252,6 +252,8 @@ class Spool:
         try:
             rows = held.read(at, max_lines, max_bytes)
         except StoreDamaged as error:
+            if not first and at > held.first:
+                return []  # what was read of it has to arrive before the rest is given up
             self._shelf.set_aside(held, error)
             return [Record.of_gap(self._shelf.hole(at, held.last))]
         if not rows:

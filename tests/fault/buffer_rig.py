@@ -161,7 +161,10 @@ class Rig:
         assert account.balanced, account
         assert not self.deaths, self.deaths
         return verify(
-            self.far.ledger, self.far.put, counted=dict(account.lost) if counted else None
+            self.far.ledger,
+            self.far.put,
+            counted=dict(account.lost) if counted else None,
+            returning=True,
         )
 
     def _send(self) -> None:

@@ -115,14 +115,16 @@ def verify(
     counted: Mapping[str, int] | None = None,
     whole: bool = True,
     ours: Callable[[bytes], bool] = lambda _line: True,
+    returning: bool = False,
 ) -> Figures:
     """Hold the ledger against the journal; return figures or raise AssertionError.
 
     `held` are counters known to be in the buffer or its quarantine still. `counted` are the
     program's own counts of lost lines by reason: the gaps must come to the same. With `whole` every
-    stream must begin at number 1. Of lines that are not `ours` only the numbers are looked at.
+    stream must begin at number 1. Of lines that are not `ours` only the numbers are looked at. A stream
+    may come back after another one where it is `returning`: lines went out without the disk.
     """
-    arrived = _Arrivals(whole=whole, ours=ours)
+    arrived = _Arrivals(whole=whole, ours=ours, returning=returning)
     for at, entry in enumerate(ledger):
         try:
             arrived.take(entry)
@@ -137,8 +139,9 @@ def verify(
 class _Arrivals:
     """Looks at entries one by one; ValueError when one may not follow the others."""
 
-    def __init__(self, *, whole: bool, ours: Callable[[bytes], bool]) -> None:
+    def __init__(self, *, whole: bool, ours: Callable[[bytes], bool], returning: bool) -> None:
         self._whole = whole
+        self._returning = returning
         self._ours = ours
         self._next: dict[str, int] = {}
         self._stream = ""
@@ -165,7 +168,8 @@ class _Arrivals:
         """Check the numbers of the stream."""
         if entry.first > entry.last or (entry.line is None and not entry.reason):
             raise ValueError("not an entry: a gap without numbers or reason")
-        if entry.stream != self._stream and entry.stream in self._next:
+        away = entry.stream != self._stream and entry.stream in self._next
+        if away and not self._returning:
             raise ValueError("order: a stream came back after another one")
         begins = 1 if self._whole else entry.first
         expected = self._next.get(entry.stream, begins)
