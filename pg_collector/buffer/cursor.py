@@ -114,7 +114,9 @@ def saved(path: Path) -> State | None:
 
 def merged(gaps: Sequence[HeadGap], gap: HeadGap) -> tuple[HeadGap, ...]:
     """Return the gaps with one more behind them; neighbours of one reason become one."""
-    kept = [one for one in gaps if one.through < gap.through]
+    if gaps and gap.through <= gaps[-1].through:
+        return tuple(gaps)
+    kept = list(gaps)
     if kept and (kept[-1].reason == gap.reason or len(kept) >= MAX_GAPS):
         kept[-1] = HeadGap(gap.through, gap.reason)
     else:

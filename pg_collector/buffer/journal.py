@@ -45,7 +45,7 @@ class Source(Protocol):
         """Return what Spool.append takes: above, below, and whether there is no other way."""
 
     def written(self, through: int) -> None:
-        """Hear that records up to there are on disk."""
+        """Hear that records up to there are on disk; 0 if they could not be written."""
 
     def lost(self, count: int, reason: str) -> None:
         """Hear of lines that are lost."""
@@ -156,26 +156,31 @@ class Journal:
         if self._trouble is not None and now < self._retry_at and not self._stopping.is_set():
             return min(COMMIT_EVERY, self._retry_at - now)
         try:
-            if self._spool is None:
-                self._open()
-            elif self._trouble is not None:
-                self._spool.look()
-                self._spool.probe()
-                self._source.found(self._spool, None)
-            self._commit()
-            if self._stopping.is_set():
-                self._close()
-                return 0.0
-            if now - self._tended_at >= TEND_EVERY:
-                self._tended_at = now
-                self._opened().tend()
+            self._work(now)
         except Removed as error:
             self._removed(error)
         except StoreError as error:
             self._troubled(error)
         else:
             self._well()
+        if self._stopping.is_set():
+            self._let_go()
+            return 0.0
         return COMMIT_EVERY
+
+    def _work(self, now: float) -> None:
+        if self._spool is None:
+            self._open()
+        elif self._trouble is not None:
+            self._spool.look()
+            self._spool.probe()
+            self._source.found(self._spool, None)
+        self._commit()
+        if self._stopping.is_set():
+            self._close()
+        elif now - self._tended_at >= TEND_EVERY:
+            self._tended_at = now
+            self._opened().tend()
 
     def call(self, work: Callable[[Spool], T], timeout: float = ANSWER_WITHIN) -> T:
         """Have something done with the spool, in its thread, and return what it returns.
@@ -267,14 +272,16 @@ class Journal:
         while records := self._source.due(everything=everything):
             above, below, pressed = self._source.spared()
             force = pressed or self._stopping.is_set()
+            through = 0
             try:
                 spool.append(records, above=above, below=below, force=force)
+                through = records[-1].last
             except SegmentLost:
                 segments_lost += 1
                 if segments_lost > SEGMENTS_LOST:
                     raise
-            else:
-                self._source.written(records[-1].last)
+            finally:
+                self._source.written(through)
         self.bytes = spool.bytes
         self.backlog_bytes = spool.bytes_before(self._source.spared()[1])
 
@@ -282,6 +289,12 @@ class Journal:
         spool, self._spool = self._spool, None
         if spool is not None:
             spool.close()
+
+    def _let_go(self) -> None:
+        """Close what could not be closed well: the volume may be waiting for that."""
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.abandon()
 
     def _removed(self, error: StoreError) -> None:
         """Begin anew in a fresh directory, with the numbers going on."""

@@ -76,8 +76,8 @@ class MemoryTier:
         found.reverse()
         return found
 
-    def put_gap_first(self, record: Record) -> None:
-        """Put a gap before everything else; it ends where the oldest record begins."""
+    def put_first(self, record: Record) -> None:
+        """Put a record before everything else; it ends where the oldest record begins."""
         self._records.appendleft(record)
         self.bytes += size(record)
         self.base = record.first
@@ -91,11 +91,12 @@ class MemoryTier:
                 return record
         return None
 
-    def shrink(self, to_bytes: int, *, above: int) -> tuple[set[int], set[int]]:
+    def shrink(self, to_bytes: int, *, above: int, fixed: int) -> tuple[set[int], set[int]]:
         """Give lines up until the rest fits: resolution first, then the oldest.
 
-        Lines up to position `above` are spared while others remain to be thinned out. Returns the
-        positions of the lines that were thinned, and of the oldest that went.
+        Lines up to position `above` are spared while others remain to be thinned out, those up to
+        `fixed` always. Returns the positions of the lines that were thinned, and of the oldest
+        that went.
         """
         thinned: set[int] = set()
         for level in range(1, LEVELS + 1):
@@ -104,16 +105,17 @@ class MemoryTier:
             lines = (
                 (record.first, record.keep, record.line)
                 for record in self._records
-                if record.line is not None and record.first > above
+                if record.line is not None and record.first > max(above, fixed)
             )
             gone = given_up(lines, level)
-            self._replace(gone, "thinned")
+            self._replace(gone, "thinned", fixed)
             thinned |= gone
-        return thinned, self._give_up_oldest(self.bytes - to_bytes)
+        return thinned, self._give_up_oldest(self.bytes - to_bytes, fixed)
 
-    def _give_up_oldest(self, excess: int) -> set[int]:
+    def _give_up_oldest(self, excess: int, fixed: int) -> set[int]:
         """Make one gap of the oldest records, so that many bytes are free; return their lines."""
         lines: set[int] = set()
+        spared = [self.take_oldest() for _ in range(sum(1 for _ in self.until(fixed)))]
         first, free = self.base, -ENTRY_BYTES
         while self._records and free < excess:
             record = self.take_oldest()
@@ -121,7 +123,9 @@ class MemoryTier:
             if record.line is not None:
                 lines.add(record.first)
         if self.base > first:
-            self.put_gap_first(Record(first, self.base - 1, None, reason="memory_full"))
+            self.put_first(Record(first, self.base - 1, None, reason="memory_full"))
+        for record in reversed(spared):
+            self.put_first(record)
         return lines
 
     def rebase(self, base: int) -> None:
@@ -134,13 +138,13 @@ class MemoryTier:
         self._records = deque(moved)
         self.base = base
 
-    def _replace(self, chosen: set[int], reason: str) -> None:
+    def _replace(self, chosen: set[int], reason: str, fixed: int) -> None:
         before, self._records, self.bytes = self._records, deque(), 0
         for record in before:
             if record.line is not None and record.first in chosen:
-                self.add(record._replace(line=None, reason=reason))
+                self.add(record._replace(line=None, reason=reason), fixed=fixed)
             else:
-                self.add(record)
+                self.add(record, fixed=fixed)
 
 
 def _joins(before: Record, record: Record) -> bool:

@@ -104,7 +104,11 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
 
     def __init__(self, directory: str) -> None:
         self._connection: sqlite3.Connection | None = None
-        super().__init__(directory, timeout=_BUSY, disk=BytesDisk, **_SETTINGS)
+        try:
+            super().__init__(directory, timeout=_BUSY, disk=BytesDisk, **_SETTINGS)
+        except BaseException:
+            self.close()  # whoever tries again finds it unlocked
+            raise
 
     @property
     def _con(self) -> sqlite3.Connection:

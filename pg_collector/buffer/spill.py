@@ -64,6 +64,7 @@ class SpillingBuffer:
         self._loose = True  # the numbers are of this process only: no disk, or none that works
         self._acked = 0
         self._written = 0
+        self._writing = 0  # positions up to here are being written: they are what they are
         self._exposed = 0  # positions up to here may have arrived somewhere
         self._resent = 0  # positions up to here were counted as delivered before
         self._promised = 0
@@ -106,8 +107,8 @@ class SpillingBuffer:
             now, wall = self._clock.monotonic(), self._clock.now().timestamp()
             record = Record(position, position, line, keep, created=wall, since=now)
             if size(record) > self._max_bytes:  # emptying the buffer would not make room
-                fixed = 0 if self._loose else self._written
-                self._tier.add(record._replace(line=None, reason="too_large"), fixed=fixed)
+                gap = record._replace(line=None, reason="too_large")
+                self._tier.add(gap, fixed=self._fixed())
                 self._accounts.lose(1, "too_large")
             else:
                 self._tier.add(record)
@@ -208,7 +209,7 @@ class SpillingBuffer:
             self._resent = max(self._resent, self._acked)
             journal = None if self._loose else self.journal
             if journal is None:
-                self._tier.put_gap_first(gap)
+                self._tier.put_first(gap)
                 self._acked = position - 1
                 return
         journal.call(lambda spool: spool.rewind(position))
@@ -240,14 +241,15 @@ class SpillingBuffer:
             fresh = self._tier.after(max(self._written, self._acked))
             if self._durability is Durability.OVERFLOW and not everything:
                 fresh = self._overdue(fresh)
-        found: list[Record] = []
-        room = GROUP_BYTES
-        for record in fresh:
-            room -= size(record)
-            if found and room < 0:
-                break
-            found.append(record)
-        return found
+            found: list[Record] = []
+            room = min(GROUP_BYTES, self._max_bytes // 4)
+            for record in fresh:
+                room -= size(record)
+                if found and room < 0:
+                    break
+                found.append(record)
+            self._writing = found[-1].last if found else 0
+            return found
 
     def to_promise(self) -> int:
         """Return the position up to which numbers may leave without having been written."""
@@ -269,8 +271,9 @@ class SpillingBuffer:
             return max(self._acked, self._exposed), self._tier.base, pressed
 
     def written(self, through: int) -> None:
-        """Hear that records up to there are on disk."""
+        """Hear that records up to there are on disk; 0 if they could not be written."""
         with self._lock:
+            self._writing = 0
             self._written = max(self._written, through)
             self._make_room()
             self._recount()
@@ -590,7 +593,7 @@ class SpillingBuffer:
         spool.promised = ()
         self._tier.rebase(written + 1 + sum(gap.width for gap in gaps))
         for gap in reversed(gaps):
-            self._tier.put_gap_first(Record.of_gap(gap))
+            self._tier.put_first(Record.of_gap(gap))
         self._numbering = Numbering(str(state.stream), state.origin, f"{state.life}/{self._start}")
         self._acked, self._written = acked, written
         self._exposed = self._resent = self._late = 0
@@ -621,12 +624,18 @@ class SpillingBuffer:
             self._tier.take_oldest()
         if self._tier.bytes <= self._max_bytes:
             return
-        thinned, oldest = self._tier.shrink(self._max_bytes * 7 // 8, above=self._exposed)
+        thinned, oldest = self._tier.shrink(
+            self._max_bytes * 7 // 8, above=self._exposed, fixed=self._fixed()
+        )
         self._recount()
         if self._flight is not None:
             self._flight.gone |= thinned | oldest
         self._accounts.lose(len(thinned), "thinned")
         self._accounts.lose(len(oldest), "memory_full")
+
+    def _fixed(self) -> int:
+        """Return up to which position the disk has, or is getting, what memory holds."""
+        return 0 if self._loose else max(self._written, self._writing)
 
     def _tell_backlog(self) -> None:
         """Say when the disk begins to hold more than memory does, and when that is over."""

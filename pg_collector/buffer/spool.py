@@ -316,9 +316,12 @@ class Spool:
     def give_up(self, through: int, reason: str, lines: int) -> None:
         """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
         self._put_gap(through, reason)
-        head = next(iter(self._shelf), None)
-        if head is not None:
-            head.lines = max(0, head.lines - lines)
+        for held in self._shelf:
+            if held.first > through:
+                break
+            gone = min(lines, held.lines)
+            held.lines -= gone
+            lines -= gone
 
     def rewind(self, to: int) -> None:
         """Go back to a position that was acknowledged; what is gone becomes a gap."""
@@ -404,7 +407,7 @@ class Spool:
 
     def _shrink(self, *, above: int, below: int) -> bool:
         """Delete, thin out or give up one segment; return False where none may be touched."""
-        if self._shelf.discard_oldest(self._cursor.state.acked):
+        if self._shelf.discard_oldest(self.given_up):
             return True
         try:
             if self._shelf.thin(above, below):

@@ -155,8 +155,11 @@ class Rig:
         self.journal.call(lambda _spool: copied(self.directory, image))
         return image
 
-    def verify(self, *, counted: bool = True) -> Figures:
-        """Hold the ledger against what was put, and the gaps against the counts of this life."""
+    def verify(self, *, counted: bool = True, returning: bool = False) -> Figures:
+        """Hold the ledger against what was put, and the gaps against the counts of this life.
+
+        `returning`: the store's stream goes on after lines that went out without the disk.
+        """
         account = self.buffer.account()
         assert account.balanced, account
         assert not self.deaths, self.deaths
@@ -164,7 +167,7 @@ class Rig:
             self.far.ledger,
             self.far.put,
             counted=dict(account.lost) if counted else None,
-            returning=True,
+            returning=returning,
         )
 
     def _send(self) -> None:

@@ -90,8 +90,8 @@ def test_a_deleted_directory_is_made_again_and_what_memory_holds_is_delivered(pl
         deleted = time.monotonic()
         shutil.rmtree(rig.directory)
         until((rig.directory / "cursor").exists, RESUMES, "it is made again")
-        rig.put(50)
         until(lambda: rig.journal.trouble is None, RESUMES, "it works again")
+        rig.put(50)  # now that memory has room: it was full of what had to be written again
         rig.written()
         assert time.monotonic() - deleted < RESUMES
         assert rig.buffer.account().lost == {"store_truncated": 400 - in_memory}

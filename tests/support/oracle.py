@@ -114,17 +114,17 @@ def verify(
     held: Iterable[int] = (),
     counted: Mapping[str, int] | None = None,
     whole: bool = True,
-    ours: Callable[[bytes], bool] = lambda _line: True,
     returning: bool = False,
+    ours: Callable[[bytes], bool] = lambda _line: True,
 ) -> Figures:
     """Hold the ledger against the journal; return figures or raise AssertionError.
 
     `held` are counters known to be in the buffer or its quarantine still. `counted` are the
     program's own counts of lost lines by reason: the gaps must come to the same. With `whole` every
-    stream must begin at number 1. Of lines that are not `ours` only the numbers are looked at. A stream
-    may come back after another one where it is `returning`: lines went out without the disk.
+    stream must begin at number 1; with `returning` one may come back after another one. Of lines
+    that are not `ours` only the numbers are looked at.
     """
-    arrived = _Arrivals(whole=whole, ours=ours, returning=returning)
+    arrived = _Arrivals(whole=whole, returning=returning, ours=ours)
     for at, entry in enumerate(ledger):
         try:
             arrived.take(entry)
@@ -139,7 +139,7 @@ def verify(
 class _Arrivals:
     """Looks at entries one by one; ValueError when one may not follow the others."""
 
-    def __init__(self, *, whole: bool, ours: Callable[[bytes], bool], returning: bool) -> None:
+    def __init__(self, *, whole: bool, returning: bool, ours: Callable[[bytes], bool]) -> None:
         self._whole = whole
         self._returning = returning
         self._ours = ours
@@ -168,8 +168,8 @@ class _Arrivals:
         """Check the numbers of the stream."""
         if entry.first > entry.last or (entry.line is None and not entry.reason):
             raise ValueError("not an entry: a gap without numbers or reason")
-        away = entry.stream != self._stream and entry.stream in self._next
-        if away and not self._returning:
+        back = entry.stream != self._stream and entry.stream in self._next
+        if back and not self._returning:
             raise ValueError("order: a stream came back after another one")
         begins = 1 if self._whole else entry.first
         expected = self._next.get(entry.stream, begins)

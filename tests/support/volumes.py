@@ -119,16 +119,6 @@ class DiskVolume(Volume):
             if done.returncode != 0:
                 raise RuntimeError(done.stderr)
 
-    def remount(self) -> None:
-        """Mount it anew, though something of it is open: that stays broken."""
-        for arguments in (
-            ["umount", "--lazy", str(self._mount)],
-            _mount_image(self._image, self._mount),
-        ):
-            done = _run(*arguments)
-            if done.returncode != 0:
-                raise RuntimeError(done.stderr)
-
 
 def _mount_image(image: Path, mount: Path) -> list[str]:
     return ["mount", "-t", "ext4", "-o", "loop", str(image), str(mount)]
