@@ -100,8 +100,10 @@ class Spool:
         top = max(before.top, self._shelf.last, given_up, before.acked)
         if before.top < self._shelf.last:
             # The cursor is lost, or an older one was put back: what is held begins the account.
+            # What was given up before it is told as ever.
             first = next(iter(self._shelf)).first
-            before = before._replace(acked=max(before.acked, first - 1))
+            if first - 1 > max(before.acked, given_up):
+                before = before._replace(acked=first - 1)
         self._find_holes(max(before.acked, given_up) + 1, top, counted=carried is not None)
         handed_out = before.ceiling
         if handed_out > top:
