@@ -168,10 +168,20 @@ def test_each_of_the_five_who_hold_back_the_horizon_is_named(major):
                 assert holder("prepared_transaction")["name"] == gid
             with held_by_standby(pair, slot=True):
                 assert holder("slot")["name"] == "standby"
+                _ages_of_feedback(there, "slots", "xmin_age")
+                _ages_of_feedback(there, "replication", "slot_xmin_age")
             with held_by_standby(pair, slot=False):
                 assert holder("standby")["application_name"] == "standby"
+                _ages_of_feedback(there, "replication", "backend_xmin_age")
             with held_by_logical_slot(database) as slot:
                 assert holder("slot_catalog")["name"] == slot
+
+
+def _ages_of_feedback(there, name, column):
+    """The samplers that list who may hold it back tell the same age, in the type they declare."""
+    (line,) = there.take(name)[name]
+    strictly(SAMPLERS[name].queries[0], line)
+    assert [row[column] >= 30 for row in line.rows] == [True]
 
 
 def test_dead_rows_that_an_open_transaction_protects_are_told_apart(database):
