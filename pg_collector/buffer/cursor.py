@@ -75,11 +75,10 @@ class Cursor:
                 os.pwrite(self._fd, bytes(2 * _SLOT), 0)
                 os.fsync(self._fd)
                 sync_folder(path.parent)
-            for at in (0, _SLOT):
-                found = _unpack(os.pread(self._fd, _SLOT, at))
-                if found is not None and found[0] > self._generation:
-                    self._generation, self.state = found
-                    self.fresh = False
+            found = _newest(os.pread(self._fd, 2 * _SLOT, 0))
+            if found is not None:
+                self._generation, self.state = found
+                self.fresh = False
         except BaseException:
             os.close(self._fd)
             raise
@@ -102,6 +101,15 @@ class Cursor:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def saved(path: Path) -> State | None:
+    """Return what a cursor file says, without touching it; None where it holds nothing usable."""
+    try:
+        found = _newest(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return found[1] if found is not None else None
 
 
 def merged(gaps: Sequence[HeadGap], gap: HeadGap) -> tuple[HeadGap, ...]:
@@ -129,6 +137,12 @@ def _pack(generation: int, state: State) -> bytes:
     )
     body = head + b"".join(_GAP.pack(gap.through, REASONS.index(gap.reason)) for gap in state.gaps)
     return body + _CRC.pack(zlib.crc32(body))
+
+
+def _newest(slots: bytes) -> tuple[int, State] | None:
+    """Return generation and state of the slot that was written last."""
+    found = (_unpack(slots[at : at + _SLOT]) for at in (0, _SLOT))
+    return max((one for one in found if one is not None), default=None, key=lambda one: one[0])
 
 
 def _unpack(slot: bytes) -> tuple[int, State] | None:

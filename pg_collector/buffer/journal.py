@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from pg_collector.buffer.cursor import State
+from pg_collector.buffer.place import Removed, SegmentLost
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.spool import Limits, Removed, SegmentLost, Spool
+from pg_collector.buffer.spool import Limits, Spool
 from pg_collector.clock import Clock
 from pg_collector.errors import StoreDown, StoreError
 
@@ -149,6 +150,8 @@ class Journal:
 
     def step(self) -> float:
         """Write what is due and look after the directory; return the seconds until the next."""
+        if self._inherited:
+            return COMMIT_EVERY
         now = self._clock.monotonic()
         if self._trouble is not None and now < self._retry_at and not self._stopping.is_set():
             return min(COMMIT_EVERY, self._retry_at - now)
@@ -156,6 +159,7 @@ class Journal:
             if self._spool is None:
                 self._open()
             elif self._trouble is not None:
+                self._spool.look()
                 self._spool.probe()
                 self._source.found(self._spool, None)
             self._commit()
@@ -179,7 +183,7 @@ class Journal:
         Raises StoreError, also where the disk does not answer within `timeout` seconds; what was
         asked may then still happen.
         """
-        if os.getpid() != self._pid:
+        if self._inherited:
             raise StoreDown("the disk buffer belongs to the process that opened it")
         if self._thread is None or self._thread is threading.current_thread():
             return work(self._opened())
@@ -203,6 +207,10 @@ class Journal:
                 f"{self.directory}: the disk did not answer within {timeout:g} s"
             ) from None
 
+    def flush(self) -> None:
+        """Write everything that waits in memory, now. Raises StoreError."""
+        self.call(lambda _spool: self._commit(everything=True))
+
     def urge(self) -> None:
         """Write what is due at once."""
         self._commands.put(None)
@@ -210,12 +218,19 @@ class Journal:
     def stop(self, deadline: float) -> bool:
         """Write everything, close, end the thread; return whether it did within the seconds."""
         self._stopping.set()
+        if self._inherited:
+            return False
         self._commands.put(None)
         if self._thread is None:
             self.step()
             return True
         self._thread.join(deadline)
         return not self._thread.is_alive()
+
+    @property
+    def _inherited(self) -> bool:
+        """Whether this process is a fork of the one that opened the spool: it must keep off."""
+        return os.getpid() != self._pid
 
     def _open(self) -> None:
         before: Counter[str] = Counter()
@@ -242,13 +257,14 @@ class Journal:
             )
         return self._spool
 
-    def _commit(self) -> None:
+    def _commit(self, *, everything: bool = False) -> None:
         spool = self._opened()
         if (through := self._source.to_promise()) > 0:
             spool.promise(through)
             self._source.promised(through)
         segments_lost = 0
-        while records := self._source.due(everything=self._stopping.is_set()):
+        everything = everything or self._stopping.is_set()
+        while records := self._source.due(everything=everything):
             above, below, pressed = self._source.spared()
             force = pressed or self._stopping.is_set()
             try:

@@ -104,20 +104,23 @@ def decode(blob: bytes, number: int) -> Record:
     return Record(first, last, content, keep=Keep(kind), created=created)
 
 
-def covers(blob_head: bytes) -> tuple[int, int]:
-    """Return (numbers, lines) of a row from its first `HEAD_BYTES`: of a gap (width, 0).
+def covers(blob_head: bytes, number: int) -> tuple[int, int]:
+    """Return (numbers, lines) of the row with that number from its first `HEAD_BYTES`.
 
-    Raises StoreDamaged where that is no header.
+    A line covers (1, 1), a gap (width, 0). Raises StoreDamaged where that is neither.
     """
     if len(blob_head) < _HEADER.size or blob_head[:4] != MAGIC:
         raise StoreDamaged("not a record of the buffer")
     _, _, _, kind, _, first, last, _, _ = _HEADER.unpack_from(blob_head)
-    if not first <= last:
-        raise StoreDamaged("a record ends before it begins")
-    return last - first + 1, 0 if kind == _GAP else 1
+    if kind == _GAP:  # how far it reaches decides which number is the next: it has to be whole
+        gap = decode(blob_head, number)
+        return gap.last - gap.first + 1, 0
+    if not first == last == number:
+        raise StoreDamaged("a record lies under another number")
+    return 1, 1
 
 
-HEAD_BYTES: Final = _HEADER.size
+HEAD_BYTES: Final = _HEADER.size + 64  # a gap's reason is shorter
 
 
 def _decompressed(content: bytes) -> bytes:

@@ -28,8 +28,8 @@ from pg_collector.errors import CollectorError, StoreDamaged, StoreDown, StoreEr
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-_DATABASE: Final = "cache.db"
-_WAL: Final = "cache.db-wal"
+DATABASE: Final = "cache.db"
+WAL: Final = "cache.db-wal"
 _ENDLESS: Final = 2**62
 _SETTINGS: Final = {
     "eviction_policy": "none",
@@ -111,6 +111,7 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store: _Store | None = None
+        self._files: dict[Path, int] = {}  # of the open store, by inode
 
     def open(self) -> None:
         """Open it for appending, making it when missing; a log left by a crash is taken over."""
@@ -121,7 +122,7 @@ class Segment:
             if new:
                 self.path.mkdir(mode=FOLDER_MODE)
             self._store = _Store(str(self.path), timeout=_BUSY, disk=BytesDisk, **_SETTINGS)
-            for name in (_DATABASE, _WAL, "cache.db-shm"):
+            for name in (DATABASE, WAL, "cache.db-shm"):
                 file = self.path / name
                 if file.exists():
                     file.chmod(FILE_MODE)
@@ -144,6 +145,15 @@ class Segment:
             with translated(self.path):
                 store.settle()
             raise
+        if not self._files:
+            with translated(self.path):
+                names = (self.path / DATABASE, self.path / WAL)
+                self._files = {path: path.stat().st_ino for path in names if path.exists()}
+
+    def in_place(self) -> bool:
+        """Whether the files that it is written to still have their names. Raises StoreError."""
+        with translated(self.path):
+            return all(_inode(path) == inode for path, inode in self._files.items())
 
     def read(
         self, first: int, max_lines: int, max_bytes: int
@@ -171,24 +181,35 @@ class Segment:
                 found.append((number, one))
         return found
 
-    def survey(self, after: int = 0) -> tuple[int, int, int] | None:
-        """Return the first and the last number, and how many lines lie beyond `after`.
+    def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int, int] | None:
+        """Return the first and the last number, how many lines there are, and beyond `after`.
 
-        Returns None where it is empty. A row that is damaged counts as a line.
+        Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are
+        believed from number `begin` to `until`, and what follows that without a break; raises
+        StoreDamaged where there are others only.
         """
-        lines = first = last = 0
+        total = lines = first = last = strange = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
                     raise StoreDamaged("a row's key is not a number")
+                if not begin <= key <= max(until, last) + 1:
+                    strange += 1
+                    continue
                 try:
-                    numbers, is_line = covers(bytes(head or b""))
+                    numbers, is_line = covers(bytes(head or b""), key)
                 except (StoreDamaged, TypeError):
                     numbers, is_line = 1, 1
+                if first:
+                    lines += max(0, key - 1 - max(last, after))
+                    total += key - 1 - last
                 first = first or key
                 last = max(last, key + numbers - 1)
+                total += is_line
                 lines += is_line if key > after else 0
-        return (first, last, lines) if first else None
+            if strange and not first:
+                raise StoreDamaged("its rows have the numbers of others")
+        return (first, last, total, lines) if first else None
 
     @property
     def is_open(self) -> bool:
@@ -198,6 +219,7 @@ class Segment:
     def close(self) -> None:
         """Close it; what its log holds goes into the database. An error leaves the log in place."""
         store, self._store = self._store, None
+        self._files = {}
         if store is not None:
             with translated(self.path):
                 store.close()
@@ -230,13 +252,13 @@ class Segment:
         return self._store
 
     def _rows(self, sql: str, *parameters: int) -> Generator[tuple[Any, ...], None, None]:
-        if self._store is None and _size(self.path / _WAL):
+        if self._store is None and _size(self.path / WAL):
             self.open()  # what a crash left in the log becomes part of the database
             self.close()
         if self._store is not None:
             yield from self._store.rows(sql, *parameters)
             return
-        database = self.path / _DATABASE
+        database = self.path / DATABASE
         if not _size(database):
             raise StoreDamaged(f"{database} is missing or empty")
         uri = f"file:{quote(str(database))}?mode=ro&immutable=1"
@@ -293,6 +315,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _size(path: Path) -> int:

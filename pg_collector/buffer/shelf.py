@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,20 +33,37 @@ _ALL: Final = 1 << 40
 
 @dataclass
 class Held:
-    """A segment, and what is known of it without looking: numbers, lines not yet acknowledged."""
+    """A segment, and what is known of it without looking.
+
+    `lines` are those that are neither acknowledged nor given up, `total` all of them.
+    """
 
     segment: Segment
     first: int
     last: int
     lines: int
+    total: int
+    _: KW_ONLY
     level: int = 0
     complete: bool = False
     bytes: int = 0
+    suspect: bool = False  # a row of it is damaged: it is kept to be looked at
 
     @property
     def name(self) -> str:
         """What it is called when complete."""
-        return f"{self.first:016d}-{self.last:016d}-{self.lines}-{self.level}"
+        return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
+
+    def read(
+        self, first: int, max_lines: int, max_bytes: int
+    ) -> list[tuple[int, Record | StoreDamaged]]:
+        """Return rows as `Segment.read` does, but none that reaches beyond the last number."""
+        rows = self.segment.read(first, max_lines, max_bytes)
+        return [
+            (number, row)
+            for number, row in rows
+            if number <= self.last and (isinstance(row, StoreDamaged) or row.last <= self.last)
+        ]
 
 
 OnLoss = Callable[[int, str], None]  # how many lines, to what
@@ -72,10 +89,10 @@ class Shelf:
         self._garbage: list[Path] = []  # acknowledged, and not yet deleted
         self.holes: list[Gap] = []  # numbers known to be gone, in order
 
-    def load(self, after: int, top: int) -> None:
+    def load(self, after: int, top: int | None) -> None:
         """Find the segments; those without a number beyond `after` are deleted.
 
-        `top` is the last number that is known to have been written.
+        `top` is the last number that is known to have been written; None where nobody knows.
         A damaged one is set aside. Raises StoreError where the volume, not a segment, is at fault.
         """
         self._tidy()
@@ -126,7 +143,7 @@ class Shelf:
             segment.forget()
             shutil.rmtree(segment.path, ignore_errors=True)
             raise
-        held = Held(segment, first, first - 1, 0, bytes=segment.bytes())
+        held = Held(segment, first, first - 1, 0, 0, bytes=segment.bytes())
         self._held.append(held)
         return held
 
@@ -136,18 +153,36 @@ class Shelf:
             self._held.remove(held)
             self._discard(held)
 
-    def release(self, through: int, lines: int) -> None:
-        """Delete the segments whose numbers are all acknowledged; `lines` lines were."""
-        while self._held and self._held[0].last <= through:
-            held = self._held[0]
-            if not held.complete and held.bytes < self._segment_bytes:
-                held.lines = 0
-                return  # it goes on being written to
+    def release(self, through: int, lines: int, gone: int) -> None:
+        """Hear that `lines` lines up to a number arrived; delete what lies up to `gone`."""
+        for held in self._held:
+            if held.last > through:
+                held.lines = max(0, held.lines - max(0, lines))
+                break
             lines -= held.lines
-            self._discard(self._held.pop(0))
-        if self._held:
-            self._held[0].lines = max(0, self._held[0].lines - max(0, lines))
+            held.lines = 0
+        while self.discard_oldest(gone):
+            pass
         self.holes = [gap for gap in self.holes if gap.last > through]
+
+    def discard_oldest(self, through: int) -> bool:
+        """Delete the oldest segment if all its numbers are acknowledged; return whether it was."""
+        head = self._held[0] if self._held else None
+        if head is None or head.last > through:
+            return False
+        if not head.complete:
+            # It goes on being written to; and its numbers stay proven, whatever cursor is read.
+            return False
+        self._discard(self._held.pop(0))
+        return True
+
+    def look(self) -> bool:
+        """Set a segment aside whose files were deleted while it is written to; tell of that."""
+        for held in self:
+            if not held.segment.in_place():
+                self.set_aside(held, StoreDamaged(f"{held.segment.path} was deleted"))
+                return True
+        return False
 
     def sweep(self) -> None:
         """Delete what could not be deleted before."""
@@ -168,11 +203,15 @@ class Shelf:
         self.note_hole(Gap(held.first, last, "damaged"))
         self._on_loss(lost, "damaged")
         held.segment.forget()
+        self._keep(held.segment.path, held.name)
+
+    def _keep(self, path: Path, name: str) -> None:
+        """Move a damaged segment where it can be looked at; of many, the oldest are deleted."""
         with contextlib.suppress(OSError):
-            held.segment.path.rename(self._place.quarantine / f"seg-{held.name}")
+            path.rename(self._place.quarantine / f"seg-{name}")
         kept = sorted(self._place.quarantine.glob("seg-*"))
-        for path in kept[:-KEPT_DAMAGED]:
-            self._delete(path)
+        for one in kept[:-KEPT_DAMAGED]:
+            self._delete(one)
 
     def hole(self, first: int, last: int) -> Gap:
         """Return the gap over numbers that are not there; counts what was not known before."""
@@ -181,10 +220,23 @@ class Shelf:
                 return Gap(first, min(last, gap.last), gap.reason)
             if first < gap.first <= last:
                 last = gap.first - 1
-        gap = Gap(first, last, "store_truncated")
+        gap, lines = self._explained(first, last)
         self.note_hole(gap)
-        self._on_loss(gap.width, gap.reason)
+        self._on_loss(lines, gap.reason)
         return gap
+
+    def _explained(self, first: int, last: int) -> tuple[Gap, int]:
+        """Return the gap at `first`, and its lines: an earlier life may have set them aside."""
+        for path in sorted(self._place.quarantine.glob("seg-*")):
+            if found := _COMPLETE.fullmatch(path.name):
+                begin, end, lines, _ = map(int, found.groups())
+                if begin <= first <= end:
+                    gap = Gap(first, min(last, end), "damaged")
+                    return gap, min(lines, gap.width)
+                if first < begin <= last:
+                    last = begin - 1
+        gap = Gap(first, last, "store_truncated")
+        return gap, gap.width
 
     def note_hole(self, gap: Gap) -> None:
         """Remember numbers that are gone and counted."""
@@ -235,31 +287,30 @@ class Shelf:
         for held in self._held:
             held.segment.forget()
 
-    def _recognised(self, path: Path, after: int, until: int) -> Held | None:
-        segment = Segment(path)
-        if found := _COMPLETE.fullmatch(path.name):
-            first, last, lines, level = map(int, found.groups())
-            held = Held(segment, first, last, lines, level, complete=True)
-            if not first <= after < last:
-                held.bytes = segment.bytes()
-                return held
-            held.lines = min(lines, last - after)  # should a look show nothing better
-        elif found := _OPEN.fullmatch(path.name):
-            first = int(found[1])
-            last = max(first, until)
-            held = Held(segment, first, last, last - max(first - 1, min(after, last)))
-        else:
+    def _recognised(self, path: Path, after: int, until: int | None) -> Held | None:
+        held = named(path, until)
+        if held is None:
             return None
+        first, last, segment = held.first, held.last, held.segment
+        if held.complete and not first <= after < last:
+            held.bytes = segment.bytes()
+            return held
+        # Should a look show nothing better.
+        held.lines = min(held.lines, last - max(first - 1, min(after, last)))
         try:
-            survey = segment.survey(after)
+            known = held.complete or until is not None
+            survey = segment.survey(first, last if known else _ALL, after)
         except StoreDamaged as error:
+            if not held.lines:  # it was being made, or deleted, when the agent ended
+                self._discard(held)
+                return None
             self._held.append(held)
             self.set_aside(held, error)
             return None
         if survey is None:
             self._discard(held)
             return None
-        held.first, held.last, held.lines = survey
+        held.first, held.last, held.total, held.lines = survey
         held.bytes = segment.bytes()
         return held
 
@@ -277,7 +328,7 @@ class Shelf:
     def _thin(self, held: Held, level: int) -> bool:
         """Rewrite a segment without the lines of a level; return whether it became smaller."""
         try:
-            rows = held.segment.read(held.first, _ALL, _ALL)
+            rows = held.read(held.first, _ALL, _ALL)
         except StoreDamaged as error:
             self.set_aside(held, error)
             return True
@@ -289,7 +340,7 @@ class Shelf:
         kept = _merged(held.first, held.last, records, gone)
         lines = sum(record.line is not None for record in kept)
         thinner = Held(
-            Segment(held.segment.path), held.first, held.last, lines, level, complete=True
+            held.segment, held.first, held.last, lines, lines, level=level, complete=True
         )
         path = self._place.directory / f"tmp-{thinner.name}"
         fresh = Segment(path)
@@ -301,7 +352,7 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
             raise
         lost = held.lines - lines
-        thinner.segment = self._replace(held.segment.path, path, thinner.name)
+        thinner.segment = self._replace(held, path, thinner.name)
         thinner.bytes = thinner.segment.bytes()
         freed = held.bytes - thinner.bytes
         self._held[self._held.index(held)] = thinner
@@ -309,18 +360,23 @@ class Shelf:
         self._on_loss(max(0, lost - len(gone)), "damaged")
         return freed > 0
 
-    def _replace(self, path: Path, fresh: Path, name: str) -> Segment:
+    def _replace(self, held: Held, fresh: Path, name: str) -> Segment:
+        path = held.segment.path
         aside = path.with_name(f"old-{path.name}")
         target = path.with_name(f"seg-{name}")
         with translated(path):
             path.rename(aside)
             fresh.rename(target)
             sync_folder(path.parent)
+        if held.suspect:
+            self._keep(aside, held.name)
         self._delete(aside)
         return Segment(target)
 
     def _discard(self, held: Held) -> None:
         held.segment.forget()
+        if held.suspect:
+            self._keep(held.segment.path, held.name)
         self._delete(held.segment.path)
 
     def _delete(self, path: Path) -> None:
@@ -345,6 +401,23 @@ class Shelf:
             for aside in folder.glob("old-*"):
                 shutil.rmtree(aside)
             sync_folder(folder)
+
+
+def named(path: Path, until: int | None) -> Held | None:
+    """Return what a segment's name tells; None where that is no segment.
+
+    The name of one that is not complete tells where it begins; it is taken to end at `until`, and
+    to hold one line where nobody knows.
+    """
+    segment = Segment(path)
+    if found := _COMPLETE.fullmatch(path.name):
+        first, last, lines, level = map(int, found.groups())
+        return Held(segment, first, last, lines, lines, level=level, complete=True)
+    if found := _OPEN.fullmatch(path.name):
+        first = int(found[1])
+        last = first if until is None else max(first - 1, until)
+        return Held(segment, first, last, last - first + 1, last - first + 1)
+    return None
 
 
 def _merged(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:

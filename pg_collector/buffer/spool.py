@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from pg_collector.buffer.cursor import Cursor, HeadGap, State, merged
-from pg_collector.buffer.place import BALLAST, Place
+from pg_collector.buffer.place import BALLAST, Place, Removed, SegmentLost
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import translated
 from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Rescue, Shelf
-from pg_collector.errors import StoreDamaged, StoreDown, StoreError, StoreFull
+from pg_collector.errors import StoreDamaged, StoreError, StoreFull
 from pg_collector.sample import Gap
 
 log = logging.getLogger(__name__)
@@ -88,19 +88,21 @@ class Spool:
         before = self._cursor.state
         if self._cursor.fresh:
             before = carried or State(stream=self.place.stream() or uuid.uuid4())
-            if any(self.place.directory.glob("seg-*")):
+            if carried is None and any(self.place.directory.glob("seg-*")):
                 log.error("the cursor of the disk buffer is lost; what was sent may be sent again")
+        elif carried is not None and carried.stream == before.stream:
+            before = _since(before, carried)
+        else:
+            carried = None
         given_up = before.gaps[-1].through if before.gaps else 0
-        self._shelf.load(max(before.acked, given_up), before.top)
+        unknown = self._cursor.fresh and carried is None
+        self._shelf.load(max(before.acked, given_up), None if unknown else before.top)
         top = max(before.top, self._shelf.last, given_up, before.acked)
         if before.top < self._shelf.last:
             # The cursor is lost, or an older one was put back: what is held begins the account.
             first = next(iter(self._shelf)).first
             before = before._replace(acked=max(before.acked, first - 1))
-        if carried is None:
-            self._find_holes(max(before.acked, given_up) + 1, top)
-        elif before.acked < top:
-            self._shelf.note_hole(Gap(before.acked + 1, top, "store_truncated"))
+        self._find_holes(max(before.acked, given_up) + 1, top, counted=carried is not None)
         handed_out = before.ceiling
         if handed_out > top:
             gap = Gap(top + 1, handed_out, "crash")
@@ -111,15 +113,16 @@ class Spool:
             self.place.note_stream(before.stream)
         self.place.refill_ballast(self._limits.ballast)
 
-    def _find_holes(self, first: int, top: int) -> None:
-        """Count what should be there and is not; reading will tell it as gaps."""
+    def _find_holes(self, first: int, top: int, *, counted: bool) -> None:
+        """Note what should be there and is not; count it, unless that was done before."""
         at = first
-        for held in self._shelf:
-            if at < held.first:
-                self._shelf.hole(at, held.first - 1)
-            at = max(at, held.last + 1)
-        if at <= top:
-            self._shelf.hole(at, top)
+        for end, after in (*((held.first - 1, held.last + 1) for held in self._shelf), (top, 0)):
+            if counted and at <= end:
+                self._shelf.note_hole(Gap(at, end, "store_truncated"))
+                at = end + 1
+            while at <= end:  # reading will tell it as gaps
+                at = self._shelf.hole(at, end).last + 1
+            at = max(at, after)
 
     @property
     def state(self) -> State:
@@ -146,6 +149,16 @@ class Spool:
     def bytes(self) -> int:
         """What the segments take."""
         return self._shelf.bytes
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The segments, oldest first."""
+        return tuple(self._shelf)
+
+    @property
+    def holes(self) -> tuple[Gap, ...]:
+        """Positions that are known to be gone."""
+        return tuple(self._shelf.holes)
 
     def bytes_before(self, position: int) -> int:
         """Return what the segments take that begin before a position."""
@@ -174,6 +187,8 @@ class Spool:
         self._appended(held, records)
 
     def _append_to_tail(self, records: Sequence[Record]) -> Held:
+        if self._shelf.look():
+            raise SegmentLost(f"{self.place.directory}: the newest segment was deleted")
         held = self._shelf.tail(records[0].first)
         try:
             held.segment.append(records)
@@ -186,7 +201,9 @@ class Spool:
         return held
 
     def _appended(self, held: Held, records: Sequence[Record]) -> None:
-        held.lines += sum(r.line is not None and r.first > held.last for r in records)
+        fresh = sum(r.line is not None and r.first > held.last for r in records)
+        held.lines += fresh
+        held.total += fresh
         held.last = max(held.last, records[-1].last)
         held.bytes = held.segment.bytes()
         state = self._cursor.state
@@ -216,6 +233,15 @@ class Spool:
             at = rows[-1].last + 1
         return found
 
+    def purge(self) -> int:
+        """Give up everything that waits here; a gap stays. Returns how many lines that were."""
+        lines, top = self._shelf.lines, self.top
+        if top > self.given_up:
+            self.give_up(top, "purged", lines)
+        self._shelf.complete_tail()
+        self._shelf.release(top, lines, top)
+        return lines
+
     def _rows(self, at: int, max_lines: int, max_bytes: int, *, first: bool) -> list[Record]:
         """Return rows of one segment, or the gap before it; nothing beyond the limits."""
         held = next((one for one in self._shelf if one.last >= at), None)
@@ -224,7 +250,7 @@ class Spool:
                 Record.of_gap(self._shelf.hole(at, self.top if held is None else held.first - 1))
             ]
         try:
-            rows = held.segment.read(at, max_lines, max_bytes)
+            rows = held.read(at, max_lines, max_bytes)
         except StoreDamaged as error:
             self._shelf.set_aside(held, error)
             return [Record.of_gap(self._shelf.hole(at, held.last))]
@@ -248,6 +274,7 @@ class Spool:
 
     def _missing(self, held: Held, first: int, last: int) -> Gap:
         """Return the gap for lines that a segment should hold, counted once."""
+        held.suspect = True
         for gap in self._shelf.holes:
             if gap.first <= first <= gap.last:
                 return Gap(first, last, gap.reason)
@@ -274,7 +301,9 @@ class Spool:
                 )
             )
         finally:
-            self._shelf.release(through, lines)
+            # Should the newest slot of the cursor be damaged, the one before claims nothing that
+            # is not there: a segment goes with the acknowledgement after its own.
+            self._shelf.release(through, lines, state.acked)
 
     def promise(self, through: int) -> None:
         """Note that numbers up to there may leave without having been written."""
@@ -284,8 +313,7 @@ class Spool:
 
     def give_up(self, through: int, reason: str, lines: int) -> None:
         """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
-        state = self._cursor.state
-        self._save(state._replace(gaps=merged(state.gaps, HeadGap(through, reason))))
+        self._put_gap(through, reason)
         head = next(iter(self._shelf), None)
         if head is not None:
             head.lines = max(0, head.lines - lines)
@@ -306,7 +334,14 @@ class Spool:
         self._save(state._replace(stream=stream, origin=state.acked))
 
     def tend(self) -> None:
-        """Look after the directory; raises StoreDown when it was removed or replaced."""
+        """Look after the directory and what is in it; raises StoreError as `look` does."""
+        self.look()
+        self._shelf.look()
+        self._shelf.sweep()
+        self.place.refill_ballast(self._limits.ballast)
+
+    def look(self) -> None:
+        """Raise Removed when the directory was removed or replaced, StoreDown when it is away."""
         with translated(self.place.directory):
             intact = self.place.intact() and self._cursor.in_place()
         if not intact:
@@ -314,8 +349,6 @@ class Spool:
                 f"{self.place.directory} was removed or replaced",
                 remedy="Leave it to the agent: it makes a new one, and counts what is gone.",
             )
-        self._shelf.sweep()
-        self.place.refill_ballast(self._limits.ballast)
 
     def probe(self) -> None:
         """Try whether the volume takes anything; raises StoreError if it does not."""
@@ -336,6 +369,12 @@ class Spool:
         self._shelf.forget()
         self._cursor.close()
         self.place.close()
+
+    def _put_gap(self, through: int, reason: str) -> None:
+        state = self._cursor.state
+        state = state._replace(gaps=merged(state.gaps, HeadGap(through, reason)))
+        self._save(state)
+        self._save(state)  # in both slots: what the gap covers is about to go
 
     def _save(self, state: State) -> None:
         with translated(self._cursor.path):
@@ -362,7 +401,9 @@ class Spool:
                 )
 
     def _shrink(self, *, above: int, below: int) -> bool:
-        """Thin or drop one segment; return False where none may be touched."""
+        """Delete, thin out or give up one segment; return False where none may be touched."""
+        if self._shelf.discard_oldest(self._cursor.state.acked):
+            return True
         try:
             if self._shelf.thin(above, below):
                 return True
@@ -371,15 +412,16 @@ class Spool:
         oldest = self._shelf.oldest(below)
         if oldest is None:
             return self._shelf.complete_tail()
-        state = self._cursor.state
-        self._save(state._replace(gaps=merged(state.gaps, HeadGap(oldest.last, "disk_full"))))
+        self._put_gap(oldest.last, "disk_full")
         self._shelf.drop(oldest)
         return True
 
 
-class SegmentLost(StoreDown):
-    """The segment that was written to is damaged, and set aside: what was rescued comes first."""
-
-
-class Removed(StoreDown):
-    """The directory is not there any more, or is another one."""
+def _since(copy: State, carried: State) -> State:
+    """Return the state for an older copy of a store: what happened to its numbers since is true."""
+    return carried._replace(
+        acked=max(copy.acked, carried.acked),
+        top=max(copy.top, carried.top),
+        ceiling=max(copy.top, carried.ceiling),
+        life=max(copy.life, carried.life),
+    )

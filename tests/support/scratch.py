@@ -21,6 +21,17 @@ def new_directory(name: str) -> Path:
     return path
 
 
+def in_memory(name: str, otherwise: Path) -> Path:
+    """Return an empty directory of a file system in memory, where there is one, for many syncs."""
+    shared = Path("/dev/shm")  # noqa: S108 - mkdtemp inside
+    if not os.access(shared, os.W_OK):
+        otherwise.joinpath(name).mkdir()
+        return otherwise / name
+    path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=shared))
+    atexit.register(_remove, path, _hold(path), os.getpid())
+    return path
+
+
 @functools.cache
 def scratch() -> Path:
     """Return this process's scratch directory; those of dead processes are removed."""
