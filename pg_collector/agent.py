@@ -16,6 +16,8 @@ from typing import Final, Self
 
 from pg_collector import __version__, checks, logs, signals
 from pg_collector.buffer import storage
+from pg_collector.buffer.upkeep import Upkeep
+from pg_collector.buffer_verbs import BufferVerbs
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.commands import Commands
 from pg_collector.config import difference
@@ -29,9 +31,8 @@ from pg_collector.health.vitals import Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
-from pg_collector.outlets import Outlet
+from pg_collector.outlets import Outlet, RemoteOutlet
 from pg_collector.outlets.file import FileOutlet
-from pg_collector.outlets.platform import PlatformOutlet
 from pg_collector.plan import GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
@@ -210,7 +211,8 @@ class Agent:
                 self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
             log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
         well = all(target.trouble is None for target in self.targets.values())
-        return well and not self.life.failed and not self.buffer.account().lost
+        account = self.buffer.account()
+        return well and not self.life.failed and not account.lost and not account.buffered
 
     def adopt(self, config: Config) -> Reloaded:
         """Let a configuration hold from now on, but for what only a restart changes.
@@ -269,6 +271,8 @@ class Agent:
             return FileOutlet(config.local, self.clock, self.metrics)
         if self._token is None or config.platform.url is None:
             return None
+        from pg_collector.outlets.platform import PlatformOutlet  # noqa: PLC0415  # 7 MB
+
         return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
 
     def _another_outlet(self, config: Config) -> Outlet | None:
@@ -276,7 +280,7 @@ class Agent:
         before, after = self.config, config
         same = before.platform == after.platform
         same = same and before.breakers.platform == after.breakers.platform
-        if same or not self._own_outlet or not isinstance(self.outlet, PlatformOutlet):
+        if same or not self._own_outlet or not isinstance(self.outlet, RemoteOutlet):
             return None
         return self._outlet(config)
 
@@ -288,8 +292,10 @@ class Agent:
         commands = Commands(
             self.samplers, lambda: self.targets, self.scheduler, self.reloader, self.clock
         )
+        verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
-        server = ControlServer(commands.answers, self._sockets, heart.beat)
+        answers = {**commands.answers, **verbs.answers}
+        server = ControlServer(answers, self._sockets, heart.beat)
         server.start()
         if server.path is None:
             self.vitals.forget("control")
@@ -340,6 +346,10 @@ class Agent:
         lost = self.buffer.close(max(STOP_LEAST, min(STOP_WRITE, self.ending.left)))
         if lost:
             log.error("%d lines were not delivered and are lost", lost)
+        if waiting := self.buffer.account().buffered:
+            log.warning(
+                "%d lines were not delivered; they wait on disk for the next start", waiting
+            )
 
     def _last_resort(self) -> None:
         """End the process now, after what can be saved was: its main thread does not come to it."""
@@ -374,6 +384,7 @@ def run(
     sockets: Sequence[Path] = (),
     state_dir: Path | None = None,
     reload: Callable[[], Config] | None = None,
+    patience: float = vitals.PATIENCE,
     on_start: Callable[[Agent], None] = lambda _agent: None,
 ) -> int:
     """Be the agent, in the main thread, until SIGTERM or SIGINT; return the exit code.
@@ -390,6 +401,7 @@ def run(
         sockets=sockets,
         state_dir=state_dir,
         reload=reload or nothing_to_read,
+        patience=patience,
     )
     agent.own_the_process()
     handlers: dict[signal.Signals, signals.Handler] = {}

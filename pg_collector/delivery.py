@@ -17,8 +17,7 @@ from pg_collector.health import vitals
 from pg_collector.health.vitals import Vitals
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
-from pg_collector.outlets import Outlet
-from pg_collector.outlets.platform import PlatformOutlet
+from pg_collector.outlets import Outlet, RemoteOutlet
 from pg_collector.pacing import Pacing
 from pg_collector.sender import Sender
 
@@ -49,6 +48,7 @@ class Delivery:
         self._life = life
         self._ending = ending
         self._running: _Running | None = None
+        self.sender: Sender | None = None  # the one at work, or the last that was
 
     @contextlib.contextmanager
     def to(self, outlet: Outlet, config: Config) -> Iterator[None]:
@@ -71,9 +71,9 @@ class Delivery:
         self._start(outlet, config)
 
     def _start(self, outlet: Outlet, config: Config) -> None:
-        remote = isinstance(outlet, PlatformOutlet)
+        remote = isinstance(outlet, RemoteOutlet)
         breaker = self._breaker(config) if remote else None
-        self._running = _Running(outlet, self._life, self._ending, self._clock)
+        self._running = _Running(self._buffer, outlet, self._life, self._ending, self._clock)
         sender = Sender(
             self._buffer,
             outlet,
@@ -86,6 +86,7 @@ class Delivery:
             attempt_max=config.platform.timeout.total if remote else 0.0,
             beat=self._vitals.heart("sender").beat,
         )
+        self.sender = sender
         self._buffer.delivering = lambda: sender.trouble is None
         self._vitals.register("output", partial(checks.output, outlet.name, sender))
         self._running.start(sender)
@@ -117,8 +118,16 @@ class Delivery:
 class _Running:
     """A sender's thread, from its start to its end."""
 
-    def __init__(self, outlet: Outlet, life: Lifetime, ending: Ending, clock: Clock) -> None:
+    def __init__(
+        self,
+        buffer: SpillingBuffer,
+        outlet: Outlet,
+        life: Lifetime,
+        ending: Ending,
+        clock: Clock,
+    ) -> None:
         self.stopping = threading.Event()
+        self._buffer = buffer
         self._outlet = outlet
         self._life = life
         self._ending = ending
@@ -136,7 +145,7 @@ class _Running:
         """End a delivery that is under way."""
         self._let_go = True
         self.stopping.set()
-        if isinstance(self._outlet, PlatformOutlet):
+        if isinstance(self._outlet, RemoteOutlet):
             self._outlet.interrupt()
 
     def joined(self, seconds: float) -> bool:
@@ -149,6 +158,7 @@ class _Running:
         well = self._life.essential(sender.run)
         # Here, so that an output that hangs holds this thread and not the end of the process.
         if well and not self._let_go and not self._ending.hurried and sender.trouble is None:
+            self._buffer.write_down()  # what is not on disk cannot be sent
             sender.drain(self._clock.monotonic() + DRAIN)
         self._outlet.close()
 

@@ -10,7 +10,9 @@ Which exchange a socket works for is the thread's own: an `Exchange` is entered,
 is connected, sent and read in the `with` block belongs to it.
 """
 
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -34,8 +36,8 @@ _SOCKET_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 class Exchange:
     """One request and its answer, with whom and until when; for one thread.
 
-    `connect` and `total` are seconds from the creation. `received` counts what has arrived,
-    `fresh` says whether a connection was opened for it.
+    `total` counts from the creation, `connect` from each beginning to connect, in seconds.
+    `received` counts what has arrived, `fresh` says whether a connection was opened for it.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Exchange:
         self._wire = wire
         self._resolver = resolver
         self._started = clock.monotonic()
-        self._connecting = False
+        self._connect_until: float | None = None  # on the clock, while connecting
         self._token: Token[Exchange | None] | None = None
 
     def __enter__(self) -> Self:
@@ -75,15 +77,16 @@ class Exchange:
 
     def left(self) -> float:
         """Return the seconds that are left, more than none. Raises Unreachable."""
-        bound = min(self._connect, self._total) if self._connecting else self._total
-        left = bound - self.seconds
+        left = self._total - self.seconds
+        if self._connect_until is not None:
+            left = min(left, self._connect_until - self._clock.monotonic())
         if left <= 0:
             raise self.late()
         return left
 
     def late(self) -> Unreachable:
         """Return what the end of the time means."""
-        if self._connecting:
+        if self._connect_until is not None:
             return Unreachable(
                 f"{self.place}: no connection within {self._connect:g} s",
                 remedy="Does a firewall drop packets on the way? Is the address right?",
@@ -105,11 +108,12 @@ class Exchange:
     @contextmanager
     def connecting(self) -> Iterator[None]:
         """Make the bound that of connecting: names, addresses, a proxy's consent, TLS."""
-        self.fresh = self._connecting = True
+        self.fresh = True
+        self._connect_until = self._clock.monotonic() + self._connect
         try:
             yield
         finally:
-            self._connecting = False
+            self._connect_until = None
 
     @contextmanager
     def waiting(self, link: socket.socket, seconds: float | None = None) -> Iterator[None]:
@@ -199,6 +203,13 @@ class PlainSocket(_BoundedSocket):
 
 class TlsSocket(_BoundedSocket, ssl.SSLSocket):
     """A bounded socket with TLS; its `sendall` is a row of `send`."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except ssl.SSLEOFError:
+            # As urllib3 knows it: it reads then what the far side said before it left.
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as in ssl
         try:

@@ -207,6 +207,9 @@ class Metrics:
         self.buffer_seconds_remaining = self._gauge(
             "buffer_seconds_remaining", "Seconds until the buffer is full, if nothing is delivered."
         )
+        self.is_draining = self._gauge(
+            "is_draining", "1 while a backlog waits on disk that does not fit in memory."
+        )
         self.buffer_disk_usable = self._gauge(
             "buffer_disk_usable", "1 while the disk buffer can be used, 0 while memory has to do."
         )

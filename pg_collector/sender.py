@@ -30,6 +30,7 @@ from pg_collector.sample import Batch
 
 log = logging.getLogger(__name__)
 
+URGED_WITHIN: Final = 0.5  # seconds until a pause notices that somebody does not want to wait
 NOTICE_LASTS: Final = 3600.0  # seconds that a change of the stream is told in the health report
 
 # The reasons of `output_errors_total`; a class that is not here counts as its parent.
@@ -65,10 +66,14 @@ class Trouble(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What became of one attempt: whether the buffer holds less now, and the pause that follows."""
+    """What became of one attempt: whether the buffer holds less now, and the pause that follows.
+
+    A `firm` pause was asked for, or keeps a rate: nobody can cut it short.
+    """
 
     moved: bool
     pause: float
+    firm: bool = True
 
 
 class Sender:
@@ -110,6 +115,9 @@ class Sender:
         self._notice: Trouble | None = None
         self._conflicts = 0  # in a row
         self._sync: _Sync | None = None
+        self._stream = ""
+        self._urged = threading.Event()
+        self._firm = False  # whether the pause after the last attempt is
         # After a refusal the line at fault is at or before `_suspect`; so few lines are tried.
         self._suspect = 0
         self._few = 1
@@ -134,12 +142,18 @@ class Sender:
         while True:
             pause = self.step()
             self._beat(pause)
-            if self._stopping.wait(pause):
+            if self._rest(pause):
                 return
 
     def step(self) -> float:
         """Try one batch; return how many seconds to wait before the next. Never raises."""
-        return self._attempt().pause
+        attempt = self._attempt()
+        self._firm = attempt.firm
+        return attempt.pause
+
+    def urge(self) -> None:
+        """Let the next attempt come now, unless the far side asked for a pause. From any thread."""
+        self._urged.set()
 
     def drain(self, deadline: float) -> bool:
         """Deliver what is left, until the monotonic clock shows `deadline` or the outlet defers.
@@ -154,13 +168,28 @@ class Sender:
         except StoreError:
             return False
 
+    def _rest(self, pause: float) -> bool:
+        """Wait so many seconds, or until somebody urges; return whether the end has come."""
+        end = self._clock.monotonic() + pause
+        while True:
+            left = max(0.0, end - self._clock.monotonic())
+            if self._stopping.wait(min(left, URGED_WITHIN)):
+                return True
+            if left <= URGED_WITHIN or (self._urged.is_set() and not self._firm):
+                self._urged.clear()
+                return False
+
     def _attempt(self) -> Step:
         try:
             max_bytes, max_lines = self._pacing.caps
-            batch = self._buffer.peek(max_bytes, self._few if self._suspect else max_lines)
+            few = min(self._few, max_lines) if self._suspect else max_lines
+            batch = self._buffer.peek(max_bytes, few)
             if batch is None:
                 self._emptied()
-                return Step(moved=False, pause=self._linger)
+                return Step(moved=False, pause=self._linger, firm=False)
+            if batch.stream != self._stream:  # numbers of another one say nothing of this one
+                self._stream = batch.stream
+                self._suspect = self._disputed = 0
             return self._deliver(batch)
         except StoreError as error:
             # The lines are where they are; the buffer says in its own health what is the matter.
@@ -293,7 +322,6 @@ class Sender:
             return self._hold(Held(f"every stream is in conflict: {reason}", remedy=_ASK))
         self._count(reason)
         self._buffer.renumber()
-        self._suspect = self._disputed = 0
         self._notice = Trouble(
             "another agent sent under this one's stream; lines go on under a new one",
             "Was this machine cloned, or restored? Give each its own state directory.",
@@ -321,7 +349,7 @@ class Sender:
         asked = reason.retry_after if isinstance(reason, Deferred) else None
         if isinstance(reason, Held):
             return Step(moved=False, pause=self._backoff.held(asked))
-        return Step(moved=False, pause=self._backoff.pause(attempts, asked))
+        return Step(moved=False, pause=self._backoff.pause(attempts, asked), firm=asked is not None)
 
     def _answered(self) -> None:
         """Forget the trouble before: whoever refuses is there."""

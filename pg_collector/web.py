@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from pg_collector import __version__
 from pg_collector.clock import Clock
 from pg_collector.config.model import Platform
+from pg_collector.config.proxy import PORTS, parse, shown
 from pg_collector.errors import ConfigurationError, DeliveryError, Unexpected, Unreachable
 from pg_collector.exchange import MAX_REPLY, POOLS, Exchange, tls_context
 from pg_collector.resolve import Resolver
@@ -34,7 +35,6 @@ from pg_collector.wire import Wire
 
 _CHUNK: Final = 8192
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
-_PORTS: Final = {"http": 80, "https": 443}
 _OURS: Final = {
     "User-Agent": f"pg-collector/{__version__}",
     "Accept": "application/json, application/problem+json",
@@ -67,15 +67,15 @@ class Web:
         ConfigurationError where the URL, the proxy or the system's authorities cannot be used.
         """
         url = urlsplit(platform.url or "")
-        if url.scheme not in _PORTS or not url.hostname:
+        if url.scheme not in PORTS or not url.hostname:
             raise ConfigurationError("platform.url is missing", remedy="Write https://host/path.")
         self.url = (platform.url or "").rstrip("/")
         self._clock = clock
         self._timeout = platform.timeout
         self._proxy = _proxy(platform, os.environ if environ is None else environ)
-        self._place = f"{url.hostname}:{url.port or _PORTS[url.scheme]}"
+        self._place = f"{url.hostname}:{url.port or PORTS[url.scheme]}"
         if self._proxy:
-            self._place += f" by the proxy {_shown(self._proxy)}"
+            self._place += f" by the proxy {shown(self._proxy.reveal())}"
         self._authorities = _authorities(platform.ca_file) if url.scheme == "https" else None
         pair = platform.client_cert
         own = pair.cert_file, pair.key_file
@@ -86,10 +86,17 @@ class Web:
         self._adapter: _Adapter | None = None
 
     def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        within: float | None = None,
     ) -> Reply:
         """Ask for `path` below the URL and return the answer, whatever its status.
 
+        It is to be there `within` so many seconds, by default `platform.timeout.total`.
         Where a kept connection proves closed before anything came, it is asked again at once.
         Raises Unreachable where no complete answer came in time, Unexpected where it cannot be
         the far side's.
@@ -98,7 +105,7 @@ class Web:
         with Exchange(
             self._place,
             connect=self._timeout.connect,
-            total=self._timeout.total,
+            total=self._timeout.total if within is None else within,
             clock=self._clock,
             wire=self._wire,
             resolver=self._resolver,
@@ -245,17 +252,15 @@ def _proxy(platform: Platform, environ: Mapping[str, str]) -> Secret | None:
     without = platform.no_proxy
     if without is None:
         without = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    port = url.port or _PORTS[url.scheme]
+    port = url.port or PORTS[url.scheme]
     if not proxy or _bypassed(url.hostname or "", port, without):
         return None
-    text = proxy.reveal()
-    proxy = proxy if "://" in text else Secret(f"http://{text}")
-    parts = urlsplit(proxy.reveal())
-    if parts.scheme not in _PORTS or not parts.hostname:
+    try:
+        return Secret(parse(proxy.reveal()))
+    except ValueError as error:
         raise ConfigurationError(
-            "the proxy is not an address", remedy="Write platform.proxy as http://host:port."
-        )
-    return proxy
+            f"the proxy is {error}", remedy="Write platform.proxy as http://host:port."
+        ) from None
 
 
 def _bypassed(host: str, port: int, without: str) -> bool:
@@ -273,8 +278,3 @@ def _bypassed(host: str, port: int, without: str) -> bool:
         except ValueError:
             continue  # a name
     return False
-
-
-def _shown(proxy: Secret) -> str:
-    parts = urlsplit(proxy.reveal())
-    return f"{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"

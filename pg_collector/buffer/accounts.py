@@ -63,6 +63,11 @@ class Accounts:
         self.quarantined += count
         self.losses += count
 
+    def requeue(self, count: int) -> None:
+        """Count lines that were in quarantine and wait again."""
+        self.quarantined -= count
+        self.buffered += count
+
     def lose_quarantined(self, count: int, reason: str) -> None:
         """Count lines that are lost from quarantine."""
         self.quarantined -= count

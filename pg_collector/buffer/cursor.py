@@ -58,15 +58,6 @@ class State(NamedTuple):
     stream: uuid.UUID = uuid.UUID(int=0)
     gaps: tuple[HeadGap, ...] = ()
 
-    def after_copy(self, copy: "State") -> "State":
-        """Return this state for an older copy of the store: what happened since stays true."""
-        return self._replace(
-            acked=max(copy.acked, self.acked),
-            top=max(copy.top, self.top),
-            ceiling=max(copy.top, self.ceiling),
-            life=max(copy.life, self.life),
-        )
-
 
 class Cursor:
     """The file, open. For one thread."""
@@ -84,11 +75,10 @@ class Cursor:
                 os.pwrite(self._fd, bytes(2 * _SLOT), 0)
                 os.fsync(self._fd)
                 sync_folder(path.parent)
-            for at in (0, _SLOT):
-                found = _unpack(os.pread(self._fd, _SLOT, at))
-                if found is not None and found[0] > self._generation:
-                    self._generation, self.state = found
-                    self.fresh = False
+            found = _newest(os.pread(self._fd, 2 * _SLOT, 0))
+            if found is not None:
+                self._generation, self.state = found
+                self.fresh = False
         except BaseException:
             os.close(self._fd)
             raise
@@ -113,14 +103,20 @@ class Cursor:
         os.close(self._fd)
 
 
-def merged(gaps: Sequence[HeadGap], gap: HeadGap) -> tuple[HeadGap, ...]:
-    """Return the gaps with one more behind them; neighbours of one reason become one.
+def saved(path: Path) -> State | None:
+    """Return what a cursor file says, without touching it; None where it holds nothing usable."""
+    try:
+        found = _newest(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return found[1] if found is not None else None
 
-    What was given up before stays what it is.
-    """
-    if gaps and gaps[-1].through >= gap.through:
+
+def merged(gaps: Sequence[HeadGap], gap: HeadGap) -> tuple[HeadGap, ...]:
+    """Return the gaps with one more behind them; neighbours of one reason become one."""
+    if gaps and gap.through <= gaps[-1].through:
         return tuple(gaps)
-    kept = [one for one in gaps if one.through < gap.through]
+    kept = list(gaps)
     if kept and (kept[-1].reason == gap.reason or len(kept) >= MAX_GAPS):
         kept[-1] = HeadGap(gap.through, gap.reason)
     else:
@@ -143,6 +139,12 @@ def _pack(generation: int, state: State) -> bytes:
     )
     body = head + b"".join(_GAP.pack(gap.through, REASONS.index(gap.reason)) for gap in state.gaps)
     return body + _CRC.pack(zlib.crc32(body))
+
+
+def _newest(slots: bytes) -> tuple[int, State] | None:
+    """Return generation and state of the slot that was written last."""
+    found = (_unpack(slots[at : at + _SLOT]) for at in (0, _SLOT))
+    return max((one for one in found if one is not None), default=None, key=lambda one: one[0])
 
 
 def _unpack(slot: bytes) -> tuple[int, State] | None:

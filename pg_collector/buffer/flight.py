@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pg_collector.buffer.memory import MemoryTier
 from pg_collector.buffer.records import Record
@@ -82,6 +83,24 @@ class Stragglers:
 
     numbering: Numbering
     tier: MemoryTier
+
+
+class Holding(NamedTuple):
+    """What memory holds at one moment, and how its positions are numbered."""
+
+    numbering: Numbering
+    acked: int
+    records: tuple[Record, ...]
+    base: int  # what is older lies on disk
+    bytes: int
+    max_bytes: int
+    apart: tuple[Record, ...]  # sent without the disk, first of all, under numbers of their own
+    loose: bool  # the disk's positions are others
+
+    @property
+    def last(self) -> int:
+        """The last position."""
+        return self.records[-1].last if self.records else self.base - 1
 
 
 def within(records: Iterable[Record], max_bytes: int, max_lines: int) -> list[Record]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from pg_collector.buffer.cursor import State
+from pg_collector.buffer.place import Removed, SegmentLost
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.spool import Limits, Removed, SegmentLost, Spool
+from pg_collector.buffer.spool import Limits, Spool
 from pg_collector.clock import Clock
 from pg_collector.errors import StoreDown, StoreError
 
@@ -155,14 +156,7 @@ class Journal:
         if self._trouble is not None and now < self._retry_at and not self._stopping.is_set():
             return min(COMMIT_EVERY, self._retry_at - now)
         try:
-            self._make_ready()
-            self._commit()
-            if self._stopping.is_set():
-                self._close()
-                return 0.0
-            if now - self._tended_at >= TEND_EVERY:
-                self._tended_at = now
-                self._opened().tend()
+            self._work(now)
         except Removed as error:
             self._removed(error)
         except StoreError as error:
@@ -171,7 +165,22 @@ class Journal:
             self._well()
         if self._stopping.is_set():
             self._let_go()
+            return 0.0
         return COMMIT_EVERY
+
+    def _work(self, now: float) -> None:
+        if self._spool is None:
+            self._open()
+        elif self._trouble is not None:
+            self._spool.look()
+            self._spool.probe()
+            self._source.found(self._spool, None)
+        self._commit()
+        if self._stopping.is_set():
+            self._close()
+        elif now - self._tended_at >= TEND_EVERY:
+            self._tended_at = now
+            self._opened().tend()
 
     def call(self, work: Callable[[Spool], T], timeout: float = ANSWER_WITHIN) -> T:
         """Have something done with the spool, in its thread, and return what it returns.
@@ -203,6 +212,10 @@ class Journal:
                 f"{self.directory}: the disk did not answer within {timeout:g} s"
             ) from None
 
+    def flush(self) -> None:
+        """Write everything that waits in memory, now. Raises StoreError."""
+        self.call(lambda _spool: self._commit(everything=True))
+
     def urge(self) -> None:
         """Write what is due at once."""
         self._commands.put(None)
@@ -223,14 +236,6 @@ class Journal:
     def _inherited(self) -> bool:
         """Whether this process is a fork of the one that opened the spool: it must keep off."""
         return os.getpid() != self._pid
-
-    def _make_ready(self) -> None:
-        if self._spool is None:
-            self._open()
-        elif self._trouble is not None:
-            self._spool.look()
-            self._spool.probe()
-            self._source.found(self._spool, None)
 
     def _open(self) -> None:
         before: Counter[str] = Counter()
@@ -257,13 +262,14 @@ class Journal:
             )
         return self._spool
 
-    def _commit(self) -> None:
+    def _commit(self, *, everything: bool = False) -> None:
         spool = self._opened()
         if (through := self._source.to_promise()) > 0:
             spool.promise(through)
             self._source.promised(through)
         segments_lost = 0
-        while records := self._source.due(everything=self._stopping.is_set()):
+        everything = everything or self._stopping.is_set()
+        while records := self._source.due(everything=everything):
             above, below, pressed = self._source.spared()
             force = pressed or self._stopping.is_set()
             through = 0

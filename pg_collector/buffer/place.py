@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 import uuid
 from pathlib import Path
 from typing import Final, Self
@@ -19,11 +20,21 @@ from pg_collector.errors import CollectorError, StateError, StoreDown
 FORMAT: Final = 1
 BALLAST: Final = 8 * 1024 * 1024  # bytes; a checkpoint and the rewriting of a segment need room
 PROBE: Final = 256 * 1024  # bytes
+LOCK_LOOKS: Final = 10
+LOCK_EVERY: Final = 0.05  # seconds
 _FILE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class AlreadyRunning(CollectorError):
     """Another agent has this buffer; exit code 1."""
+
+
+class Removed(StoreDown):
+    """The directory is not there any more, or is another one."""
+
+
+class SegmentLost(StoreDown):
+    """The segment that was written to is damaged, and set aside: what was rescued comes first."""
 
 
 class Place:
@@ -68,11 +79,7 @@ class Place:
             _write(path, f"{FORMAT}\n")
             return
         if found > FORMAT:
-            raise StoreDown(
-                f"{self.directory} has format {found}, this agent knows {FORMAT}",
-                remedy="A newer agent wrote it and can deliver what is in it: start that one, or "
-                "set another buffers.disk_path. Until then lines are kept in memory.",
-            )
+            raise newer_format(self.directory, found)
 
     def stream(self) -> uuid.UUID | None:
         """Return the stream that was noted here; None where none is readable."""
@@ -148,6 +155,15 @@ class Place:
         os.close(self._lock_fd)
 
 
+def newer_format(directory: Path, found: int) -> StoreDown:
+    """Return what is said of a directory that this agent cannot read."""
+    return StoreDown(
+        f"{directory} has format {found}, this agent knows {FORMAT}",
+        remedy="A newer agent wrote it and can deliver what is in it: start that one, or "
+        "set another buffers.disk_path. Until then lines are kept in memory.",
+    )
+
+
 def _make(directory: Path) -> None:
     """Make a directory and what is missing above it, so that a power cut takes none of it away."""
     if not directory.is_dir():
@@ -172,14 +188,17 @@ def _check(directory: Path) -> None:
 
 
 def _lock(fd: int, directory: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(LOCK_LOOKS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(LOCK_EVERY)  # a command may look into it at this moment
+    else:
         pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "?"
         raise AlreadyRunning(
             f"another agent (process {pid}) has the buffer {directory}",
             remedy="Stop it, or give this one a state_dir of its own.",
-        ) from None
+        )
     # Its process id is for people; that it cannot be written on a full volume is no reason to stop.
     with contextlib.suppress(OSError):
         os.ftruncate(fd, 0)

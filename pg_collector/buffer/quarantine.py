@@ -23,6 +23,11 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     at: str  # RFC 3339
     line: str
 
+    @property
+    def name(self) -> str:
+        """What it is called in quarantine."""
+        return f"line-{self.number:016d}-{self.stream}"
+
 
 class Quarantine:
     """The refused lines of one buffer. Methods raise StoreError."""
@@ -35,13 +40,17 @@ class Quarantine:
         """Return how many lines are here."""
         return len(self._paths())
 
+    @property
+    def segments(self) -> list[str]:
+        """The names of the damaged segments that were set aside."""
+        return sorted(path.name for path in self._folder.glob("seg-*"))
+
     def add(self, refusal: Refusal) -> tuple[int, int]:
         """Keep a line; return how many were added and how many old ones had to go for it.
 
         The same number of the same stream is kept once.
         """
-        name = f"line-{refusal.number:016d}-{refusal.stream}.json"
-        path = self._folder / name
+        path = self._folder / f"{refusal.name}.json"
         with translated(path):
             if path.exists():
                 return 0, 0

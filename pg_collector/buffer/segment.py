@@ -30,8 +30,8 @@ from pg_collector.errors import CollectorError, StoreDamaged, StoreDown, StoreEr
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-_DATABASE: Final = "cache.db"
-_WAL: Final = "cache.db-wal"
+DATABASE: Final = "cache.db"
+WAL: Final = "cache.db-wal"
 _ENDLESS: Final = 2**62
 _SETTINGS: Final = {
     "eviction_policy": "none",
@@ -46,6 +46,11 @@ _SETTINGS: Final = {
     "disk_min_file_size": _ENDLESS,
     "disk_pickle_protocol": 0,
 }
+_PRAGMAS: Final = tuple(
+    f"{name.removeprefix('sqlite_')} = {value}"
+    for name, value in _SETTINGS.items()
+    if name.startswith("sqlite_")
+)
 _BUSY: Final = 2.0  # seconds
 _CORRUPT: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT))
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -113,10 +118,12 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         touching a mapped page kills the process (https://sqlite.org/wal.html#noshm).
         """
         if self._connection is None:
-            path = os.path.join(self.directory, _DATABASE)  # noqa: PTH118  # as diskcache has it
+            path = os.path.join(self.directory, DATABASE)  # noqa: PTH118  # as diskcache has it
             self._connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
             _stores.add(self)
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # Those that hold for one connection; what libraries are built with is not relied on.
+            for pragma in ("locking_mode = EXCLUSIVE", *_PRAGMAS):
+                self._connection.execute(f"PRAGMA {pragma}")
         return self._connection
 
     def leak(self) -> None:
@@ -169,7 +176,7 @@ class Segment:
             if new:
                 self.path.mkdir(mode=FOLDER_MODE)
             self._store = _Store(str(self.path))
-            for name in (_DATABASE, _WAL):
+            for name in (DATABASE, WAL):
                 file = self.path / name
                 if file.exists():
                     file.chmod(FILE_MODE)
@@ -194,7 +201,7 @@ class Segment:
             raise
         if not self._files:
             with translated(self.path):
-                names = (self.path / _DATABASE, self.path / _WAL)
+                names = (self.path / DATABASE, self.path / WAL)
                 self._files = {path: path.stat().st_ino for path in names if path.exists()}
 
     def in_place(self) -> bool:
@@ -229,13 +236,13 @@ class Segment:
         return found
 
     def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int, int] | None:
-        """Return the first and the last number, the lines beyond `after`, and all lines.
+        """Return the first and the last number, how many lines there are, and beyond `after`.
 
         Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are
         believed from number `begin` to `until`, and what follows that without a break; raises
         StoreDamaged where there are others only.
         """
-        lines = total = first = last = strange = 0
+        total = lines = first = last = strange = 0
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
@@ -249,14 +256,14 @@ class Segment:
                     numbers, is_line = 1, 1
                 if first:
                     lines += max(0, key - 1 - max(last, after))
-                    total += max(0, key - 1 - last)
-                total += is_line
+                    total += key - 1 - last
                 first = first or key
                 last = max(last, key + numbers - 1)
+                total += is_line
                 lines += is_line if key > after else 0
             if strange and not first:
                 raise StoreDamaged("its rows have the numbers of others")
-        return (first, last, lines, total) if first else None
+        return (first, last, total, lines) if first else None
 
     @property
     def is_open(self) -> bool:
@@ -299,13 +306,13 @@ class Segment:
         return self._store
 
     def _rows(self, sql: str, *parameters: int) -> Generator[tuple[Any, ...], None, None]:
-        if self._store is None and _size(self.path / _WAL):
+        if self._store is None and _size(self.path / WAL):
             self.open()  # what a crash left in the log becomes part of the database
             self.close()
         if self._store is not None:
             yield from self._store.rows(sql, *parameters)
             return
-        database = self.path / _DATABASE
+        database = self.path / DATABASE
         if not _size(database):
             raise StoreDamaged(f"{database} is missing or empty")
         uri = f"file:{quote(str(database))}?mode=ro&immutable=1"

@@ -10,14 +10,14 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Final
 
 from pg_collector.buffer.place import Place
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import Segment, sync_folder, translated
-from pg_collector.buffer.thinning import LEVELS, given_up, merged
+from pg_collector.buffer.thinning import LEVELS, given_up
 from pg_collector.errors import StoreDamaged, StoreError
 from pg_collector.sample import Gap
 
@@ -33,27 +33,26 @@ _ALL: Final = 1 << 40
 
 @dataclass
 class Held:
-    """A segment, and what is known of it without looking: numbers, lines not yet acknowledged."""
+    """A segment, and what is known of it without looking.
+
+    `lines` are those that are neither acknowledged nor given up, `total` all of them.
+    """
 
     segment: Segment
     first: int
     last: int
     lines: int
+    total: int
+    _: KW_ONLY
     level: int = 0
     complete: bool = False
     bytes: int = 0
-    total: int = 0  # lines, acknowledged or not
     suspect: bool = False  # a row of it is damaged: it is kept to be looked at
 
     @property
     def name(self) -> str:
-        """What it is called when complete: whatever cursor is read, its lines are right."""
+        """What it is called when complete."""
         return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
-
-    @property
-    def missed(self) -> str:
-        """What it is called in quarantine: with the lines that nobody has."""
-        return f"{self.first:016d}-{self.last:016d}-{self.lines}-{self.level}"
 
     def read(
         self, first: int, max_lines: int, max_bytes: int
@@ -144,7 +143,7 @@ class Shelf:
             segment.forget()
             shutil.rmtree(segment.path, ignore_errors=True)
             raise
-        held = Held(segment, first, first - 1, 0, bytes=segment.bytes())
+        held = Held(segment, first, first - 1, 0, 0, bytes=segment.bytes())
         self._held.append(held)
         return held
 
@@ -154,19 +153,28 @@ class Shelf:
             self._held.remove(held)
             self._discard(held)
 
-    def release(self, through: int, lines: int) -> None:
-        """Delete the segments whose numbers are all acknowledged; `lines` lines were."""
-        while self._held and self._held[0].last <= through:
-            held = self._held[0]
-            if not held.complete:
-                # It goes on being written to; and its numbers stay proven, whatever cursor is read.
-                held.lines = 0
-                return
+    def release(self, through: int, lines: int, gone: int) -> None:
+        """Hear that `lines` lines up to a number arrived; delete what lies up to `gone`."""
+        for held in self._held:
+            if held.last > through:
+                held.lines = max(0, held.lines - max(0, lines))
+                break
             lines -= held.lines
-            self._discard(self._held.pop(0))
-        if self._held:
-            self._held[0].lines = max(0, self._held[0].lines - max(0, lines))
+            held.lines = 0
+        while self.discard_oldest(gone):
+            pass
         self.holes = [gap for gap in self.holes if gap.last > through]
+
+    def discard_oldest(self, through: int) -> bool:
+        """Delete the oldest segment if all its numbers are acknowledged; return whether it was."""
+        head = self._held[0] if self._held else None
+        if head is None or head.last > through:
+            return False
+        if not head.complete:
+            # It goes on being written to; and its numbers stay proven, whatever cursor is read.
+            return False
+        self._discard(self._held.pop(0))
+        return True
 
     def look(self) -> bool:
         """Set a segment aside whose files were deleted while it is written to; tell of that."""
@@ -195,7 +203,7 @@ class Shelf:
         self.note_hole(Gap(held.first, last, "damaged"))
         self._on_loss(lost, "damaged")
         held.segment.forget()
-        self._keep(held.segment.path, held.missed)
+        self._keep(held.segment.path, held.name)
 
     def _keep(self, path: Path, name: str) -> None:
         """Move a damaged segment where it can be looked at; of many, the oldest are deleted."""
@@ -280,24 +288,18 @@ class Shelf:
             held.segment.forget()
 
     def _recognised(self, path: Path, after: int, until: int | None) -> Held | None:
-        segment = Segment(path)
-        known = True
-        if found := _COMPLETE.fullmatch(path.name):
-            first, last, lines, level = map(int, found.groups())
-            held = Held(segment, first, last, lines, level, complete=True, total=lines)
-            if not first <= after < last:
-                held.bytes = segment.bytes()
-                return held
-            held.lines = min(lines, last - after)  # should a look show nothing better
-        elif found := _OPEN.fullmatch(path.name):
-            first = int(found[1])
-            known = until is not None
-            last = first if until is None else max(first - 1, until)
-            held = Held(segment, first, last, last - max(first - 1, min(after, last)))
-        else:
+        held = named(path, until)
+        if held is None:
             return None
+        first, last, segment = held.first, held.last, held.segment
+        if held.complete and not first <= after < last:
+            held.bytes = segment.bytes()
+            return held
+        # Should a look show nothing better.
+        held.lines = min(held.lines, last - max(first - 1, min(after, last)))
         try:
-            survey = segment.survey(held.first, held.last if known else _ALL, after)
+            known = held.complete or until is not None
+            survey = segment.survey(first, last if known else _ALL, after)
         except StoreDamaged as error:
             if not held.lines:  # it was being made, or deleted, when the agent ended
                 self._discard(held)
@@ -308,7 +310,7 @@ class Shelf:
         if survey is None:
             self._discard(held)
             return None
-        held.first, held.last, held.lines, held.total = survey
+        held.first, held.last, held.total, held.lines = survey
         held.bytes = segment.bytes()
         return held
 
@@ -335,9 +337,11 @@ class Shelf:
         gone = given_up(((r.first, r.keep, r.line) for r in records if r.line is not None), level)
         if not gone:
             return False
-        kept = merged(held.first, held.last, records, gone)
+        kept = _merged(held.first, held.last, records, gone)
         lines = sum(record.line is not None for record in kept)
-        thinner = replace(held, lines=lines, total=lines, level=level, suspect=False)
+        thinner = Held(
+            held.segment, held.first, held.last, lines, lines, level=level, complete=True
+        )
         path = self._place.directory / f"tmp-{thinner.name}"
         fresh = Segment(path)
         try:
@@ -365,14 +369,14 @@ class Shelf:
             fresh.rename(target)
             sync_folder(path.parent)
         if held.suspect:
-            self._keep(aside, held.missed)
+            self._keep(aside, held.name)
         self._delete(aside)
         return Segment(target)
 
     def _discard(self, held: Held) -> None:
         held.segment.forget()
         if held.suspect:
-            self._keep(held.segment.path, held.missed)
+            self._keep(held.segment.path, held.name)
         self._delete(held.segment.path)
 
     def _delete(self, path: Path) -> None:
@@ -397,3 +401,47 @@ class Shelf:
             for aside in folder.glob("old-*"):
                 shutil.rmtree(aside)
             sync_folder(folder)
+
+
+def named(path: Path, until: int | None) -> Held | None:
+    """Return what a segment's name tells; None where that is no segment.
+
+    The name of one that is not complete tells where it begins; it is taken to end at `until`, and
+    to hold one line where nobody knows.
+    """
+    segment = Segment(path)
+    if found := _COMPLETE.fullmatch(path.name):
+        first, last, lines, level = map(int, found.groups())
+        return Held(segment, first, last, lines, lines, level=level, complete=True)
+    if found := _OPEN.fullmatch(path.name):
+        first = int(found[1])
+        last = first if until is None else max(first - 1, until)
+        return Held(segment, first, last, last - first + 1, last - first + 1)
+    return None
+
+
+def _merged(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:
+    """Return the records that stay, and one gap for each run of numbers that do not."""
+    kept: list[Record] = []
+
+    def give_up(start: int, end: int, reason: str, created: float) -> None:
+        before = kept[-1] if kept else None
+        if before is not None and before.line is None and before.reason == reason:
+            kept[-1] = before._replace(last=end)
+        else:
+            kept.append(Record(start, end, None, reason=reason, created=created))
+
+    at = first
+    for record in records:
+        if at < record.first:
+            give_up(at, record.first - 1, "damaged", record.created)
+        if record.line is None:
+            give_up(record.first, record.last, record.reason, record.created)
+        elif record.first in gone:
+            give_up(record.first, record.last, "thinned", record.created)
+        else:
+            kept.append(record)
+        at = record.last + 1
+    if at <= last:
+        give_up(at, last, "damaged", 0.0)
+    return kept

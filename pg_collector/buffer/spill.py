@@ -13,12 +13,12 @@ import logging
 import math
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import Final
 
 from pg_collector.buffer.accounts import Account, Accounts
-from pg_collector.buffer.flight import Flight, Numbering, Stragglers, within
+from pg_collector.buffer.flight import Flight, Holding, Numbering, Stragglers, within
 from pg_collector.buffer.journal import Journal
 from pg_collector.buffer.memory import ENTRY_BYTES, MemoryTier, size
 from pg_collector.buffer.quarantine import Refusal
@@ -28,7 +28,7 @@ from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Durability
 from pg_collector.errors import StoreDown, StoreError
 from pg_collector.metrics import Metrics
-from pg_collector.sample import Batch, Keep
+from pg_collector.sample import Batch, Gap, Keep
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,13 @@ class SpillingBuffer:
         self._exposed = 0  # positions up to here may have arrived somewhere
         self._resent = 0  # positions up to here were counted as delivered before
         self._promised = 0
+        self._late = 0  # acknowledged lines that the disk has not heard of
+        self._left_at = 0, 0  # acknowledged and used of the disk's stream, when it was left
         self._pinned = 0  # what is in memory up to here is not on disk any more
         self._flight: Flight | None = None
         self._refused: list[Refusal] = []  # quarantine, where there is no disk for it
+        self._unwritten = 0  # bytes that memory alone has
+        self._urged = False  # the journal was told that they are many
         self._backlog = False
         self._disk_head_created = 0.0
         self._began_at = clock.monotonic()
@@ -93,9 +97,13 @@ class SpillingBuffer:
 
     def put(self, line: bytes, keep: Keep) -> int:
         """Take a line; return its number. A full buffer gives up what matters least for it."""
+        return self._add(line, keep, self._accounts.produce)[1]
+
+    def _add(self, line: bytes, keep: Keep, count: Callable[[int], None]) -> tuple[int, int]:
+        """Take a line that `count` accounts for; return its position and its number."""
         with self._lock:
             position = self._tier.end
-            self._accounts.produce(1)
+            count(1)
             self._bytes_put += len(line)
             now, wall = self._clock.monotonic(), self._clock.now().timestamp()
             record = Record(position, position, line, keep, created=wall, since=now)
@@ -105,21 +113,21 @@ class SpillingBuffer:
                 self._accounts.lose(1, "too_large")
             else:
                 self._tier.add(record)
+                self._unwritten += size(record)
                 self._make_room()
-            urgent = self._unwritten_bytes() > self._max_bytes // 2
+            urgent = self._unwritten > self._max_bytes // 2 and not self._urged
+            self._urged = self._urged or urgent
             number = position - self._numbering.origin
         if urgent and self.journal is not None:
             self.journal.urge()
         self._tell_backlog()
-        return number
+        return position, number
 
     def wait_for_room(self, size: int, timeout: float) -> bool:
         """Wait until a line of `size` bytes fits without a loss; return whether it does."""
         with self._room:
             needed = size + ENTRY_BYTES
-            return self._room.wait_for(
-                lambda: self._unwritten_bytes() + needed <= self._max_bytes, timeout
-            )
+            return self._room.wait_for(lambda: self._unwritten + needed <= self._max_bytes, timeout)
 
     # What the sender calls.
 
@@ -260,7 +268,7 @@ class SpillingBuffer:
     def spared(self) -> tuple[int, int, bool]:
         """Return what Spool.append takes: above, below, and whether there is no other way."""
         with self._lock:
-            pressed = self._unwritten_bytes() > self._max_bytes * 3 // 4
+            pressed = self._unwritten > self._max_bytes * 3 // 4
             return max(self._acked, self._exposed), self._tier.base, pressed
 
     def written(self, through: int) -> None:
@@ -269,7 +277,7 @@ class SpillingBuffer:
             self._writing = 0
             self._written = max(self._written, through)
             self._make_room()
-            self._room.notify_all()
+            self._recount()
         self._tell_backlog()
 
     def lost(self, count: int, reason: str) -> None:
@@ -291,6 +299,7 @@ class SpillingBuffer:
                 )
             else:
                 self._pinned = max(self._pinned, last)
+            self._recount()
             return sum(
                 record.line is not None and record.first >= first
                 for record in self._tier.until(last)
@@ -329,9 +338,18 @@ class SpillingBuffer:
             if self._flight is not None:
                 self._flight.gone.update(self._flight.lines(0, first - 1))
             self._written = first - 1
+            self._recount()
             return first - 1
 
     # The end, and what people ask.
+
+    def write_down(self) -> None:
+        """Write what waits in memory to disk now, where there is one that takes it."""
+        if self.journal is not None:
+            try:
+                self.journal.flush()
+            except StoreError as error:
+                log.warning("not everything could be written to disk: %s", error)
 
     def close(self, deadline: float) -> int:
         """Write what memory holds to disk, within so many seconds; return how many lines are lost.
@@ -366,6 +384,40 @@ class SpillingBuffer:
             found += self.journal.call(lambda spool: [one for _, one in spool.quarantine])
         with self._lock:
             return (*found, *self._refused)
+
+    # What people do with it, through upkeep.py.
+
+    def holding(self) -> Holding:
+        """Return what memory holds, and how its positions are numbered."""
+        with self._lock:
+            return Holding(
+                self._numbering, self._acked, tuple(self._tier.after(0)), self._tier.base,
+                self._tier.bytes, self._max_bytes, () if self._stragglers is None
+                else tuple(self._stragglers.tier.after(0)), self._loose,
+            )  # fmt: skip
+
+    def requeue(self, line: bytes) -> int:
+        """Put a line from quarantine behind all others; return its position."""
+        return self._add(line, Keep.EVENT, self._accounts.requeue)[0]
+
+    def safe(self, position: int) -> bool:
+        """Whether a line is where a crash does not reach it: on disk, or delivered."""
+        with self._lock:
+            return position <= max(self._acked, 0 if self._loose else self._written)
+
+    def discard_refused(self, count: int, names: Collection[str], reason: str) -> int:
+        """Forget refused lines of memory; return how many.
+
+        They and `count` more, which were on disk, are lost for a reason; without one they are
+        counted elsewhere.
+        """
+        with self._lock:
+            kept = [one for one in self._refused if one.name not in names]
+            gone = len(self._refused) - len(kept)
+            self._refused = kept
+            if reason:
+                self._accounts.lose_quarantined(count + gone, reason)
+            return gone
 
     def oldest_age(self) -> float:
         """Return the seconds that the oldest line has waited; 0 if none does."""
@@ -410,16 +462,13 @@ class SpillingBuffer:
         first = self._acked + 1
         if not self._loose and first < self._tier.base:
             return self._numbering, None
-        limit = self._tier.end
+        ready = self._tier.until(self._tier.end)
         if not self._loose and self._durability is Durability.WAL:
-            limit = self._written
-        elif not self._loose:
+            ready = self._tier.until(self._written)
+        elif not self._loose:  # a gap that reaches beyond the promise waits for the next one
             limit = max(self._written, self._promised)
-            # A gap that reaches beyond the promise waits for the next one.
             ready = takewhile(lambda record: record.last <= limit, self._tier.until(limit))
-            records = within(ready, max_bytes, max_lines)
-            return self._numbering, [record for record in records if record.last >= first]
-        records = within(self._tier.until(limit), max_bytes, max_lines)
+        records = within(ready, max_bytes, max_lines)
         return self._numbering, [record for record in records if record.last >= first]
 
     def _from_disk(self, first: int, max_bytes: int, max_lines: int) -> list[Record]:
@@ -450,7 +499,7 @@ class SpillingBuffer:
         self._acked = position
         self._tier.forget(position)
         self._accounts.deliver(len(delivered))
-        self._room.notify_all()
+        self._recount()
 
     def _ack_on_disk(self, journal: Journal, flight: Flight, position: int, written: int) -> int:
         """Move the cursor; return up to which position lines had been given up before."""
@@ -459,7 +508,8 @@ class SpillingBuffer:
         def ack(spool: Spool) -> int:
             given_up = spool.given_up
             lines = flight.lines(max(given_up, resent), min(position, written))
-            spool.ack(position, len(lines))
+            spool.ack(position, len(lines) + self._late)
+            self._late = 0
             return given_up
 
         try:
@@ -467,6 +517,7 @@ class SpillingBuffer:
         except StoreError as error:
             # It was delivered; should the agent die now, it is delivered again.
             log.warning("the disk buffer's cursor could not be moved: %s", error)
+            self._late += len(flight.lines(resent, min(position, written)))
             return 0
 
     def _keep_refusal(self, refusal: Refusal) -> None:
@@ -506,15 +557,18 @@ class SpillingBuffer:
         journal = self.journal
         if self._loose or journal is None or journal.troubled_for < LOOSE_AFTER:
             return False
-        return self._acked >= self._written and self._tier.end > self._acked + 1
+        # What may still be sent under the stream of the disk goes first.
+        return self._acked >= max(self._written, self._promised) and len(self._tier) > 0
 
     def _loosen(self) -> None:
         """Give what memory alone holds the numbers of a stream that no disk knows."""
+        self._left_at = self._acked, max(self._acked, self._exposed, self._promised)
         self._tier.forget(self._written)
         origin = self._tier.base - 1
         self._numbering = self._own_numbering(origin)
         self._loose = True
         self._acked = self._exposed = origin
+        self._recount()
         log.warning("lines are sent without having been written to disk")
 
     def _found_again(self, through: int) -> int:
@@ -531,24 +585,36 @@ class SpillingBuffer:
                 apart.add(record)
             self._tier.forget(self._exposed)
             self._stragglers = Stragglers(self._numbering, apart)
-        self._tier.rebase(spool.top + 1 + sum(gap.width for gap in spool.promised))
-        for gap in reversed(spool.promised):
-            self._tier.put_first(Record.of_gap(gap))
-        spool.promised = ()
         state = spool.state
+        acked, used = self._left_at
+        acked = max(acked, state.acked)
+        written = max(spool.top, acked)
+        # Numbers that were promised are not used again, were they sent or not.
+        unused = [Gap(written + 1, used, "unused")] if used > written else []
+        gaps = [*unused, *spool.promised]
+        spool.promised = ()
+        self._tier.rebase(written + 1 + sum(gap.width for gap in gaps))
+        for gap in reversed(gaps):
+            self._tier.put_first(Record.of_gap(gap))
         self._numbering = Numbering(str(state.stream), state.origin, f"{state.life}/{self._start}")
-        self._acked, self._written = state.acked, spool.top
-        self._exposed = self._resent = 0
+        self._acked, self._written = acked, written
+        self._exposed = self._resent = self._late = 0
         self._promised = state.ceiling
         self._loose = False
+        self._recount()
 
     def _own_numbering(self, origin: int) -> Numbering:
         return Numbering(str(uuid.uuid4()), origin, f"1/{self._start}")
 
-    def _unwritten_bytes(self) -> int:
+    def _recount(self) -> None:
+        """Count anew what memory alone has; whoever waits for room looks again."""
         if self._loose or self.journal is None:
-            return self._tier.bytes
-        return sum(size(record) for record in self._tier.after(max(self._written, self._acked)))
+            self._unwritten = self._tier.bytes
+        else:
+            fresh = self._tier.after(max(self._written, self._acked))
+            self._unwritten = sum(size(record) for record in fresh)
+        self._urged = False
+        self._room.notify_all()
 
     def _make_room(self) -> None:
         """Keep to the cap: let go what is on disk, too; else give up what matters least."""
@@ -563,6 +629,7 @@ class SpillingBuffer:
         thinned, oldest = self._tier.shrink(
             self._max_bytes * 7 // 8, above=self._exposed, fixed=self._fixed()
         )
+        self._recount()
         if self._flight is not None:
             self._flight.gone |= thinned | oldest
         self._accounts.lose(len(thinned), "thinned")

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from pg_collector.buffer.cursor import Cursor, HeadGap, State, merged
-from pg_collector.buffer.place import BALLAST, Place
+from pg_collector.buffer.place import BALLAST, Place, Removed, SegmentLost
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import translated
 from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Rescue, Shelf
-from pg_collector.errors import StoreDamaged, StoreDown, StoreError, StoreFull
+from pg_collector.errors import StoreDamaged, StoreError, StoreFull
 from pg_collector.sample import Gap
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Spool:
             if carried is None and any(self.place.directory.glob("seg-*")):
                 log.error("the cursor of the disk buffer is lost; what was sent may be sent again")
         elif carried is not None and carried.stream == before.stream:
-            before = carried.after_copy(before)
+            before = _since(before, carried)
         else:
             carried = None
         given_up = before.gaps[-1].through if before.gaps else 0
@@ -100,8 +100,10 @@ class Spool:
         top = max(before.top, self._shelf.last, given_up, before.acked)
         if before.top < self._shelf.last:
             # The cursor is lost, or an older one was put back: what is held begins the account.
+            # What was given up before it is told as ever.
             first = next(iter(self._shelf)).first
-            before = before._replace(acked=max(before.acked, first - 1))
+            if first - 1 > max(before.acked, given_up):
+                before = before._replace(acked=first - 1)
         self._find_holes(max(before.acked, given_up) + 1, top, counted=carried is not None)
         handed_out = before.ceiling
         if handed_out > top:
@@ -149,6 +151,16 @@ class Spool:
     def bytes(self) -> int:
         """What the segments take."""
         return self._shelf.bytes
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The segments, oldest first."""
+        return tuple(self._shelf)
+
+    @property
+    def holes(self) -> tuple[Gap, ...]:
+        """Positions that are known to be gone."""
+        return tuple(self._shelf.holes)
 
     def bytes_before(self, position: int) -> int:
         """Return what the segments take that begin before a position."""
@@ -223,6 +235,15 @@ class Spool:
             at = rows[-1].last + 1
         return found
 
+    def purge(self) -> int:
+        """Give up everything that waits here; a gap stays. Returns how many lines that were."""
+        lines, top = self._shelf.lines, self.top
+        if top > self.given_up:
+            self.give_up(top, "purged", lines)
+        self._shelf.complete_tail()
+        self._shelf.release(top, lines, top)
+        return lines
+
     def _rows(self, at: int, max_lines: int, max_bytes: int, *, first: bool) -> list[Record]:
         """Return rows of one segment, or the gap before it; nothing beyond the limits."""
         held = next((one for one in self._shelf if one.last >= at), None)
@@ -233,6 +254,8 @@ class Spool:
         try:
             rows = held.read(at, max_lines, max_bytes)
         except StoreDamaged as error:
+            if not first and at > held.first:
+                return []  # what was read of it has to arrive before the rest is given up
             self._shelf.set_aside(held, error)
             return [Record.of_gap(self._shelf.hole(at, held.last))]
         if not rows:
@@ -282,7 +305,9 @@ class Spool:
                 )
             )
         finally:
-            self._shelf.release(through, lines)
+            # Should the newest slot of the cursor be damaged, the one before claims nothing that
+            # is not there: a segment goes with the acknowledgement after its own.
+            self._shelf.release(through, lines, state.acked)
 
     def promise(self, through: int) -> None:
         """Note that numbers up to there may leave without having been written."""
@@ -292,11 +317,13 @@ class Spool:
 
     def give_up(self, through: int, reason: str, lines: int) -> None:
         """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
-        state = self._cursor.state
-        self._save(state._replace(gaps=merged(state.gaps, HeadGap(through, reason))))
-        held = next((one for one in self._shelf if one.last >= through), None)
-        if held is not None:
-            held.lines = max(0, held.lines - lines)
+        self._put_gap(through, reason)
+        for held in self._shelf:
+            if held.first > through:
+                break
+            gone = min(lines, held.lines)
+            held.lines -= gone
+            lines -= gone
 
     def rewind(self, to: int) -> None:
         """Go back to a position that was acknowledged; what is gone becomes a gap."""
@@ -350,6 +377,12 @@ class Spool:
         self._cursor.close()
         self.place.close()
 
+    def _put_gap(self, through: int, reason: str) -> None:
+        state = self._cursor.state
+        state = state._replace(gaps=merged(state.gaps, HeadGap(through, reason)))
+        self._save(state)
+        self._save(state)  # in both slots: what the gap covers is about to go
+
     def _save(self, state: State) -> None:
         with translated(self._cursor.path):
             self._cursor.save(state)
@@ -375,7 +408,9 @@ class Spool:
                 )
 
     def _shrink(self, *, above: int, below: int) -> bool:
-        """Thin or drop one segment; return False where none may be touched."""
+        """Delete, thin out or give up one segment; return False where none may be touched."""
+        if self._shelf.discard_oldest(self.given_up):
+            return True
         try:
             if self._shelf.thin(above, below):
                 return True
@@ -384,15 +419,16 @@ class Spool:
         oldest = self._shelf.oldest(below)
         if oldest is None:
             return self._shelf.complete_tail()
-        state = self._cursor.state
-        self._save(state._replace(gaps=merged(state.gaps, HeadGap(oldest.last, "disk_full"))))
+        self._put_gap(oldest.last, "disk_full")
         self._shelf.drop(oldest)
         return True
 
 
-class SegmentLost(StoreDown):
-    """The segment that was written to is damaged, and set aside: what was rescued comes first."""
-
-
-class Removed(StoreDown):
-    """The directory is not there any more, or is another one."""
+def _since(copy: State, carried: State) -> State:
+    """Return the state for an older copy of a store: what happened to its numbers since is true."""
+    return carried._replace(
+        acked=max(copy.acked, carried.acked),
+        top=max(copy.top, carried.top),
+        ceiling=max(copy.top, carried.ceiling),
+        life=max(copy.life, carried.life),
+    )

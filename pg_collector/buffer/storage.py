@@ -15,13 +15,18 @@ FOLDER: Final = "buffer"
 SEGMENT_LEAST: Final = 256 * 1024
 
 
+def location(settings: Buffers, state_dir: Path) -> Path:
+    """Return where the disk buffer lies, or would: with `memory` there may be one of before."""
+    return settings.disk_path if settings.disk_path is not None else state_dir / FOLDER
+
+
 def directory(settings: Buffers, state_dir: Path | None) -> Path | None:
     """Return where the disk buffer lies; None where lines are kept in memory only."""
     if settings.durability is Durability.MEMORY:
         return None
-    if settings.disk_path is not None:
-        return settings.disk_path
-    return state_dir / FOLDER if state_dir is not None else None
+    if settings.disk_path is None and state_dir is None:
+        return None
+    return location(settings, state_dir or Path())
 
 
 def buffer(
@@ -39,6 +44,7 @@ def buffer(
         journal = found.journal = Journal(place, limits, clock, found)
         metrics.buffer_disk_bytes.set_function(lambda: journal.backlog_bytes)
         metrics.buffer_journal_bytes.set_function(lambda: journal.bytes - journal.backlog_bytes)
+        metrics.is_draining.set_function(lambda: found.backlog)
         metrics.buffer_disk_usable.set_function(lambda: journal.trouble is None)
     metrics.buffer_seconds_remaining.set_function(found.seconds_remaining)
     return found

@@ -127,6 +127,7 @@ def _exit_code(error: CollectorError) -> int:
 
 def _mount() -> None:
     from pg_collector.cli import (
+        buffer,
         config,
         demo,
         reload,
@@ -145,5 +146,6 @@ def _mount() -> None:
     app.command("samplers")(samplers.samplers)
     app.command("demo")(demo.demo)
     app.command("version")(version.version)
+    app.add_typer(buffer.app, name="buffer")
     app.add_typer(config.app, name="config")
     app.add_typer(setup.app, name="setup")

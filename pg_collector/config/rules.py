@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pg_collector.config import certificates, conninfo, listening, named_files
+from pg_collector.config import certificates, conninfo, listening, named_files, proxy
 from pg_collector.config.files import Unreadable, readable_by_everyone
 from pg_collector.config.model import AuthMethod, Config, Database, MaskingLevel
 from pg_collector.config.problems import DEFAULT, Origin
@@ -156,6 +156,11 @@ class Rules:
                 self._fault("platform.url", "missing", "an api_key needs it", "api_key")
         if config.platform.url is not None:
             self._url("platform.url", config.platform.url)
+        if config.platform.proxy is not None:
+            try:
+                proxy.parse(config.platform.proxy.reveal())
+            except ValueError as error:
+                self._fault("platform.proxy", str(error), "write http://host:port")
         timeout = config.platform.timeout
         if timeout.connect > timeout.total:
             self._fault(

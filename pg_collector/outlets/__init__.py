@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pg_collector.sample import Batch
 
@@ -28,3 +28,11 @@ class Outlet(Protocol):
 
     def close(self) -> None:
         """Finish what is open; deliver nothing more."""
+
+
+@runtime_checkable
+class RemoteOutlet(Outlet, Protocol):
+    """A destination across a network: it can be away, be in a hurry, and be let go of."""
+
+    def interrupt(self) -> None:
+        """End a delivery under way, and refuse later ones. From any thread."""

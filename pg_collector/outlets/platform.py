@@ -24,6 +24,7 @@ else:
 log = logging.getLogger(__name__)
 
 SKEW_WORTH_TELLING: Final = 5.0  # seconds
+LEAST: Final = 0.1  # seconds for another attempt of the same delivery
 ATTEMPTS: Final = 3  # of one delivery: as it is, with another token, with another encoding
 
 _ZSTD_LEVEL: Final = 3
@@ -35,7 +36,7 @@ class PlatformOutlet:
 
     `token` gives the access token of the moment, and may raise a DeliveryError. When the platform
     refuses one, `unauthorized` is told which, and the batch is repeated once if `token` gives
-    another one then.
+    another one then. Beside what these two take, a delivery takes `platform.timeout.total` at most.
     """
 
     name = "platform"
@@ -56,6 +57,7 @@ class PlatformOutlet:
         self._token = token
         self._unauthorized = unauthorized
         self._encoding = platform.compression
+        self._total = platform.timeout.total
         self._skewed = False
         metrics.introduce_output(self.name, *REMOTE_ERRORS)
         self._bytes_total = metrics.output_bytes_total.labels(self.name)
@@ -80,12 +82,12 @@ class PlatformOutlet:
         """Post, again with gzip where zstd is not known, again where there is a newer token."""
         body = batch.body
         token = self._token()
+        left = self._total
         for _ in range(ATTEMPTS - 1):
-            reply, sent = self._post(batch, body, token)
-            if (
-                reply.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-                and self._encoding is not Compression.GZIP
-            ):
+            reply, sent = self._post(batch, body, token, left)
+            left = max(LEAST, left - reply.seconds)
+            unknown = reply.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            if unknown and self._encoding is not Compression.GZIP:
                 log.info("the platform does not take %s: gzip from now on", self._encoding)
                 self._encoding = Compression.GZIP
             elif reply.status == HTTPStatus.UNAUTHORIZED:
@@ -95,9 +97,9 @@ class PlatformOutlet:
                     return reply, sent
             else:
                 return reply, sent
-        return self._post(batch, body, token)
+        return self._post(batch, body, token, left)
 
-    def _post(self, batch: Batch, body: bytes, token: str) -> tuple[Reply, int]:
+    def _post(self, batch: Batch, body: bytes, token: str, within: float) -> tuple[Reply, int]:
         packed = _packed(body, self._encoding)
         headers = {
             "Authorization": f"Bearer {token}",
@@ -106,7 +108,7 @@ class PlatformOutlet:
             "Idempotency-Key": f"{batch.stream}/{batch.first}-{batch.last}",
             "Pgc-Life": batch.life,
         }
-        reply = self._web.request("POST", "/v1/samples", headers, packed)
+        reply = self._web.request("POST", "/v1/samples", headers, packed, within=within)
         self._bytes_total.inc(len(packed))
         return reply, len(packed)
 
@@ -121,7 +123,8 @@ class PlatformOutlet:
         self._skew.set(ahead)
         skewed = abs(ahead) > SKEW_WORTH_TELLING
         if skewed and not self._skewed:
-            log.warning("this host's clock is %.0f s ahead of the platform's", ahead)
+            way = "ahead of" if ahead > 0 else "behind"
+            log.warning("this host's clock is %.0f s %s the platform's", abs(ahead), way)
         self._skewed = skewed
 
 

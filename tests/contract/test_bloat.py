@@ -44,6 +44,7 @@ LAYOUTS: Mapping[str, tuple[str, str, str]] = {
         ", ".join(f"case when g % {number + 2} > 0 then g end" for number in range(12))
         + ", md5(g::text)",
     ),
+    "named": ("id bigint, n name, b bool, m name", "", "g, 'n' || g, true, 'm'"),
     "dropped": ("id bigint, gone text, a int, t text", "", "g, 'x', g, md5(g::text)"),
 }  # fmt: skip
 ROWS = {"toasted": 4_000, "varied": 12_000}

@@ -3,6 +3,7 @@
 import pytest
 
 from pg_collector.errors import Reason
+from tests.support.conditions.session import sessions
 from tests.support.conditions.slots import decoded_slot, invalidated_slot, retained_slots
 from tests.support.lab.replication import SLOT, logical_replication
 from tests.support.sampling import SAMPLERS, sampling, told
@@ -187,6 +188,37 @@ def test_a_slot_that_lost_its_wal_says_so_and_what_led_to_it(fresh_server):
             assert found["invalidation_reason"] == "wal_removed"
 
 
+def test_a_slot_that_may_lose_its_wal_tells_how_much_is_left(fresh_server):
+    if fresh_server.major < 13:
+        pytest.skip("12 never invalidates a slot")
+    settings = {"max_slot_wal_keep_size": "96MB"}
+    if fresh_server.major >= 18:
+        settings["idle_replication_slot_timeout"] = "1d"
+    fresh_server.reconfigure(settings)
+    fresh_server.query("create table written (t text)")
+    with (
+        retained_slots(fresh_server.database()) as slots,
+        sampling(fresh_server.dsn("pgcollector")) as there,
+    ):
+
+        def slot():
+            lines = there.take("slots")
+            return next(r for r in lines["slots"][0].rows if r["slot_name"] == slots.physical)
+
+        before = slot()
+        assert before["wal_status"] == "reserved"
+        # The server counts whole files: of the one that holds the oldest WAL, and of the limit.
+        most = (96 + 16) * 1024**2 - before["retained_wal_bytes"]
+        assert most - 16 * 1024**2 <= before["safe_wal_size"] <= most
+        fresh_server.query(WRITE)
+        assert slot()["safe_wal_size"] <= before["safe_wal_size"] - LEAST
+        there.clock.ahead += 600
+        (limits,) = there.rows("slots", "slots.limits")
+        assert limits["max_slot_wal_keep_size_bytes"] == 96 * 1024**2
+        if fresh_server.major >= 18:
+            assert limits["idle_replication_slot_timeout_seconds"] == 86_400
+
+
 def test_what_decoding_did_is_counted_by_slot(database):
     if database.server.major < 14:
         pytest.skip("the view came with 14")
@@ -194,6 +226,49 @@ def test_what_decoding_did_is_counted_by_slot(database):
         rows = {row["slot_name"]: row for row in there.rows("slots", "slots.statistics")}
         assert rows[slot.name]["total_txns"] == slot.transactions
         assert rows[slot.name]["total_bytes"] > 0
+
+
+def test_a_transaction_too_large_for_memory_is_counted_where_it_was_decoded(database):
+    if database.server.major < 14:
+        pytest.skip("the view came with 14")
+    with decoded_slot(database) as slot, sampling(database.dsn()) as there:
+        database.query("insert into decoded select generate_series(1, 5000)")
+        with database.connect() as session:
+            session.execute("set logical_decoding_work_mem = '64kB'")
+            session.execute(
+                "select count(*) from pg_logical_slot_get_changes(%s, null, null)", [slot.name]
+            )
+
+        def spilled():
+            rows = there.rows("slots", "slots.statistics")  # those that changed
+            return next((row for row in rows if row["spill_txns"]), None)
+
+        row = until(spilled, what="the spilled transaction is counted")
+        assert (row["slot_name"], row["spill_txns"]) == (slot.name, 1)
+        assert row["spill_count"] >= 1
+        assert row["spill_bytes"] > 64 * 1024
+
+
+def test_what_replay_cancels_on_a_standby_is_counted(fresh_pair):
+    primary, standby = fresh_pair.primary, fresh_pair.standby
+    standby.reconfigure({"max_standby_streaming_delay": "50ms"})
+    primary.query("create table read as select generate_series(1, 1000) as i")
+    fresh_pair.caught_up()
+    with (
+        sampling(standby.dsn("pgcollector")) as there,
+        sessions(standby.database(), "reader") as (reader,),
+    ):
+        reader.do("begin isolation level repeatable read")
+        reader.do("select count(*) from read")
+        primary.query("delete from read")
+        primary.query("vacuum read")
+
+        def cancelled():
+            (row,) = there.rows("wal_receiver", "wal_receiver.conflicts")
+            return sum(row.values()) and row
+
+        row = until(cancelled, 20.0, "the conflict is counted")
+        assert row["confl_snapshot"] == sum(row.values()) == 1
 
 
 def test_a_primary_is_not_a_standby_and_that_is_said_once(server):

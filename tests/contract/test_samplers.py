@@ -9,6 +9,7 @@ from pg_collector.errors import Reason
 from pg_collector.pg.session import Session
 from pg_collector.sample import Keep
 from pg_collector.samplers._sampler import Scope
+from tests.support.conditions.crowd import latin1_session
 from tests.support.conditions.locks import blocked_chain
 from tests.support.sampling import (
     RELATIONS,
@@ -198,6 +199,35 @@ def test_after_a_crash_no_counter_falls_within_an_epoch(fresh_server):
                 assert head["epoch_changed"] is True, name_of_set
                 assert head["epoch"] > before[name][name_of_set][0].head["epoch"], name_of_set
         there.session.close()
+
+
+def test_text_in_another_encoding_spoils_no_sampler(server):
+    """Asked in that database and in one of UTF-8: the session's text is not what either expects."""
+    with latin1_session(server) as session:
+        session.database.query("create table café as select generate_series(1, 5000) as id")
+        session.database.query("analyze café")
+        for database in (session.database, server.database()):
+            with sampling(database.dsn()) as there:
+                lines = {name: there.take(name) for name in NAMES}
+            for name in NAMES:
+                states = told(lines[name]).values()
+                assert not [row for row in states if row["state"] == "error"], (name, states)
+            rows = lines["vacuum"]["vacuum.horizon"][0].rows
+            assert {row["pid"]: row["query"] for row in rows} == {
+                session.pid: "select '?', pg_sleep(?)"
+            }
+            names = {row["relname"] for row in lines["vacuum"]["vacuum.tables"][0].rows}
+            assert ("café" in names) is (database == session.database)
+
+
+@pytest.mark.ends
+def test_a_thousand_turns_take_no_transaction_id(fresh_server):
+    next_id = "select txid_snapshot_xmax(txid_current_snapshot())"
+    with sampling(fresh_server.dsn("pgcollector")) as there:
+        before = fresh_server.value(next_id)
+        for turn in range(1_000):
+            there.take(NAMES[turn % len(NAMES)])
+        assert fresh_server.value(next_id) == before
 
 
 def test_what_a_server_refuses_is_not_asked_each_turn(database):

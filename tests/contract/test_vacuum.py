@@ -10,10 +10,14 @@ from tests.support.conditions.horizon import (
     held_by_session,
     held_by_standby,
 )
-from tests.support.conditions.maintenance import dead_rows, vacuum_in_progress
+from tests.support.conditions.maintenance import (
+    commands_in_progress,
+    dead_rows,
+    vacuum_in_progress,
+)
 from tests.support.conditions.wraparound import jump_xids
 from tests.support.lab.replication import start_pair
-from tests.support.sampling import RELATIONS, sampling, target
+from tests.support.sampling import RELATIONS, SAMPLERS, sampling, strictly, target
 from tests.support.until import until
 
 
@@ -114,6 +118,32 @@ def test_a_vacuum_in_progress_is_seen_with_its_table_and_phase(database):
         assert row[other] > 0
 
 
+def test_every_other_command_that_shows_its_progress_is_seen(database):
+    tables = {
+        "create_index": "indexed", "cluster": "clustered", "analyze": "analyzed", "copy": "copied",
+    }  # fmt: skip
+    queries = {query.set: query for query in SAMPLERS["vacuum"].queries}
+    with commands_in_progress(database) as pids:
+        for role in ("pgcollector", "plain"):
+            with sampling(database.dsn(role)) as there:
+                lines = there.take("vacuum")
+            for command, pid in pids.items():
+                (line,) = lines[f"vacuum.progress_{command}"]
+                strictly(queries[line.set], line)
+                (row,) = (row for row in line.rows if row["pid"] == pid)
+                if role == "plain":  # it sees who, and not what
+                    assert row.get("phase") is None
+                    assert row.get("relname") is None
+                    continue
+                assert row.get("relname") == tables.get(command)
+                if command == "cluster":
+                    assert row["phase"] == "rebuilding index"
+                    assert row["command"] == "VACUUM FULL"
+                    assert row["heap_tuples_written"] == 1000
+                if command == "copy":
+                    assert (row["command"], row["type"]) == ("COPY FROM", "PIPE")
+
+
 def test_each_of_the_five_who_hold_back_the_horizon_is_named(major):
     settings = {"max_prepared_transactions": "3"}
     with start_pair(major, settings=settings) as pair:
@@ -138,10 +168,20 @@ def test_each_of_the_five_who_hold_back_the_horizon_is_named(major):
                 assert holder("prepared_transaction")["name"] == gid
             with held_by_standby(pair, slot=True):
                 assert holder("slot")["name"] == "standby"
+                _ages_of_feedback(there, "slots", "xmin_age")
+                _ages_of_feedback(there, "replication", "slot_xmin_age")
             with held_by_standby(pair, slot=False):
                 assert holder("standby")["application_name"] == "standby"
+                _ages_of_feedback(there, "replication", "backend_xmin_age")
             with held_by_logical_slot(database) as slot:
                 assert holder("slot_catalog")["name"] == slot
+
+
+def _ages_of_feedback(there, name, column):
+    """The samplers that list who may hold it back tell the same age, in the type they declare."""
+    (line,) = there.take(name)[name]
+    strictly(SAMPLERS[name].queries[0], line)
+    assert [row[column] >= 30 for row in line.rows] == [True]
 
 
 def test_dead_rows_that_an_open_transaction_protects_are_told_apart(database):

@@ -5,6 +5,7 @@ Run: python -m tests.docs.generated
 
 import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,8 +81,13 @@ def _costs(samplers: Iterable[Sampler]) -> Iterator[str]:
         return
     yield "## Cost"
     yield ""
-    yield cost.METHOD.format(machine=measured.machine, floors=_floors(measured))
-    yield ""
+    typical, worst = measured.spread
+    method = cost.METHOD.format(
+        machine=measured.machine, floors=_floors(measured), typical=typical, worst=worst
+    )
+    for paragraph in method.split("\n\n"):
+        yield textwrap.fill(paragraph, 100, break_long_words=False, break_on_hyphens=False)
+        yield ""
     versions = list(measured.floor_ms)
     head = [f"{version} {size}" for version in versions for size in ("small", "large")]
     yield f"| set | {' | '.join(head)} |"
@@ -93,7 +99,7 @@ def _costs(samplers: Iterable[Sampler]) -> Iterator[str]:
 
 
 def _floors(measured: cost.Measured) -> str:
-    return ", ".join(f"{ms:g} on {version}" for version, ms in measured.floor_ms.items())
+    return ", ".join(f"{ms:g} ms on {version}" for version, ms in measured.floor_ms.items())
 
 
 def _sampler(one: Sampler) -> Iterator[str]:

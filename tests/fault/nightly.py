@@ -27,11 +27,13 @@ PER_TRIAL: Final = {
     "kills": trials.KILLS,
     "cuts": 2 * trials.POINTS,
     "corruptions": trials.POINTS,
+    "outages": 1,
 }
 TRIALS: Final = {
     "kills": trials.kills,
     "cuts": trials.cuts,
     "corruptions": trials.corruptions,
+    "outages": trials.outages,
 }
 
 

@@ -246,7 +246,8 @@ def test_one_lane_in_trouble_degrades_the_target_and_does_not_take_it_down(fresh
     fresh_server.query("alter role pgcollector connection limit 1")
     config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
     with running(config) as agent:
-        until(lambda: agent.targets["prod"].trouble, what="one lane finds no place")
+        target = agent.targets["prod"]
+        until(lambda: target.trouble and target.connected, what="one lane finds no place")
         for _ in range(20):
             assert get(agent, "/readyz")[0] == 200
         body = get(agent, "/healthz")[1]

@@ -38,3 +38,12 @@ def test_whichever_file_is_damaged_the_rest_arrives_and_the_loss_is_counted(
 ):
     figures = trials.corruptions("corruptions", seed, tmp_path).figures
     assert figures["images"] == trials.POINTS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_hour_without_the_platform_is_delivered_in_order_and_quickly(tmp_path: Path):
+    figures = trials.outage(1, tmp_path, hours=1, factor=500.0).figures
+    assert figures["lines_delivered"] == 3601
+    assert figures["lines_a_second"] >= 1000
+    assert figures["drain_seconds"] < 60

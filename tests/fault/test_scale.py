@@ -1,5 +1,6 @@
 """Ten thousand tables with twenty thousand indexes: what the samplers cost server and agent."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from pg_collector.pg.role import column_statistics_script
+from tests.support.agents import written
 from tests.support.conditions.crowd import many_tables
+from tests.support.daemon import Daemon
 from tests.support.lab.server import Server
 from tests.support.sampling import SAMPLERS, sampling, told
+from tests.support.until import until
 
 TABLES = 10_000
 STATEMENT_MS = 1_000.0
@@ -31,7 +35,7 @@ where r.rolname = 'pgcollector' order by 1 desc limit 1
 @pytest.mark.slow
 @pytest.mark.ends
 @pytest.mark.timeout(240)
-def test_no_statement_takes_a_second_and_the_agent_stays_small(major):
+def test_no_statement_takes_a_second_and_the_agent_stays_small(major, tmp_path):
     settings = {"max_locks_per_transaction": "256", "shared_buffers": "128MB"}
     with Server(major, settings=settings) as server:
         database = server.database()
@@ -44,15 +48,8 @@ def test_no_statement_takes_a_second_and_the_agent_stays_small(major):
             )
             assert database.value("select count(*) from pg_index") > 2 * TABLES
             _no_statement_takes_long(database)
-            dsn = database.dsn(sslmode="disable")
-            pgc = Path(sys.executable).with_name("pgc")
-            done = subprocess.run(
-                [sys.executable, "-c", PROGRAM, pgc, "sample", "--dsn", dsn, "--json"],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            _, size, peak = map(int, done.stdout.split())
-            assert size > 100_000
-            assert peak < LIMIT_MB
+            _a_sample_stays_small(database)
+            _the_agent_stays_small(database, tmp_path)
 
 
 def _no_statement_takes_long(database):
@@ -67,3 +64,33 @@ def _no_statement_takes_long(database):
         column = "max_exec_time" if server.major >= 13 else "max_time"
         took, query = server.query(LONGEST.format(time=column))[0]
         assert took < STATEMENT_MS, (took, query)
+
+
+def _a_sample_stays_small(database):
+    dsn = database.dsn(sslmode="disable")
+    pgc = Path(sys.executable).with_name("pgc")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, pgc, "sample", "--dsn", dsn, "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    _, size, peak = map(int, done.stdout.split())
+    assert size > 100_000
+    assert peak < LIMIT_MB
+
+
+def _the_agent_stays_small(database, home):
+    """Three turns of every sampler, a second apart."""
+    with Daemon(home, {"prod": database.dsn()}) as agent:
+
+        def turns(name):
+            return len({line.head["at"] for line in written(agent.output, "prod", name)})
+
+        names = set(SAMPLERS) - {"wal_receiver"}  # which is for standbys
+        until(lambda: all(turns(name) >= 3 for name in names), 60.0, "three turns of each")
+        status = Path(f"/proc/{agent.process.pid}/status").read_text()
+        peak = int(status.partition("VmHWM:")[2].split()[0]) // 1024
+        assert peak < LIMIT_MB
+        agent.signal(signal.SIGTERM)
+        assert agent.ended()[0] == 0
+        estimated = [row for x in written(agent.output, "prod", "bloat") for row in x.rows]
+        assert len(estimated) >= 500  # 200 tables and 300 indexes

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, Self, cast
 import msgspec
 from backports import zstd
 
-from tests.support.ledger import URN, Entry, Ledger, LifeConflict, OutOfSequence, entries_of
+from tests.support.ledger import URN, Ledger, LifeConflict, OutOfSequence
+from tests.support.oracle import Entry, entries
 from tests.support.pki import Leaf
 from tests.support.ports import free_port
 
@@ -73,12 +74,13 @@ class Rules:
     tokens: frozenset[str] | None = None
     encodings: frozenset[str] = frozenset(("zstd", "gzip", "identity"))
     max_bytes: int | None = None  # of an inflated body: 413
-    poison: Callable[[bytes], bool] | None = None  # a batch with such a line: 400
+    poison: Callable[[bytes], bool] | None = None  # a batch with such a line is refused
+    poison_status: int = 400
     rejects: Callable[[bytes], bool] | None = None  # such a line is left out
 
 
 class Seen(NamedTuple):
-    """A request, and the answer's status; 0 where there was none."""
+    """A request that was read, and the status of the answer, whatever became of it."""
 
     at: float  # on the monotonic clock
     key: str
@@ -132,6 +134,8 @@ class FarSide:
 
     def up(self) -> None:
         """Listen, on the same port as before."""
+        if self._server is not None:
+            return
         self.stopping.clear()
         self._server = _Server(self._address, self)
         self._address = cast("tuple[str, int]", self._server.server_address[:2])
@@ -235,13 +239,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         answer = far.script.popleft() if far.script else far.always or Answer()
         body = b"" if answer.unread else self._body()
-        status = 0
         try:
-            status = self._play(answer, body)
+            self._play(answer, body)
         except (OSError, ValueError):  # ValueError: written to a closed file
             self.close_connection = True
-        finally:
-            self._note(len(body), status)
 
     def _note(self, size: int, status: int) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -261,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- the answer
 
-    def _play(self, answer: Answer, body: bytes) -> int:
+    def _play(self, answer: Answer, body: bytes) -> None:
         self.server.far.stopping.wait(answer.delay)
         while answer.continues and not self.server.far.stopping.wait(0.02):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -272,8 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = answer.status or done
             if answer.status is None:
                 content = msgspec.json.encode(answer.alter(document) if done == 200 else document)
+        self._note(len(body), status)  # before anybody can ask
         self._send(status, content if answer.body is None else answer.body, answer)
-        return status
 
     def _send(self, status: int, content: bytes, how: Answer | None = None) -> None:
         how = how or Answer()
@@ -324,24 +325,25 @@ class _Handler(BaseHTTPRequestHandler):
         stream, _, span = self.headers["Idempotency-Key"].rpartition("/")
         first, _, last = span.partition("-")
         try:
-            entries = entries_of(int(first), inflated)
+            found = entries(stream, int(first), inflated)
         except (ValueError, KeyError, msgspec.DecodeError) as error:
             return 400, _document(400, "malformed", detail=str(error))
-        if not entries or entries[-1].last != int(last):
+        if not found or found[-1].last != int(last):
             return 400, _document(400, "malformed", detail=f"ends not at {last}")
         poison = self.server.far.rules.poison
-        if poison and any(e.line and poison(e.line) for e in entries):
-            return 400, _document(400, "invalid-line", detail="a line is no good")
-        return self._commit(stream, int(first), int(last), entries)
+        if poison and any(e.line and poison(e.line) for e in found):
+            status = self.server.far.rules.poison_status
+            return status, _document(status, "invalid-line", detail="a line is no good")
+        return self._commit(stream, int(first), int(last), found)
 
     def _commit(
-        self, stream: str, first: int, last: int, entries: list[Entry]
+        self, stream: str, first: int, last: int, found: list[Entry]
     ) -> tuple[int, Document]:
         far = self.server.far
         rejects = far.rules.rejects
-        bad = {e.first: "no good" for e in entries if rejects and e.line and rejects(e.line)}
+        bad = {e.first: "no good" for e in found if rejects and e.line and rejects(e.line)}
         try:
-            duplicates, rejected = far.ledger.commit(stream, self.headers["Pgc-Life"], entries, bad)
+            duplicates, rejected = far.ledger.commit(stream, self.headers["Pgc-Life"], found, bad)
         except LifeConflict:
             return 409, _document(409, "stream-conflict")
         except OutOfSequence as gap:

@@ -5,20 +5,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
+from tests.support.oracle import Entry
+
 URN = "urn:pg-collector:problem:"
-
-
-class Entry(NamedTuple):
-    """A line, or a gap (without a line) that ends at another number."""
-
-    first: int
-    last: int
-    line: bytes | None
-    reason: str = ""
 
 
 class Stored(NamedTuple):
@@ -57,6 +50,7 @@ class Ledger:
     def __init__(self, file: Path | None = None) -> None:
         self._lock = threading.Lock()  # guards all that follows
         self.streams: dict[str, Stream] = {}
+        self.entries: list[Entry] = []  # for oracle.verify: what was rejected is a gap there
         self.lines: list[Stored] = []
         self.duplicates = 0
         self._fd = -1
@@ -81,11 +75,11 @@ class Ledger:
             if entries[0].first > known.through + 1:
                 raise OutOfSequence(known.through + 1)
             fresh = [entry for entry in entries if entry.last > known.through]
-            record = {"stream": stream, "life": life, "entries": fresh, "rejected": rejected or {}}
+            record = _Record(stream, life, tuple(fresh), rejected or {})
             if fresh and self._fd >= 0:
-                os.write(self._fd, msgspec.json.encode(record, enc_hook=str) + b"\n")
+                os.write(self._fd, msgspec.json.encode(record) + b"\n")
                 os.fdatasync(self._fd)
-            self._take(known, stream, fresh, rejected or {})
+            self._take(known, record)
             known.life = (int(age), start)
             duplicates = sum(entry.line is not None for entry in entries) - sum(
                 entry.line is not None for entry in fresh
@@ -113,6 +107,7 @@ class Ledger:
         with self._lock:
             self.streams.clear()
             self.lines.clear()
+            self.entries.clear()
 
     def close(self) -> None:
         """Close the file."""
@@ -125,50 +120,43 @@ class Ledger:
         if last_age and (age < last_age or (age == last_age and start != last_start)):
             raise LifeConflict
 
-    def _take(
-        self, known: Stream, stream: str, fresh: Sequence[Entry], rejected: dict[int, str]
-    ) -> None:
-        for entry in fresh:
+    def _take(self, known: Stream, record: "_Record") -> None:
+        for entry in record.entries:
+            kept = entry
             if entry.line is None:
                 known.gaps.append(entry)
-            elif entry.first in rejected:
-                known.rejected[entry.first] = rejected[entry.first]
+            elif entry.first in record.rejected:
+                known.rejected[entry.first] = record.rejected[entry.first]
+                kept = Entry.of_gap(entry.stream, entry.first, entry.last, "refused")
             else:
-                self.lines.append(Stored(stream, entry.first, entry.line))
+                self.lines.append(Stored(record.stream, entry.first, entry.line))
+            self.entries.append(kept)
             known.through = entry.last
 
     def _open(self, file: Path) -> None:
         self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # torn by a kill; it was not acknowledged
+        records, whole = _read(file)
+        if whole < file.stat().st_size:  # torn by a kill; it was not acknowledged
             os.ftruncate(self._fd, whole)
-        for text in content[:whole].splitlines():
-            record: dict[str, Any] = msgspec.json.decode(text)
-            entries = [_read_back(*entry) for entry in record["entries"]]
-            stream = self.streams.setdefault(record["stream"], Stream())
-            rejected = {int(n): said for n, said in record["rejected"].items()}
-            self._take(stream, record["stream"], entries, rejected)
-            age, _, start = record["life"].partition("/")
+        for record in records:
+            stream = self.streams.setdefault(record.stream, Stream())
+            self._take(stream, record)
+            age, _, start = record.life.partition("/")
             stream.life = (int(age), start)
 
 
-def _read_back(first: int, last: int, line: str | None, reason: str) -> Entry:
-    # msgspec writes bytes as base64
-    return Entry(first, last, None if line is None else msgspec.convert(line, bytes), reason)
+class _Record(msgspec.Struct, frozen=True):
+    """What one commit brings, as a line of the file."""
+
+    stream: str
+    life: str
+    entries: tuple[Entry, ...]
+    rejected: dict[int, str]
 
 
-def entries_of(first: int, body: bytes) -> list[Entry]:
-    """Number the lines and gaps of a body. Raises ValueError where a gap is not in its place."""
-    found: list[Entry] = []
-    number = first
-    for text in body.splitlines():
-        entry = Entry(number, number, text)
-        if text.startswith(b'{"gap":'):
-            gap = msgspec.json.decode(text)["gap"]
-            entry = Entry(gap["from"], gap["to"], None, gap["reason"])
-            if entry.first != number or entry.last < number:
-                raise ValueError(f"a gap {entry.first}-{entry.last} at number {number}")
-        found.append(entry)
-        number = entry.last + 1
-    return found
+def _read(file: Path) -> tuple[list[_Record], int]:
+    """Return the whole records of a file, and the bytes that they take."""
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    decoder = msgspec.json.Decoder(_Record)
+    return [decoder.decode(text) for text in content[:whole].splitlines()], whole

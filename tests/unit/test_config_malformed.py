@@ -244,6 +244,10 @@ CASES: list[tuple[str, str, str, str]] = [
      "holds a user or password"),
     (f"{DB}platform: {{url: 'http://p.example'}}\n", "3:17", "platform.url", "not encrypted"),
     (f"{DB}platform: {{url: 'https://p.example:99999'}}\n", "3:17", "platform.url", "write https"),
+    (f"{DB}platform: {{proxy: 'socks5://u:hunter2@p:3128'}}\n", "3:19", "platform.proxy",
+     "not an address; write http://host:port"),
+    (f"{DB}platform: {{proxy: 'u:hunter2@p:312800'}}\n", "3:19", "platform.proxy",
+     "not an address"),
     (f"{DB}platform: {{timeout: {{connect: 40s}}}}\n", "3:31", "platform.timeout.connect",
      "longer than the whole request"),
     # not in this version
@@ -257,8 +261,6 @@ CASES: list[tuple[str, str, str, str]] = [
     (f"{DB}security: {{audit_logging: true}}\n", "3:27", "security.audit_logging", "not available"),
     (f"{DB}security: {{ip_allowlist: {{enabled: true}}}}\n", "3:26", "security.ip_allowlist",
      "not available"),
-    (f"{DB}platform: {{proxy: 'http://u:hunter2@p:3128'}}\n", "3:19", "platform.proxy",
-     "not available in this version"),
 ]  # fmt: skip
 
 SECRETS = ("hunter2", "hunter 2", "tok-3f9a")

@@ -159,7 +159,7 @@ def test_a_secret_under_any_key_is_never_told(tmp_path: Path, path: str, form: s
 
 
 def secret_path(path: str) -> bool:
-    return path.endswith(("api_key", "password", "conn_string", "proxy"))
+    return path.endswith(("api_key", "password", "conn_string", ".proxy"))
 
 
 texts = st.text(

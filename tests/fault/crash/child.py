@@ -26,6 +26,7 @@ from pg_collector.config.model import (
     Platform,
     Sampling,
 )
+from pg_collector.health.vitals import PATIENCE
 from pg_collector.plan import OpenGrant
 from pg_collector.privacy.scrub import scrub
 from pg_collector.sample import Keep
@@ -52,6 +53,7 @@ class Errand(msgspec.Struct, kw_only=True):
     disk_max: int = 500 * 1024 * 1024
     linger: float = 0.05
     pad: int | None = 200
+    patience: float = PATIENCE  # of the watchdog
     platform: dict[str, Any] = {}
 
 
@@ -146,6 +148,7 @@ def main(file: Path) -> None:
         OpenGrant(),
         token=lambda: TOKEN,
         state_dir=Path(errand.state),
+        patience=errand.patience,
         on_start=on_start,
     )
     logs.close()

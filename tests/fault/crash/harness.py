@@ -33,6 +33,7 @@ class Lives:
         self.kills = 0
         self._place = place
         self._errand = errand
+        self.environment: dict[str, str] | None = None  # of the lives to come; None: as here
         self._dsn = dsn
         self._notes = place / "notes"
         self._notes.touch()
@@ -66,6 +67,7 @@ class Lives:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self.environment,
             )
         life = Life(self, process, errand)
         try:
@@ -91,12 +93,12 @@ class Lives:
             life.process.wait(20)
         self.kills += 1
 
-    def finished(self, fresh: int = 20, **more: Any) -> Figures:
+    def finished(self, fresh: int = 20, *, within: float = FRESH_WITHIN, **more: Any) -> Figures:
         """Be the last life: deliver everything, and fresh lines too; then ask the oracle."""
         with self.one(fresh, **more) as life:
             last = life.errand.first + fresh - 1
             until(lambda: last in self.journal.committed or life.over, FRESH_WITHIN, "fresh lines")
-            until(lambda: life.buffered() == 0, FRESH_WITHIN, "everything is delivered")
+            until(lambda: life.buffered() == 0, within, "everything is delivered")
             life.balanced()
             lost = life.lost()
             life.process.send_signal(signal.SIGTERM)

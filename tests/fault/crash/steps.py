@@ -27,7 +27,7 @@ PAD: Final = 2000
 ROUNDS: Final = 30
 DELIVERED: Final = (5, 6, 22, 23, 24)  # rounds
 DAMAGED: Final = 22
-DAMAGED_LINES: Final = 40  # of one segment
+DAMAGED_LINES: Final = 64  # of one segment
 EVENTS: Final = frozenset(
     ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "open", "sqlite3.connect")
 )

@@ -1,10 +1,10 @@
-"""Checkpoints, dead rows, and a vacuum that stays in progress."""
+"""Checkpoints, dead rows, and commands that stay in progress."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.support.conditions.session import sessions
+from tests.support.conditions.session import Session, sessions
 from tests.support.lab.server import Database, Server
 from tests.support.until import until
 
@@ -80,3 +80,49 @@ def vacuum_in_progress(database: Database) -> Iterator[Vacuum]:
         seen = "select 1 from pg_stat_progress_vacuum where pid = %s and phase = 'scanning heap'"
         until(lambda: database.query(seen, [session.pid]), what="the vacuum scans")
         yield Vacuum(session.pid, rows.table, rows.relid)
+
+
+_SINCE = {"create_index": 12, "cluster": 12, "analyze": 13, "basebackup": 13, "copy": 14}
+
+
+@contextmanager
+def commands_in_progress(database: Database) -> Iterator[Mapping[str, int]]:
+    """Keep every other command at work that shows its progress; yields process ids by command.
+
+    An expression in an index waits for a lock, COPY for rows, a base backup for its reader.
+    """
+    major = database.server.major
+    database.query("""
+        create function patient(i int) returns int immutable language plpgsql as $$ begin
+            perform pg_advisory_xact_lock_shared(4711);
+            return i;
+        end $$
+    """)
+    for table in ("indexed", "clustered", "analyzed", "copied"):
+        database.query(f"create table {table} as select generate_series(1, 1000) as i")
+    for table in ("clustered", "analyzed"):
+        database.query(f"create index on {table} (patient(i))")
+    backup = "(CHECKPOINT 'fast')" if major >= 15 else "FAST"
+    commands = {
+        "create_index": "create index on indexed (patient(i))",
+        "cluster": "vacuum full clustered",
+        "analyze": "analyze analyzed",
+        "basebackup": f"BASE_BACKUP {backup}",
+        "copy": "copy copied from stdin",
+    }
+    with ExitStack() as stack:
+        (holder,) = stack.enter_context(sessions(database, "holder"))
+        holder.do("select pg_advisory_lock(4711)")
+        pids = {}
+        for command in (name for name, since in _SINCE.items() if since <= major):
+            more = {"replication": "database"} if command == "basebackup" else {}
+            (session,) = stack.enter_context(sessions(database, command, **more))
+            session.send(commands[command])
+            _shows_progress(database, command, session)
+            pids[command] = session.pid
+        yield pids
+
+
+def _shows_progress(database: Database, command: str, session: Session) -> None:
+    seen = f"select 1 from pg_stat_progress_{command} where pid = %s"
+    until(lambda: database.query(seen, [session.pid]), what=f"{command} is in progress")
