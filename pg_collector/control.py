@@ -235,9 +235,26 @@ def _conversation(request: Request, path: Path, timeout: float) -> Reply | None:
             return None
         except BlockingIOError as error:  # so a full queue is told on a Unix socket
             raise TimeoutError(errno.EBUSY, "it is busy with other commands") from error
-        connection.sendall(msgspec.json.encode(request) + b"\n")
-        connection.shutdown(socket.SHUT_WR)
-        return msgspec.json.decode(_all_of(connection, deadline), type=Reply)
+        try:
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+            connection.shutdown(socket.SHUT_WR)
+            answer = _all_of(connection, deadline)
+        except ConnectionError:
+            if not _nobody_listens(path):
+                raise
+            return None  # it was just ending
+        return msgspec.json.decode(answer, type=Reply)
+
+
+def _nobody_listens(path: Path) -> bool:
+    """Say whether a socket is one that nobody listens on any more. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+    return False
 
 
 def _all_of(connection: socket.socket, deadline: float) -> bytes:
@@ -264,14 +281,9 @@ def _remove_stale(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
-            else:
-                raise FileExistsError(errno.EADDRINUSE, "another agent listens there")
+        if not _nobody_listens(path):
+            raise FileExistsError(errno.EADDRINUSE, "another agent listens there")
+        path.unlink()
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

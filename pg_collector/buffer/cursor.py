@@ -31,11 +31,12 @@ REASONS: Final = (
     "purged",
 )
 MAX_GAPS: Final = 16
+UNKNOWN: Final = -1
 
 _MAGIC: Final = b"PGCC"
 _VERSION: Final = 1
 _SLOT: Final = 4096
-_HEAD: Final = struct.Struct(">4sBQQQQQI16sB")
+_HEAD: Final = struct.Struct(">4sBQQQQQqI16sB")
 _GAP: Final = struct.Struct(">QB")
 _CRC: Final = struct.Struct(">I")
 
@@ -57,6 +58,8 @@ class State(NamedTuple):
     life: int = 0  # how often an agent has started on this store
     stream: uuid.UUID = uuid.UUID(int=0)
     gaps: tuple[HeadGap, ...] = ()
+    # Of the segment in which what is acknowledged or given up ends: its lines up to there.
+    taken: int = UNKNOWN
 
 
 class Cursor:
@@ -133,6 +136,7 @@ def _pack(generation: int, state: State) -> bytes:
         state.top,
         state.ceiling,
         state.origin,
+        state.taken,
         state.life,
         state.stream.bytes,
         len(state.gaps),
@@ -151,7 +155,7 @@ def _unpack(slot: bytes) -> tuple[int, State] | None:
     """Return generation and state of a slot; None if it holds none."""
     if len(slot) < _HEAD.size:
         return None
-    magic, version, generation, acked, top, ceiling, origin, life, stream, count = (
+    magic, version, generation, acked, top, ceiling, origin, taken, life, stream, count = (
         _HEAD.unpack_from(slot)
     )
     end = _HEAD.size + count * _GAP.size
@@ -163,5 +167,5 @@ def _unpack(slot: bytes) -> tuple[int, State] | None:
     for number in range(count):
         through, code = _GAP.unpack_from(slot, _HEAD.size + number * _GAP.size)
         gaps.append(HeadGap(through, REASONS[code] if code < len(REASONS) else REASONS[0]))
-    state = State(acked, top, ceiling, origin, life, uuid.UUID(bytes=stream), tuple(gaps))
+    state = State(acked, top, ceiling, origin, life, uuid.UUID(bytes=stream), tuple(gaps), taken)
     return generation, state

@@ -9,6 +9,7 @@ A segment that nobody writes to any more is read without being written to, so th
 when the volume is full or read-only.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -18,7 +19,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import diskcache
@@ -159,6 +160,16 @@ def _keep_open() -> None:
 os.register_at_fork(after_in_child=_keep_open)
 
 
+class Survey(NamedTuple):
+    """What is in a segment: numbers, lines in all, lines that wait, and whether no row is amiss."""
+
+    first: int
+    last: int
+    total: int
+    lines: int
+    whole: bool
+
+
 class Segment:
     """One folder, open or closed. For one thread. Its methods raise StoreError, nothing else."""
 
@@ -235,35 +246,54 @@ class Segment:
                 found.append((number, one))
         return found
 
-    def survey(self, begin: int, until: int, after: int) -> tuple[int, int, int, int] | None:
-        """Return the first and the last number, how many lines there are, and beyond `after`.
+    def count(self, after: int, until: int) -> int:
+        """Return how many lines can be read between two numbers. Raises StoreDamaged."""
+        disk = BytesDisk("")
+        lines = 0
+        with translated(self.path), closing(self._rows(_RANGE, after + 1, -1)) as rows:
+            for key, mode, filename, value in rows:
+                number = disk.get(key, raw=True)
+                if number > until:
+                    break
+                with contextlib.suppress(StoreDamaged):
+                    lines += (
+                        decode(disk.fetch(mode, filename, value, None), number).line is not None
+                    )
+        return lines
+
+    def survey(self, begin: int, until: int, after: int) -> Survey | None:
+        """Look through it, counting the lines beyond `after` apart.
 
         Returns None where it is empty. A row that is damaged or missing counts as a line. Rows are
         believed from number `begin` to `until`, and what follows that without a break; raises
         StoreDamaged where there are others only.
         """
         total = lines = first = last = strange = 0
+        whole = True
         with translated(self.path), closing(self._rows(_HEADS)) as rows:
             for key, _mode, _filename, head in rows:
                 if type(key) is not int:
                     raise StoreDamaged("a row's key is not a number")
                 if not begin <= key <= max(until, last) + 1:
                     strange += 1
+                    whole = False
                     continue
                 try:
                     numbers, is_line = covers(bytes(head or b""), key)
                 except (StoreDamaged, TypeError):
                     numbers, is_line = 1, 1
+                    whole = False
                 if first:
                     lines += max(0, key - 1 - max(last, after))
                     total += key - 1 - last
+                    whole = whole and key - 1 == last
                 first = first or key
                 last = max(last, key + numbers - 1)
                 total += is_line
                 lines += is_line if key > after else 0
             if strange and not first:
                 raise StoreDamaged("its rows have the numbers of others")
-        return (first, last, total, lines) if first else None
+        return Survey(first, last, total, lines, whole) if first else None
 
     @property
     def is_open(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Final
 
+from pg_collector.buffer.cursor import UNKNOWN
 from pg_collector.buffer.place import Place
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.segment import Segment, sync_folder, translated
@@ -89,10 +90,11 @@ class Shelf:
         self._garbage: list[Path] = []  # acknowledged, and not yet deleted
         self.holes: list[Gap] = []  # numbers known to be gone, in order
 
-    def load(self, after: int, top: int | None) -> None:
+    def load(self, after: int, top: int | None, taken: int) -> None:
         """Find the segments; those without a number beyond `after` are deleted.
 
         `top` is the last number that is known to have been written; None where nobody knows.
+        `taken` are the lines up to `after` of the segment in which that lies; or UNKNOWN.
         A damaged one is set aside. Raises StoreError where the volume, not a segment, is at fault.
         """
         self._tidy()
@@ -100,7 +102,7 @@ class Shelf:
         firsts = [int(path.name[4:20]) for path in paths if path.name[4:20].isdigit()]
         for path in paths:
             until = min((n - 1 for n in firsts if path.name < f"seg-{n:016d}"), default=top)
-            held = self._recognised(path, after, until)
+            held = self._recognised(path, after, until, taken)
             if held is None:
                 continue
             if held.last <= after:
@@ -152,6 +154,15 @@ class Shelf:
         if held in self._held and held.last < held.first:
             self._held.remove(held)
             self._discard(held)
+
+    def taken(self, position: int, lines: int) -> int:
+        """Return what `load` takes, after `lines` more lines up to a position."""
+        for held in self._held:
+            if held.last > position:
+                before = held.total - held.lines
+                return before + min(max(0, lines), held.lines) if held.first <= position else 0
+            lines -= held.lines
+        return 0
 
     def release(self, through: int, lines: int, gone: int) -> None:
         """Hear that `lines` lines up to a number arrived; delete what lies up to `gone`."""
@@ -287,7 +298,7 @@ class Shelf:
         for held in self._held:
             held.segment.forget()
 
-    def _recognised(self, path: Path, after: int, until: int | None) -> Held | None:
+    def _recognised(self, path: Path, after: int, until: int | None, taken: int) -> Held | None:
         held = named(path, until)
         if held is None:
             return None
@@ -297,6 +308,8 @@ class Shelf:
             return held
         # Should a look show nothing better.
         held.lines = min(held.lines, last - max(first - 1, min(after, last)))
+        if held.complete and taken != UNKNOWN:
+            held.lines = max(0, held.total - taken)
         try:
             known = held.complete or until is not None
             survey = segment.survey(first, last if known else _ALL, after)
@@ -310,7 +323,8 @@ class Shelf:
         if survey is None:
             self._discard(held)
             return None
-        held.first, held.last, held.total, held.lines = survey
+        if survey.whole or not held.complete or taken == UNKNOWN:
+            held.first, held.last, held.total, held.lines, _ = survey
         held.bytes = segment.bytes()
         return held
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from pg_collector.buffer.cursor import Cursor, HeadGap, State, merged
+from pg_collector.buffer.cursor import UNKNOWN, Cursor, HeadGap, State, merged
 from pg_collector.buffer.place import BALLAST, Place, Removed, SegmentLost
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
@@ -96,7 +96,8 @@ class Spool:
             carried = None
         given_up = before.gaps[-1].through if before.gaps else 0
         unknown = self._cursor.fresh and carried is None
-        self._shelf.load(max(before.acked, given_up), None if unknown else before.top)
+        known_top = None if unknown else before.top
+        self._shelf.load(max(before.acked, given_up), known_top, before.taken)
         top = max(before.top, self._shelf.last, given_up, before.acked)
         if before.top < self._shelf.last:
             # The cursor is lost, or an older one was put back: what is held begins the account.
@@ -110,7 +111,9 @@ class Spool:
             gap = Gap(top + 1, handed_out, "crash")
             self._on_loss(gap.width, gap.reason)
             self.promised = (gap,)
-        self._save(before._replace(top=top, ceiling=handed_out, life=before.life + 1))
+        taken = self._shelf.taken(max(before.acked, given_up), 0)
+        life = before.life + 1
+        self._save(before._replace(top=top, ceiling=handed_out, life=life, taken=taken))
         if self.place.stream() != before.stream:
             self.place.note_stream(before.stream)
         self.place.refill_ballast(self._limits.ballast)
@@ -259,35 +262,51 @@ class Spool:
             self._shelf.set_aside(held, error)
             return [Record.of_gap(self._shelf.hole(at, held.last))]
         if not rows:
-            held.lines = 0
-            return [Record.of_gap(self._shelf.hole(at, held.last))]
+            gap = self._missing(held, at, held.last, "store_truncated")
+            self._count_missing(held, gap.reason)
+            return [Record.of_gap(gap)]
         size = sum(len(row.line or b"") + 1 for _, row in rows if isinstance(row, Record))
         if len(rows) == 1 and size > max_bytes and not first:
             return []  # `read` of a segment gives at least one
         found: list[Record] = []
+        whole = True
         for number, row in rows:
             if at < number:
-                found.append(Record.of_gap(self._missing(held, at, number - 1)))
+                found.append(Record.of_gap(self._missing(held, at, number - 1, "damaged")))
+                whole = False
             if isinstance(row, Record):
                 found.append(row)
             else:
                 log.error("line %d of the disk buffer is damaged: %s", number, row)
-                found.append(Record.of_gap(self._missing(held, number, number)))
+                found.append(Record.of_gap(self._missing(held, number, number, "damaged")))
+                whole = False
             at = found[-1].last + 1
+        if not whole:
+            self._count_missing(held, "damaged")
         return found
 
-    def _missing(self, held: Held, first: int, last: int) -> Gap:
-        """Return the gap for lines that a segment should hold, counted once."""
+    def _missing(self, held: Held, first: int, last: int, reason: str) -> Gap:
+        """Return the gap for numbers that a segment should tell of."""
         held.suspect = True
         for gap in self._shelf.holes:
             if gap.first <= first <= gap.last:
                 return Gap(first, last, gap.reason)
-        gap = Gap(first, last, "damaged")
-        lines = min(gap.width, held.lines)
-        held.lines -= lines
+        gap = Gap(first, last, reason)
         self._shelf.note_hole(gap)
-        self._on_loss(lines, gap.reason)
         return gap
+
+    def _count_missing(self, held: Held, reason: str) -> None:
+        """Count the lines that a segment should have and has not, wherever they were in it.
+
+        A gap may have been damaged, too; so the numbers that are missing do not tell how many.
+        """
+        try:
+            sound = held.segment.count(max(self.given_up, held.first - 1), held.last)
+        except StoreDamaged:
+            return  # reading comes to that place, and sets all of it aside
+        lost = max(0, held.lines - sound)
+        held.lines -= lost
+        self._on_loss(lost, reason)
 
     def ack(self, through: int, lines: int) -> None:
         """Forget what lies up to a position: `lines` lines of this store. Needs no free space."""
@@ -295,6 +314,7 @@ class Spool:
         if through <= state.acked:
             return
         gaps = tuple(gap for gap in state.gaps if gap.through > through)
+        taken = self._shelf.taken(max(through, gaps[-1].through if gaps else 0), lines)
         try:
             self._save(
                 state._replace(
@@ -302,6 +322,7 @@ class Spool:
                     top=max(state.top, through),
                     ceiling=max(state.ceiling, through),
                     gaps=gaps,
+                    taken=taken,
                 )
             )
         finally:
@@ -317,7 +338,7 @@ class Spool:
 
     def give_up(self, through: int, reason: str, lines: int) -> None:
         """Put a gap at the head, in the place of `lines` lines that are somewhere else now."""
-        self._put_gap(through, reason)
+        self._put_gap(through, reason, lines)
         for held in self._shelf:
             if held.first > through:
                 break
@@ -332,7 +353,7 @@ class Spool:
         gaps = state.gaps
         if held > to:
             gaps = (HeadGap(min(held - 1, state.acked), "acknowledged"), *gaps)
-        self._save(state._replace(acked=to - 1, gaps=gaps))
+        self._save(state._replace(acked=to - 1, gaps=gaps, taken=UNKNOWN))
 
     def renumber(self, stream: uuid.UUID) -> None:
         """Take another stream: what is not acknowledged is numbered from 1."""
@@ -377,9 +398,11 @@ class Spool:
         self._cursor.close()
         self.place.close()
 
-    def _put_gap(self, through: int, reason: str) -> None:
+    def _put_gap(self, through: int, reason: str, lines: int) -> None:
         state = self._cursor.state
-        state = state._replace(gaps=merged(state.gaps, HeadGap(through, reason)))
+        gaps = merged(state.gaps, HeadGap(through, reason))
+        taken = self._shelf.taken(max(state.acked, gaps[-1].through), lines)
+        state = state._replace(gaps=gaps, taken=taken)
         self._save(state)
         self._save(state)  # in both slots: what the gap covers is about to go
 
@@ -419,7 +442,7 @@ class Spool:
         oldest = self._shelf.oldest(below)
         if oldest is None:
             return self._shelf.complete_tail()
-        self._put_gap(oldest.last, "disk_full")
+        self._put_gap(oldest.last, "disk_full", oldest.lines)
         self._shelf.drop(oldest)
         return True
 
@@ -431,4 +454,5 @@ def _since(copy: State, carried: State) -> State:
         top=max(copy.top, carried.top),
         ceiling=max(copy.top, carried.ceiling),
         life=max(copy.life, carried.life),
+        taken=UNKNOWN,
     )

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from pg_collector.buffer.cursor import State, saved
+from pg_collector.buffer.cursor import UNKNOWN, State, saved
 from pg_collector.buffer.place import FORMAT, AlreadyRunning, newer_format
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
@@ -86,7 +86,9 @@ class View:
             return 0
         with untouched(held) as segment:
             survey = segment.survey(held.first, held.last, self.after)
-        return survey[3] if survey is not None else 0
+        if held.complete and self.state.taken != UNKNOWN and not (survey and survey.whole):
+            return max(0, held.total - self.state.taken)
+        return survey.lines if survey is not None else 0
 
     def damage(self, seen: Callable[[int], None] = lambda _bytes: None) -> Iterator[Finding]:
         """Read everything and yield what is damaged; `seen` hears of the bytes read so far."""
@@ -297,7 +299,7 @@ def _looked_into(held: Held) -> Held | None:
         return held  # reading it will tell
     if survey is None:
         return None
-    held.first, held.last, held.total, held.lines = survey
+    held.first, held.last, held.total, held.lines, _ = survey
     return held
 
 

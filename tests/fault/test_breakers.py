@@ -62,8 +62,10 @@ def test_a_dead_target_is_left_alone_then_probed_once_and_its_neighbour_notices_
     told = [row for line in written(tmp_path, "dead", "sampler_state") for row in line.rows]
     assert [row for row in told if row["state"] == "down"]
     for sampler in {row["sampler"] for row in told}:
-        states = [row["state"] for row in told if row["sampler"] == sampler and row["set"] is None]
-        assert states.count("down") <= 2, (sampler, states)  # its session lost, then nobody answers
+        seen = [row for row in told if row["sampler"] == sampler and row["set"] is None]
+        states = [(row["state"], row["message"]) for row in seen]
+        # Its session lost, then nobody answers; then the server may still count the lost one.
+        assert len(states) == len(set(states)), (sampler, states)
     logged = [
         one.getMessage()
         for one in caplog.records

@@ -279,6 +279,25 @@ def test_an_agent_that_listens_and_does_not_answer_is_an_error_in_time(
     assert "--dsn" in caught.value.remedy
 
 
+def test_an_agent_that_ends_while_it_is_asked_is_nobody(tmp_path):
+    path = tmp_path / "pgc.sock"
+    asked = control.SampleRequest(samplers=(), target="prod", connection="")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+
+        def end():
+            connection, _ = listener.accept()
+            listener.close()
+            connection.close()
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        assert control.ask(asked, path, timeout=5) is None
+        ending.join(5)
+        assert not ending.is_alive()
+
+
 def test_an_agent_whose_queue_is_full_is_an_error(tmp_path):
     path = tmp_path / "pgc.sock"
     asked = control.SampleRequest(samplers=(), target="prod", connection="")

@@ -6,7 +6,6 @@ fresh line passes in the end.
 
 import contextlib
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -263,19 +262,9 @@ def _damaged(copy: Path, seed: int, what: str, sound: tuple[int, int, int]) -> C
     by_damage = {k: n for k, n in drained.gone.items() if k not in BY_POLICY}
     lost = {k: n for k, n in buffer.account().lost.items() if k not in BY_POLICY}
     missing = waiting - drained.lines
-    # Of a thinned segment that is being sent nobody knows how many lines are left in it.
-    most = missing + _thinned_ahead(what, acked)
     counted = sum(lost.values())
-    assert missing <= counted <= most, f"{what}: {lost}, though {missing} are missing"
+    assert counted == missing, f"{what}: {lost}, though {missing} are missing"
     assert max(drained.last, acked) >= top, f"{what}: nothing tells of {drained.last + 1} to {top}"
     assert bool(by_damage) == bool(lost), f"{what}: {by_damage} in gaps, {lost} counted"
     continues(buffer, max(drained.last, top))
-    return Counter(lost_to_damage=missing, counted_too_many=counted - missing)
-
-
-def _thinned_ahead(what: str, acked: int) -> int:
-    """Return how many gaps a thinned segment may hold beyond what is acknowledged, if it is hit."""
-    found = re.search(r"seg-(\d{16})-(\d{16})-(\d+)-([1-9])", what)
-    if found is None or not int(found[1]) <= acked < int(found[2]):
-        return 0
-    return int(found[2]) - acked
+    return Counter(lost_to_damage=missing)
