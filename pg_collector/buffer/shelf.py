@@ -158,7 +158,7 @@ class Shelf:
     def taken(self, position: int, lines: int) -> int:
         """Return what `load` takes, after `lines` more lines up to a position."""
         for held in self._held:
-            if held.last > position:
+            if held.last > position or not held.complete:  # that one may still grow
                 before = held.total - held.lines
                 return before + min(max(0, lines), held.lines) if held.first <= position else 0
             lines -= held.lines
@@ -323,7 +323,8 @@ class Shelf:
         if survey is None:
             self._discard(held)
             return None
-        if survey.whole or not held.complete or taken == UNKNOWN:
+        named_so = survey.whole and survey[:3] == (first, last, held.total)
+        if named_so or not held.complete or taken == UNKNOWN:
             held.first, held.last, held.total, held.lines, _ = survey
         held.bytes = segment.bytes()
         return held

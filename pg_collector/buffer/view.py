@@ -86,7 +86,8 @@ class View:
             return 0
         with untouched(held) as segment:
             survey = segment.survey(held.first, held.last, self.after)
-        if held.complete and self.state.taken != UNKNOWN and not (survey and survey.whole):
+        named_so = survey and survey.whole and survey[:3] == (held.first, held.last, held.total)
+        if held.complete and self.state.taken != UNKNOWN and not named_so:
             return max(0, held.total - self.state.taken)
         return survey.lines if survey is not None else 0
 

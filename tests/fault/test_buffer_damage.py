@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from pg_collector.buffer.records import Record, encode
-from tests.fault.buffer_rig import FarSide, Rig, backlog, segments
+from pg_collector.sample import Keep
+from tests.fault.buffer_rig import MB, SMALL, FarSide, Rig, backlog, segments
 from tests.support.corruption import Damage, damage
 from tests.support.oracle import Figures
 from tests.support.scratch import in_memory
@@ -232,3 +233,75 @@ def test_crafted_settings_change_nothing(image: Image, name: str, value: object)
             ]
         )
     assert all(one == ((2,), (0,)) for one in mode)
+
+
+@pytest.fixture
+def thinned(place: Path) -> Iterator[Image]:
+    """What a kill left of a store at its cap: thinned out, and its first segment half delivered."""
+    limits = SMALL._replace(disk_max=MB)
+    with Rig(place / "first", memory_max=150_000, limits=limits) as rig:
+        while "thinned" not in rig.buffer.account().lost:
+            for n in range(20):
+                rig.put_one(1000, Keep.EVENT if n % 3 == 0 else Keep.DELTA)
+            rig.written()
+        head = segments(rig.directory)[0]
+        assert head.name.endswith("-1")
+        half = int(head.name.split("-")[3]) // 2
+        rig.step(max_lines=half)
+        yield Image(rig.crash(place / "image"), rig.far)
+
+
+def _gap_row(segment: Path) -> None:
+    """Damage the record of a gap, whose width nobody knows then."""
+    with closing(sqlite3.connect(segment / "cache.db")) as database, database:
+        sql = "SELECT max(key) FROM Cache WHERE length(value) < 200"
+        ((key,),) = database.execute(sql).fetchall()
+        database.execute("UPDATE Cache SET value = zeroblob(9) WHERE key = ?", (key,))
+
+
+def _line_row(segment: Path) -> None:
+    last = "SELECT max(key) FROM Cache WHERE length(value) > 500"
+    crafted(segment, f"UPDATE Cache SET value = zeroblob(9) WHERE key = ({last})")
+
+
+def _rows_gone(segment: Path) -> None:
+    crafted(segment, "DELETE FROM Cache WHERE key > (SELECT max(key) - 9 FROM Cache)")
+
+
+def _middle_gone(segment: Path) -> None:
+    sql = "SELECT max(key) - 12 FROM Cache UNION ALL SELECT max(key) - 3 FROM Cache"
+    with closing(sqlite3.connect(segment / "cache.db")) as database:
+        (begin,), (end,) = database.execute(sql).fetchall()
+    crafted(segment, "DELETE FROM Cache WHERE key BETWEEN ? AND ?", begin, end)
+
+
+def _emptied(segment: Path) -> None:
+    (segment / "cache.db").write_bytes(b"")
+
+
+def _torn(segment: Path) -> None:
+    file = segment / "cache.db"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["being sent", "waiting"])
+@pytest.mark.parametrize(
+    "harm",
+    [_gap_row, _line_row, _rows_gone, _middle_gone, _emptied, _torn],
+    ids=lambda f: f.__name__,
+)
+def test_of_a_thinned_segment_only_the_lines_that_were_left_are_counted(
+    thinned: Image, which: int, harm: Callable[[Path], None]
+):
+    """Fault 11: what thinning took was counted before, and what was delivered is no loss."""
+    arrived = sum(entry.line is not None for entry in thinned.far.ledger)
+    with Rig(thinned.path, deepcopy(thinned.far)) as rig:
+        waiting = rig.buffer.account().buffered
+    harm(segments(thinned.path)[which])
+    with Rig(thinned.path, deepcopy(thinned.far)) as rig:
+        rig.deliver()
+        account = rig.buffer.account()
+        assert account.balanced
+        came = sum(entry.line is not None for entry in rig.far.ledger) - arrived
+        assert sum(account.lost.values()) == waiting - came
+        assert (waiting - came > 0) == (harm is not _gap_row)
