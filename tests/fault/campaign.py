@@ -31,13 +31,14 @@ PARALLEL: Final = 2
 PROGRESS: Final = 10.0  # seconds between two lines
 LONGEST: Final = 300.0  # seconds that a trial may take
 
+_JOINED: Final[Mapping[str, Callable[[float, float], float]]] = {"max_": max, "min_": min}
 _GRACE: Final = 5.0  # seconds for a trial that has answered to end
 
 
 class Result(NamedTuple):
     """What a trial without a violation found: figures that are added up over all trials.
 
-    Figures whose names begin with `max_` are not added up: the largest counts.
+    Of those whose names begin with `max_` or `min_` the largest or the smallest counts.
     """
 
     figures: Mapping[str, float]
@@ -263,8 +264,8 @@ def summarize(records: Sequence[Record]) -> list[Summary]:
         figures: dict[str, float] = {}
         for record in ours:
             for name, value in record.figures.items():
-                add = max if name.startswith("max_") else operator.add
-                figures[name] = add(figures.get(name, 0), value)
+                joined = _JOINED.get(name[:4], operator.add)
+                figures[name] = joined(figures[name], value) if name in figures else value
         violations = sum(1 for record in ours if record.violation)
         seconds = round(sum(record.seconds for record in ours), 1)
         summaries.append(Summary(kind, len(ours), violations, seconds, figures))
