@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pg_collector.buffer.segment import sync_folder
+from pg_collector.folders import sync_folder
 
 FILE_MODE: Final = 0o600
 # What the numbers of a gap were lost to. The position is what the cursor keeps: only append here.

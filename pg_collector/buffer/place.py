@@ -14,8 +14,10 @@ import uuid
 from pathlib import Path
 from typing import Final, Self
 
-from pg_collector.buffer.segment import FILE_MODE, FOLDER_MODE, sync_folder, translated
+from pg_collector.buffer.segment import FILE_MODE, FOLDER_MODE
+from pg_collector.buffer.store_trouble import translated
 from pg_collector.errors import CollectorError, StateError, StoreDown
+from pg_collector.folders import sync_folder
 
 FORMAT: Final = 1
 BALLAST: Final = 8 * 1024 * 1024  # bytes; a checkpoint and the rewriting of a segment need room

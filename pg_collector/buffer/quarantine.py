@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from pg_collector.buffer.segment import FILE_MODE, translated
+from pg_collector.buffer.segment import FILE_MODE
+from pg_collector.buffer.store_trouble import translated
 
 QUARANTINE_MAX: Final = 10 * 1024 * 1024  # bytes; beyond it the oldest go
 

@@ -11,7 +11,6 @@ when the volume is full or read-only.
 
 import contextlib
 import ctypes
-import errno
 import os
 import shutil
 import sqlite3
@@ -26,7 +25,9 @@ import diskcache
 from diskcache.core import MODE_RAW, UNKNOWN
 
 from pg_collector.buffer.records import HEAD_BYTES, Record, covers, decode, encode
-from pg_collector.errors import CollectorError, StoreDamaged, StoreDown, StoreError, StoreFull
+from pg_collector.buffer.store_trouble import translated
+from pg_collector.errors import StoreDamaged, StoreDown, StoreError
+from pg_collector.folders import sync_folder
 
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
@@ -53,8 +54,6 @@ _PRAGMAS: Final = tuple(
     if name.startswith("sqlite_")
 )
 _BUSY: Final = 2.0  # seconds
-_CORRUPT: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT))
-_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 _RANGE: Final = (
     "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key >= ? ORDER BY key LIMIT ?"
 )
@@ -352,53 +351,6 @@ class Segment:
             yield from connection.execute(sql, parameters)
         finally:
             connection.close()
-
-
-class translated:  # noqa: N801  # reads as a statement
-    """Translate what SQLite, diskcache and the file system raise, by what the owner does next.
-
-    Whatever is not known to be about the volume is taken for damage: a crafted or broken file can
-    make diskcache raise anything.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Raise the StoreError that an error means."""
-        if isinstance(error, Exception) and not isinstance(error, CollectorError):
-            raise _translated(error, self._path) from error
-
-
-def _translated(error: Exception, path: Path) -> StoreError:
-    if isinstance(error, OSError):
-        if error.errno in _NO_ROOM:
-            return StoreFull(f"{path}: {error.strerror}", remedy="Free space on this volume.")
-        return StoreDown(f"{path}: {error.strerror or error}", remedy=_LOOK)
-    if isinstance(error, diskcache.Timeout):
-        return StoreDown(f"{path}: the store cannot be written", remedy=_LOOK)
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return StoreFull(f"{path}: the volume is full", remedy="Free space on this volume.")
-        if code not in _CORRUPT and code != sqlite3.SQLITE_ERROR:
-            return StoreDown(f"{path}: {error}", remedy=_LOOK)
-    return StoreDamaged(f"{path}: {type(error).__name__}: {error}")
-
-
-_LOOK: Final = "Look at the volume and its mount options; the agent tries again by itself."
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _inode(path: Path) -> int:

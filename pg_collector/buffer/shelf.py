@@ -7,19 +7,20 @@ one that is being thinned, `old-…` the one that it replaces.
 
 import contextlib
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Final
 
 from pg_collector.buffer.cursor import UNKNOWN
+from pg_collector.buffer.held import COMPLETE, Held, named
 from pg_collector.buffer.place import Place
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.segment import Segment, sync_folder, translated
-from pg_collector.buffer.thinning import LEVELS, given_up
+from pg_collector.buffer.segment import Segment
+from pg_collector.buffer.store_trouble import translated
+from pg_collector.buffer.thinning import LEVELS, given_up, without
 from pg_collector.errors import StoreDamaged, StoreError
+from pg_collector.folders import sync_folder
 from pg_collector.sample import Gap
 
 log = logging.getLogger(__name__)
@@ -27,44 +28,7 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
 KEPT_DAMAGED: Final = 4  # damaged segments that are kept to be looked at
 
-_OPEN: Final = re.compile(r"seg-(\d{16})")
-_COMPLETE: Final = re.compile(r"(?:seg|tmp)-(\d{16})-(\d{16})-(\d+)-(\d)")
 _ALL: Final = 1 << 40
-
-
-@dataclass
-class Held:
-    """A segment, and what is known of it without looking.
-
-    `lines` are those that are neither acknowledged nor given up, `total` all of them.
-    """
-
-    segment: Segment
-    first: int
-    last: int
-    lines: int
-    total: int
-    _: KW_ONLY
-    level: int = 0
-    complete: bool = False
-    bytes: int = 0
-    suspect: bool = False  # a row of it is damaged: it is kept to be looked at
-
-    @property
-    def name(self) -> str:
-        """What it is called when complete."""
-        return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
-
-    def read(
-        self, first: int, max_lines: int, max_bytes: int
-    ) -> list[tuple[int, Record | StoreDamaged]]:
-        """Return rows as `Segment.read` does, but none that reaches beyond the last number."""
-        rows = self.segment.read(first, max_lines, max_bytes)
-        return [
-            (number, row)
-            for number, row in rows
-            if number <= self.last and (isinstance(row, StoreDamaged) or row.last <= self.last)
-        ]
 
 
 OnLoss = Callable[[int, str], None]  # how many lines, to what
@@ -239,7 +203,7 @@ class Shelf:
     def _explained(self, first: int, last: int) -> tuple[Gap, int]:
         """Return the gap at `first`, and its lines: an earlier life may have set them aside."""
         for path in sorted(self._place.quarantine.glob("seg-*")):
-            if found := _COMPLETE.fullmatch(path.name):
+            if found := COMPLETE.fullmatch(path.name):
                 begin, end, lines, _ = map(int, found.groups())
                 if begin <= first <= end:
                     gap = Gap(first, min(last, end), "damaged")
@@ -352,7 +316,7 @@ class Shelf:
         gone = given_up(((r.first, r.keep, r.line) for r in records if r.line is not None), level)
         if not gone:
             return False
-        kept = _merged(held.first, held.last, records, gone)
+        kept = without(held.first, held.last, records, gone)
         lines = sum(record.line is not None for record in kept)
         thinner = Held(
             held.segment, held.first, held.last, lines, lines, level=level, complete=True
@@ -407,7 +371,7 @@ class Shelf:
         with translated(self._place.directory):
             folder = self._place.directory
             for fresh in folder.glob("tmp-*"):
-                found = _COMPLETE.fullmatch(fresh.name)
+                found = COMPLETE.fullmatch(fresh.name)
                 first = found[1] if found else ""
                 if first and not list(folder.glob(f"seg-{first}*")):
                     fresh.rename(folder / fresh.name.replace("tmp-", "seg-", 1))
@@ -416,47 +380,3 @@ class Shelf:
             for aside in folder.glob("old-*"):
                 shutil.rmtree(aside)
             sync_folder(folder)
-
-
-def named(path: Path, until: int | None) -> Held | None:
-    """Return what a segment's name tells; None where that is no segment.
-
-    The name of one that is not complete tells where it begins; it is taken to end at `until`, and
-    to hold one line where nobody knows.
-    """
-    segment = Segment(path)
-    if found := _COMPLETE.fullmatch(path.name):
-        first, last, lines, level = map(int, found.groups())
-        return Held(segment, first, last, lines, lines, level=level, complete=True)
-    if found := _OPEN.fullmatch(path.name):
-        first = int(found[1])
-        last = first if until is None else max(first - 1, until)
-        return Held(segment, first, last, last - first + 1, last - first + 1)
-    return None
-
-
-def _merged(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:
-    """Return the records that stay, and one gap for each run of numbers that do not."""
-    kept: list[Record] = []
-
-    def give_up(start: int, end: int, reason: str, created: float) -> None:
-        before = kept[-1] if kept else None
-        if before is not None and before.line is None and before.reason == reason:
-            kept[-1] = before._replace(last=end)
-        else:
-            kept.append(Record(start, end, None, reason=reason, created=created))
-
-    at = first
-    for record in records:
-        if at < record.first:
-            give_up(at, record.first - 1, "damaged", record.created)
-        if record.line is None:
-            give_up(record.first, record.last, record.reason, record.created)
-        elif record.first in gone:
-            give_up(record.first, record.last, "thinned", record.created)
-        else:
-            kept.append(record)
-        at = record.last + 1
-    if at <= last:
-        give_up(at, last, "damaged", 0.0)
-    return kept

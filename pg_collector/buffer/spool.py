@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from pg_collector.buffer.cursor import UNKNOWN, Cursor, HeadGap, State, merged
+from pg_collector.buffer.held import Held
 from pg_collector.buffer.place import BALLAST, Place, Removed, SegmentLost
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.segment import translated
-from pg_collector.buffer.shelf import SEGMENT_BYTES, Held, OnLoss, Rescue, Shelf
+from pg_collector.buffer.shelf import SEGMENT_BYTES, OnLoss, Rescue, Shelf
+from pg_collector.buffer.store_trouble import translated
 from pg_collector.errors import StoreDamaged, StoreError, StoreFull
 from pg_collector.sample import Gap
 

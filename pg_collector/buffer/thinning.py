@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from pg_collector.buffer.records import Record
 from pg_collector.sample import Keep
 
 LEVELS: Final = 5  # after so many passes nothing is left to thin
@@ -49,3 +50,30 @@ def _head(line: bytes) -> _Head:
         return _decoder.decode(line)
     except msgspec.DecodeError:
         return _Head()
+
+
+def without(first: int, last: int, records: list[Record], gone: set[int]) -> list[Record]:
+    """Return the records that stay, and one gap for each run of numbers that do not."""
+    kept: list[Record] = []
+
+    def give_up(start: int, end: int, reason: str, created: float) -> None:
+        before = kept[-1] if kept else None
+        if before is not None and before.line is None and before.reason == reason:
+            kept[-1] = before._replace(last=end)
+        else:
+            kept.append(Record(start, end, None, reason=reason, created=created))
+
+    at = first
+    for record in records:
+        if at < record.first:
+            give_up(at, record.first - 1, "damaged", record.created)
+        if record.line is None:
+            give_up(record.first, record.last, record.reason, record.created)
+        elif record.first in gone:
+            give_up(record.first, record.last, "thinned", record.created)
+        else:
+            kept.append(record)
+        at = record.last + 1
+    if at <= last:
+        give_up(at, last, "damaged", 0.0)
+    return kept

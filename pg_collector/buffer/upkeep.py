@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 from pg_collector.buffer.flight import Holding
+from pg_collector.buffer.held import Held
 from pg_collector.buffer.memory import ENTRY_BYTES
 from pg_collector.buffer.quarantine import Refusal
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.report import DiskReport, MemoryReport, QuarantineReport, Report
 from pg_collector.buffer.segment import Segment
-from pg_collector.buffer.shelf import Held
 from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.buffer.spool import Spool
 from pg_collector.buffer.view import PAGE_BYTES, Finding, examined, walk

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from pg_collector.buffer.cursor import UNKNOWN, State, saved
+from pg_collector.buffer.held import Held, named
 from pg_collector.buffer.place import FORMAT, AlreadyRunning, newer_format
 from pg_collector.buffer.quarantine import Quarantine
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.report import DiskReport, QuarantineReport, Report, remaining
 from pg_collector.buffer.segment import DATABASE, WAL, Segment
-from pg_collector.buffer.shelf import Held, named
 from pg_collector.errors import StoreDamaged, StoreError
 from pg_collector.sample import Gap
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pg_collector.clock import Clock
+from pg_collector.folders import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -169,15 +170,6 @@ def make_folder(folder: Path, *, durable: bool) -> None:
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
     if durable:
         sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _stamp(moment: dt.datetime) -> str:
