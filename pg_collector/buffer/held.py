@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pg_collector.buffer.records import Record
-from pg_collector.buffer.segment import Segment
+from pg_collector.buffer.segment import Segment, Survey
 from pg_collector.errors import StoreDamaged
 
 _OPEN: Final = re.compile(r"seg-(\d{16})")
@@ -35,6 +35,10 @@ class Held:
     def name(self) -> str:
         """What it is called when complete."""
         return f"{self.first:016d}-{self.last:016d}-{self.total}-{self.level}"
+
+    def shown_by(self, survey: Survey) -> bool:
+        """Whether a look shows what the name of a complete segment tells."""
+        return survey.whole and survey[:3] == (self.first, self.last, self.total)
 
     def read(
         self, first: int, max_lines: int, max_bytes: int

@@ -255,9 +255,8 @@ class Segment:
                 if number > until:
                     break
                 with contextlib.suppress(StoreDamaged):
-                    lines += (
-                        decode(disk.fetch(mode, filename, value, None), number).line is not None
-                    )
+                    record = decode(disk.fetch(mode, filename, value, None), number)
+                    lines += record.line is not None
         return lines
 
     def survey(self, begin: int, until: int, after: int) -> Survey | None:

@@ -287,8 +287,7 @@ class Shelf:
         if survey is None:
             self._discard(held)
             return None
-        named_so = survey.whole and survey[:3] == (first, last, held.total)
-        if named_so or not held.complete or taken == UNKNOWN:
+        if held.shown_by(survey) or not held.complete or taken == UNKNOWN:
             held.first, held.last, held.total, held.lines, _ = survey
         held.bytes = segment.bytes()
         return held

@@ -86,8 +86,8 @@ class View:
             return 0
         with untouched(held) as segment:
             survey = segment.survey(held.first, held.last, self.after)
-        named_so = survey and survey.whole and survey[:3] == (held.first, held.last, held.total)
-        if held.complete and self.state.taken != UNKNOWN and not named_so:
+        amiss = survey is None or not held.shown_by(survey)
+        if held.complete and self.state.taken != UNKNOWN and amiss:
             return max(0, held.total - self.state.taken)
         return survey.lines if survey is not None else 0
 

@@ -305,3 +305,22 @@ def test_of_a_thinned_segment_only_the_lines_that_were_left_are_counted(
         came = sum(entry.line is not None for entry in rig.far.ledger) - arrived
         assert sum(account.lost.values()) == waiting - came
         assert (waiting - came > 0) == (harm is not _gap_row)
+
+
+def test_a_segment_that_went_on_after_all_of_it_was_delivered_counts_the_rest_only(place: Path):
+    """Fault 11: the cursor has to know the lines of a segment that was still growing."""
+    with Rig(place / "first") as rig:
+        rig.put(10)
+        rig.written()
+        rig.deliver()
+        while len(segments(rig.directory)) < 3:
+            rig.put(20)
+            rig.written()
+        waiting = rig.buffer.account().buffered
+        image, far = rig.crash(place / "image"), rig.far
+    arrived = sum(entry.line is not None for entry in far.ledger)
+    _emptied(segments(image)[0])
+    with Rig(image, far) as rig:
+        rig.deliver()
+        came = sum(entry.line is not None for entry in far.ledger) - arrived
+        assert sum(rig.buffer.account().lost.values()) == waiting - came > 0

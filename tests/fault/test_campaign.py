@@ -157,18 +157,18 @@ def test_wrong_arguments_are_explained(arguments: list[str]):
     assert "kinds: honest, violated" in out.getvalue()
 
 
-def test_figures_are_added_up_and_the_largest_kept():
+def test_figures_are_added_up_and_extremes_kept():
     records = [
-        Record("kills", 1, 2.0, "", {"committed": 1500, "max_reopen_ms": 12.5}),
-        Record("kills", 2, 3.0, "", {"committed": 500, "max_reopen_ms": 8.0}),
+        Record("kills", 1, 2.0, "", {"committed": 1500, "max_reopen_ms": 12.5, "min_rate": 7}),
+        Record("kills", 2, 3.0, "", {"committed": 500, "max_reopen_ms": 8.0, "min_rate": 9}),
         Record("cuts", 1, 1.0, "order", {"duplicates": 0}),
     ]
     summaries = summarize(records)
-    assert summaries[0].figures == {"committed": 2000, "max_reopen_ms": 12.5}
+    assert summaries[0].figures == {"committed": 2000, "max_reopen_ms": 12.5, "min_rate": 7}
     assert summaries[0].seconds == 5.0
     assert table(summaries) == (
-        "| kind | trials | violations | committed | max reopen ms | duplicates |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| kills | 2 | 0 | 2,000 | 12.5 | - |\n"
-        "| cuts | 1 | 1 | - | - | 0 |\n"
+        "| kind | trials | violations | committed | max reopen ms | min rate | duplicates |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| kills | 2 | 0 | 2,000 | 12.5 | 7 | - |\n"
+        "| cuts | 1 | 1 | - | - | - | 0 |\n"
     )

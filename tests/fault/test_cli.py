@@ -60,10 +60,12 @@ class Running:
 
 
 def lines(home, sampler="activity"):
+    """Return the lines so far; one that is being written is not one yet."""
     return [
         json.loads(line)
         for path in home.glob(f"output/*/{sampler}/*.jsonl")
-        for line in path.read_text().splitlines()
+        for line in path.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
     ]
 
 
