@@ -9,6 +9,9 @@ from pg_collector.clock import Clock
 
 log = logging.getLogger(__name__)
 
+# A thread that changes its signal mask, as libpq does, may be given a signal for the process:
+# Python notes it, and nobody wakes the main thread. So that never waits longer, in seconds.
+SIGNAL_SEEN: Final = 0.5
 SLICE: Final = 0.05  # seconds after which a wait looks whether it is still wanted
 
 
@@ -84,7 +87,13 @@ class Lifetime:
 
     def wait(self) -> int:
         """Be the main thread: do what is posted, until the end; return the exit code, 0 or 1."""
-        while (work := self._posted.get()) is not None:
+        while True:
+            try:
+                work = self._posted.get(timeout=SIGNAL_SEEN)
+            except queue.Empty:
+                continue
+            if work is None:
+                break
             work()
         log.info("stopping: %s", self._why)
         return 1 if self.failed else 0

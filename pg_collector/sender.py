@@ -115,6 +115,7 @@ class Sender:
         self._notice: Trouble | None = None
         self._conflicts = 0  # in a row
         self._sync: _Sync | None = None
+        self._synced = False  # whether the buffer was found empty since the start
         self._stream = ""
         self._urged = threading.Event()
         self._firm = False  # whether the pause after the last attempt is
@@ -267,8 +268,11 @@ class Sender:
         """Say that a backlog is delivered, once."""
         self._pacing.emptied()
         sync, self._sync = self._sync, None
-        if sync is not None and (sync.after_outage or sync.batches > 1) and not self._trouble:
-            took = self._clock.monotonic() - sync.since
+        if sync is None or self._trouble:
+            return
+        took = self._clock.monotonic() - sync.since
+        of_the_start, self._synced = not self._synced and sync.batches > 1, True
+        if sync.after_outage or of_the_start or took >= OUTAGE:
             log.info(
                 "sync complete: %d lines in %.1f s", sync.lines, took,
                 extra={"lines": sync.lines, "seconds": round(took, 3)},

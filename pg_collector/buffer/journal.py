@@ -38,6 +38,10 @@ ANSWER_WITHIN: Final = 10.0  # seconds that someone waits for the disk
 class Source(Protocol):
     """What the journal serves: the buffer. Its methods are called in the journal's thread."""
 
+    @property
+    def group_bytes(self) -> int:
+        """How many bytes `due` returns at most, unless one record is larger."""
+
     def due(self, *, everything: bool) -> Sequence[Record]:
         """Return the records to write now, some of them if they are many."""
 
@@ -173,7 +177,8 @@ class Journal:
             self._open()
         elif self._trouble is not None:
             self._spool.look()
-            self._spool.probe()
+            _, _, pressed = self._source.spared()
+            self._spool.probe(self._source.group_bytes, force=pressed or self._stopping.is_set())
             self._source.found(self._spool, None)
         self._commit()
         if self._stopping.is_set():

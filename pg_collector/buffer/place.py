@@ -21,7 +21,6 @@ from pg_collector.folders import sync_folder
 
 FORMAT: Final = 1
 BALLAST: Final = 8 * 1024 * 1024  # bytes; a checkpoint and the rewriting of a segment need room
-PROBE: Final = 256 * 1024  # bytes
 LOCK_LOOKS: Final = 10
 LOCK_EVERY: Final = 0.05  # seconds
 _FILE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -111,14 +110,14 @@ class Place:
             volume = os.statvfs(self.directory)
             return volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize
 
-    def probe(self) -> None:
-        """Write and sync a file of some size, and delete it; raises StoreError."""
+    def probe(self, size: int) -> None:
+        """Write and sync a file of so many bytes, and delete it; raises StoreError."""
         path = self.directory / "probe"
         with translated(path):
             try:
                 fd = os.open(path, _FILE, FILE_MODE)
                 try:
-                    os.posix_fallocate(fd, 0, PROBE)
+                    os.posix_fallocate(fd, 0, size)
                     os.fsync(fd)
                 finally:
                     os.close(fd)

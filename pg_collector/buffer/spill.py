@@ -234,6 +234,11 @@ class SpillingBuffer:
 
     # What the journal calls, in its thread.
 
+    @property
+    def group_bytes(self) -> int:
+        """How many bytes are written at once."""
+        return min(GROUP_BYTES, self._max_bytes // 4)
+
     def due(self, *, everything: bool) -> Sequence[Record]:
         """Return records to write to disk now, in order; `everything` before the end."""
         with self._lock:
@@ -243,7 +248,7 @@ class SpillingBuffer:
             if self._durability is Durability.OVERFLOW and not everything:
                 fresh = self._overdue(fresh)
             found: list[Record] = []
-            room = min(GROUP_BYTES, self._max_bytes // 4)
+            room = self.group_bytes
             for record in fresh:
                 room -= size(record)
                 if found and room < 0:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # However little the volume has free, so much may be used: what is written and sent at once fits.
 FLOOR: Final = 32 * 1024 * 1024
+PROBE: Final = 256 * 1024  # bytes beside those of the lines
 PER_RECORD: Final = 160  # bytes that a row takes beside its line, indexes included
 
 
@@ -379,10 +380,17 @@ class Spool:
                 remedy="Leave it to the agent: it makes a new one, and counts what is gone.",
             )
 
-    def probe(self) -> None:
-        """Try whether the volume takes anything; raises StoreError if it does not."""
+    def probe(self, need: int, *, force: bool) -> None:
+        """Try whether `append` would take so many bytes; raises StoreError if it would not.
+
+        More than that is asked for, so that a volume with little room is not taken for a usable one
+        again and again.
+        """
         self._save(self._cursor.state)
-        self.place.probe()
+        need *= 2
+        if not force and not self._beyond_cap(need) and (scarce := self._scarce(need)):
+            raise scarce
+        self.place.probe(need + PROBE)
 
     def close(self) -> None:
         """Close everything; what is here is continued next time."""
@@ -414,22 +422,32 @@ class Spool:
     def _make_room(self, need: int, *, above: int, below: int, force: bool) -> None:
         """Make room for so many bytes, within the cap and the free space of the volume."""
         while True:
-            used = self._shelf.bytes
-            free, total = self.place.free_bytes()
-            floor = min(FLOOR, self._limits.disk_max)
-            allowed = max(floor, used + free - int(self._limits.min_free * total))
-            if used + need <= min(allowed, self._limits.disk_max):
-                return
-            if used + need <= self._limits.disk_max and not force:
-                raise StoreFull(
-                    f"{self.place.directory}: the volume has only {free} bytes free",
-                    remedy="Free space there, or lower buffers.min_free.",
-                )
+            scarce = self._scarce(need)
+            if not self._beyond_cap(need):
+                if scarce is None:
+                    return
+                if not force:
+                    raise scarce
             if not self._shrink(above=above, below=below):
                 raise StoreFull(
                     f"{self.place.directory}: no room for {need} more bytes",
                     remedy="Raise buffers.disk_max, or free space on the volume.",
                 )
+
+    def _beyond_cap(self, need: int) -> bool:
+        return self._shelf.bytes + need > self._limits.disk_max
+
+    def _scarce(self, need: int) -> StoreFull | None:
+        """Return what to say where the volume has too little for so many bytes more."""
+        used = self._shelf.bytes
+        free, total = self.place.free_bytes()
+        floor = min(FLOOR, self._limits.disk_max)
+        if used + need <= max(floor, used + free - int(self._limits.min_free * total)):
+            return None
+        return StoreFull(
+            f"{self.place.directory}: the volume has only {free} bytes free",
+            remedy="Free space there, or lower buffers.min_free.",
+        )
 
     def _shrink(self, *, above: int, below: int) -> bool:
         """Delete, thin out or give up one segment; return False where none may be touched."""

@@ -188,6 +188,10 @@ def test_dead_rows_that_an_open_transaction_protects_are_told_apart(database):
     with dead_rows(database) as rows, sampling(database.dsn()) as there:
         with held_by_session(database):
             database.query(f"delete from {rows.table} where id % 4 = 1")
+            until(
+                lambda: tables(there)["dead"]["n_dead_tup"] == rows.dead * 1.5,
+                what="the rows that were deleted are known",
+            )
             database.query(f"vacuum {rows.table}")
             protected = until(
                 lambda: (row := tables(there)["dead"])["last_vacuum"] and row["n_dead_tup"] and row,

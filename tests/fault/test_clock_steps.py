@@ -3,14 +3,19 @@
 import itertools
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import missing
+from tests.support.daemon import Daemon
+from tests.support.far_side import FarSide
+from tests.support.sampling import Line
 from tests.support.until import until
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -43,6 +48,18 @@ DAY = 86400
 SINCE_1970 = int(time.time()) - DAY
 
 
+def faked(setting):
+    """Return the environment of a program whose wall clock is off by what a file says."""
+    if not LIBRARIES:
+        missing("no libfaketime: apt-get install faketime")
+    return {
+        "LD_PRELOAD": str(LIBRARIES[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(setting),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
 @pytest.fixture
 def first():
     """By how many seconds the wall clock is off when the program starts."""
@@ -51,24 +68,16 @@ def first():
 
 @pytest.fixture
 def stepped(tmp_path, first):
-    if not LIBRARIES:
-        missing("no libfaketime: apt-get install faketime")
     setting = tmp_path / "offset"
     setting.write_text(f"{first:+d}\n")
     log = tmp_path / "runs"
-    environment = os.environ | {
-        "LD_PRELOAD": str(LIBRARIES[0]),
-        "FAKETIME_TIMESTAMP_FILE": str(setting),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
     with (
         log.open("wb") as out,
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(EVERY)],
             stdin=subprocess.PIPE,
             stdout=out,
-            env=environment,
+            env=os.environ | faked(setting),
         ) as process,
     ):
         yield setting, lambda: [line.split() for line in log.read_text().splitlines()]
@@ -101,3 +110,44 @@ def test_a_step_of_the_wall_clock_costs_at_most_an_interval_and_a_second(stepped
     assert abs(wall[-1] - wall[0] - (then - first)) < 60
     resident = [int(pages) * resource.getpagesize() for *_, pages in runs()]
     assert max(resident) - resident[0] < GROWTH
+
+
+@pytest.mark.slow
+def test_a_whole_agent_keeps_its_pace_while_the_clock_jumps_by_an_hour(newest_server, tmp_path):
+    """Fault 38: twelve samplers each second, delivered to a platform."""
+    setting = tmp_path / "offset"
+    setting.write_text("+0\n")
+    steps = (3600, 0, -3600)
+    with FarSide() as far:
+        keys = {
+            "local": {"enabled": False},
+            "platform": {"url": far.url, "linger": "0s"},
+            "buffers": {"durability": "wal"},
+        }
+        it = Daemon(tmp_path, {"prod": newest_server.dsn("pgcollector")}, "platform", **keys)
+        it.environment |= faked(setting)
+        with it:
+            until(lambda: len(turns(far)) > 5, deadline=20, what="it samples")
+            for offset in steps:
+                before = len(turns(far))
+                setting.write_text(f"{offset:+d}\n")
+                until(lambda: len(turns(far)) >= before + 5, deadline=20, what="it goes on")  # noqa: B023
+            it.signal(signal.SIGTERM)
+            assert it.ended()[0] == 0
+            said = it.said()
+        far.ledger.check()
+        moments = turns(far)  # the server's time
+    assert [one for one in said if one["level"] in {"error", "critical"}] == []
+    first, *_, last = (datetime.fromisoformat(one["ts"]) for one in said)
+    assert (last - first).total_seconds() < -3000, "the agent's own clock was set"
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert min(gaps) > 0
+    assert max(gaps) < 1.0 + 1.0
+    assert len(gaps) <= sum(gaps) / 1.0 + 1 + len(steps)  # what was missed is not made up for
+
+
+def turns(far):
+    """Return when the samples of a sampler were taken, on the wall clock, in their order."""
+    heads = (Line(one.line).head for one in list(far.ledger.lines))
+    told = [head["at"] for head in heads if head["set"].startswith("activity")]
+    return [datetime.fromisoformat(at).timestamp() for at, _ in itertools.groupby(told)]

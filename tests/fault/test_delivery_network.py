@@ -1,17 +1,21 @@
 """Delivery over a network that swallows, delays, or resolves nothing (faults 35 and 36)."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pg_collector.clock import SystemClock
 from pg_collector.config.model import Platform, PlatformTimeout
 from pg_collector.web import Web
-from tests.support.delivery import QUICK, Delivery
+from tests.support.delivery import QUICK, Delivery, line
 from tests.support.far_side import FarSide
+from tests.support.ledger import Ledger
 from tests.support.netns import Network
 from tests.support.proxy import FaultProxy, Mode
 
@@ -171,3 +175,44 @@ def test_answers_of_every_shape_are_read_from_an_ipv6_address():
         server.join(5)
     assert [(one.status, one.body) for one in found] == [(200, b"{}")] * 3
     web.close()
+
+
+THROUGH_LOSS = """
+import sys, time
+from types import SimpleNamespace
+from pg_collector.config.model import PlatformTimeout
+from tests.support.delivery import Delivery
+
+far = SimpleNamespace(url=sys.argv[1])
+delivery = Delivery(far, timeout=PlatformTimeout(connect=5.0, total=10.0), batch_max_lines=50)
+ends = time.monotonic() + 90
+delivery.put(int(sys.argv[2]))
+while delivery.buffer.account().buffered and time.monotonic() < ends:
+    time.sleep(min(delivery.step(), 0.2))
+account = delivery.buffer.account()
+delivery.close()
+print(account.delivered, account.buffered, sum(account.lost.values()))
+"""
+
+
+@pytest.mark.root
+def test_36_a_third_of_the_packets_lost_costs_time_and_no_line(netns: Network, tmp_path: Path):
+    file, lines = tmp_path / "ledger", 400
+    command = [
+        *netns.server.prefix, sys.executable, "-m", "tests.support.far_side",
+        "--host", netns.server.address, "--ledger", file,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as far:
+        assert far.stdout is not None
+        port = far.stdout.readline().strip()
+        for one in (netns.server, netns.agent):
+            one.drop("numgen random mod 10 < 3")
+        url = f"http://{netns.server.address}:{port}"
+        said = netns.agent.python(THROUGH_LOSS, url, str(lines), seconds=100)
+        far.terminate()
+        assert far.wait(10) == 0
+    assert said.split() == [str(lines), "0", "0"]
+    ledger = Ledger(file)
+    ledger.check()
+    assert [one.line for one in ledger.lines] == [line(n) for n in range(1, lines + 1)]
+    ledger.close()

@@ -1,13 +1,18 @@
 """What large answers cost in memory, measured on the process from outside."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.cgroup import memory_limit
 from tests.support.conditions.statements import statements
+from tests.support.daemon import Daemon
+from tests.support.far_side import Answer, FarSide
 from tests.support.lab.server import Server
+from tests.support.until import until
 
 pytestmark = pytest.mark.ends
 
@@ -39,3 +44,39 @@ def test_ten_thousand_statements_are_sampled_in_less_than_100_mb(major, form):
     if form == "--json":
         assert size > 1_000_000
         assert lines > 1  # cut into parts
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_an_agent_does_its_work_within_64_mib_and_is_continued_after_a_kill(major, tmp_path):
+    """Fault 6: every sampler each second, the platform away, a kill, and all that is drained."""
+    with Server(major) as server, memory_limit(64 << 20) as limit, FarSide() as far:
+        keys = {
+            "local": {"enabled": False},
+            "platform": {"url": far.url, "linger": "0s"},
+            "buffers": {"durability": "wal"},
+        }
+        daemon = Daemon(tmp_path, {"prod": server.dsn("pgcollector")}, "platform", **keys)
+        daemon.prefix = limit.prefix
+        with daemon:
+            until(lambda: far.ledger.lines, deadline=20, what="lines arrive")
+            far.always = Answer(status=503)
+            turns = lambda: daemon.metric('samples_total{sampler="activity",target="prod"}') or 0  # noqa: E731
+            until(lambda: turns() > 15, deadline=40, what="lines wait")
+            waiting = daemon.metric("lines_buffered")
+            daemon.signal(signal.SIGKILL)
+            daemon.process.wait(10)
+        before = len(far.ledger.lines)
+        far.always = None
+        with daemon:
+            until(
+                lambda: daemon.metric("lines_buffered") == 0 and len(far.ledger.lines) > before,
+                deadline=40,
+                what="the backlog is drained",
+            )
+            daemon.signal(signal.SIGTERM)
+            assert daemon.ended()[0] == 0
+        far.ledger.check()
+        assert waiting
+        assert len(far.ledger.lines) - before > waiting / 2
+        assert limit.refused == 0

@@ -34,6 +34,7 @@ class Daemon:
         self.log = home / "log"
         self.run = new_directory("run")  # short enough for a socket's path
         self.port = free_port("127.0.0.1")
+        self.prefix: list[str] = []  # words before the command
         self.keys: dict[str, Any] = {
             "databases": [
                 {"name": name, "postgres": {"conn_string": f"{dsn} sslmode=disable"}}
@@ -60,10 +61,14 @@ class Daemon:
         self.file.write_text(yaml.safe_dump(self.keys) if text is None else text)
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.support.daemon_main", str(self.file), self.how]
+        program = [sys.executable, "-m", "tests.support.daemon_main", str(self.file), self.how]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, env=self.environment, cwd=self.home, stderr=log, start_new_session=True
+                [*self.prefix, *program],
+                env=self.environment,
+                cwd=self.home,
+                stderr=log,
+                start_new_session=True,
             )
         return self
 

@@ -385,6 +385,7 @@ def _context(tls: Leaf, client_ca: Path | None) -> ssl.SSLContext:
 def main() -> None:
     """Be a process of its own until SIGTERM."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--certificate", type=Path)
@@ -394,7 +395,7 @@ def main() -> None:
     tls = Leaf(options.certificate, options.key, 0) if options.certificate else None
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with FarSide(tls=tls, ledger=options.ledger, port=options.port) as far:
+    with FarSide(tls=tls, ledger=options.ledger, host=options.host, port=options.port) as far:
         if options.token:
             far.rules.tokens = frozenset((options.token,))
         print(far.port, flush=True)  # noqa: T201  # whoever started it reads this

@@ -1,6 +1,8 @@
 """The end of the process: how long anybody waits, and who may begin it."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -108,3 +110,22 @@ def test_handlers_answer_while_somebody_listens_and_nohup_keeps_its_meaning():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert heard == ["hup"]
+
+
+# The signal cannot be given to the main thread, so another one gets it.
+GIVEN_TO_ANOTHER = """
+import os, signal, threading
+from pg_collector.clock import SystemClock
+from pg_collector.lifetime import Ending, Lifetime
+life = Lifetime(Ending(SystemClock(), 1.0))
+signal.signal(signal.SIGTERM, lambda *_: life.end("SIGTERM"))
+idle = threading.Thread(target=threading.Event().wait, daemon=True)
+idle.start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+raise SystemExit(life.wait())
+"""
+
+
+def test_a_signal_that_another_thread_was_given_is_seen():
+    subprocess.run([sys.executable, "-c", GIVEN_TO_ANOTHER], timeout=20, check=True)

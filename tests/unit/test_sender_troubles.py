@@ -184,6 +184,11 @@ def test_a_backlog_of_the_start_is_told_when_it_is_through(caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         bench.work()
     assert caplog.messages == ["sync complete: 50 lines in 0.0 s"]
+    caplog.clear()
+    bench.put(50)
+    with caplog.at_level(logging.INFO):
+        bench.work()
+    assert caplog.messages == [], "a busy minute is no backlog"
 
 
 def test_the_end_does_not_wait_for_the_gentle_return():
