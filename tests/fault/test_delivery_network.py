@@ -200,7 +200,7 @@ def test_36_a_third_of_the_packets_lost_costs_time_and_no_line(netns: Network, t
     file, lines = tmp_path / "ledger", 400
     command = [
         *netns.server.prefix, sys.executable, "-m", "tests.support.far_side",
-        "--host", netns.server.address, "--ledger", file,
+        "--host", netns.server.address, "--ledger", str(file),
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as far:
         assert far.stdout is not None
