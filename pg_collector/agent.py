@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pg_collector import __version__, checks, logs, signals
 from pg_collector.buffer import storage
@@ -24,6 +24,7 @@ from pg_collector.config import difference
 from pg_collector.config.model import Config, Database
 from pg_collector.control import ControlServer
 from pg_collector.delivery import Delivery
+from pg_collector.device_verbs import DeviceVerbs
 from pg_collector.errors import ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
@@ -31,6 +32,7 @@ from pg_collector.health.vitals import Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
+from pg_collector.orders import Orders
 from pg_collector.outlets import Outlet, RemoteOutlet
 from pg_collector.outlets.file import FileOutlet
 from pg_collector.plan import GrantSource
@@ -44,6 +46,10 @@ from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
 from pg_collector.target import Target
 from pg_collector.targets import Targets
+
+if TYPE_CHECKING:  # 9 MB that an agent without a platform does not need
+    from pg_collector.activation.client import Client
+    from pg_collector.activation.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +72,7 @@ class Agent:
     def __init__(
         self,
         config: Config,
-        grants: GrantSource,
+        grants: GrantSource | None,
         outlet: OutletSource | None = None,
         *,
         samplers: Mapping[str, Sampler] | None = None,
@@ -80,6 +86,7 @@ class Agent:
     ) -> None:
         """Build every part; nothing runs before `start`.
 
+        `grants` says what is allowed; None: the platform does, for the device of `state_dir`.
         `outlet` builds the one outlet: by default the files of `local` where that is enabled, else
         the platform where there is a `token`.
         `password` gives a database password, `token` the platform's access token. Commands reach
@@ -129,10 +136,23 @@ class Agent:
         )
         self._token = token
         self._own_outlet = outlet is None
+        self.identity: Identity | None = None
+        if grants is None:
+            grants = self.identity = self._identity(config, state_dir)
+        self._grants = grants
+        self._orders = Orders(
+            self.samplers,
+            self.scheduler,
+            jobs=lambda: self.layout.jobs,
+            take=self._take,
+            apply=lambda: self.life.post(self.apply),
+            resync=self.runner.resync,
+            flush=self.delivery.hurry,
+        )
         self.outlet = outlet(self.clock, self.metrics) if outlet else self._outlet(config)
         self.layout = Layout((), ())
-        self._grants = grants
         self._sockets = tuple(sockets)
+        self._state_dir = state_dir
         self._stack = contextlib.ExitStack()
 
     @property
@@ -157,6 +177,8 @@ class Agent:
             self.health.start()
             stack.callback(self.health.stop)
             stack.enter_context(self._buffering())
+            if self.identity is not None:
+                stack.enter_context(self._identified(self.identity))
             stack.callback(self._targets.close)
             if self.outlet is not None:
                 stack.enter_context(self.delivery.to(self.outlet, self.config))
@@ -178,13 +200,13 @@ class Agent:
     def apply(self) -> None:
         """Lay the jobs out anew, as the grant and the configuration say now."""
         grant = self._grants.grant()
-        self.layout = lay_out(self.samplers, grant, self.config)
+        self.layout = lay_out(self.samplers, grant, self._orders.narrowed(self.config))
         for paused in self.layout.paused:
             log.warning(
                 "%s on %s: %s", paused.sampler or "every sampler", paused.target, paused.why
             )
         self.metrics.set_plan(grant.plan if grant is not None else "none")
-        self.metrics.set_device_state("UNPROVISIONED" if grant is None else "LOCAL")
+        self.metrics.set_device_state(self._grants.standing().state)
         for target in self.targets:
             names = [job.sampler for job in self.layout.jobs if job.target == target]
             if names:
@@ -198,10 +220,15 @@ class Agent:
         Nothing is scheduled and no port is opened: for cron, and to try a configuration.
         Raises ConfigurationError without a plan.
         """
-        if self._grants.grant() is None:
-            raise ConfigurationError(checks.UNPROVISIONED, remedy=checks.unprovisioned(self.config))
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._buffering())
+            if self.identity is not None:
+                self.identity.open()
+                stack.callback(self.identity.stop, 0.0)
+                self.identity.step()
+            if self._grants.grant() is None:
+                vital = checks.plan(self._grants.standing(), self.config)
+                raise ConfigurationError(vital.reason, remedy=vital.remedy)
             stack.callback(self._targets.close)
             if self.outlet is not None:
                 stack.enter_context(self.delivery.to(self.outlet, self.config))
@@ -222,6 +249,7 @@ class Agent:
         """
         found = difference.compare(self.config, config)
         outlet = self._another_outlet(found.config)
+        client = self._another_client(found.config)
         masker = self._masker(found.config)
         with contextlib.ExitStack() as undo:
             if found.config.log != self.config.log:
@@ -230,6 +258,8 @@ class Agent:
             if outlet is not None:
                 self.delivery.exchange(outlet, found.config)
                 self.outlet = outlet
+            if client is not None and self.identity is not None:
+                self.identity.exchange(client)
             undo.pop_all()
         if found.config.security != self.config.security:
             self.runner.mask_with(masker, drop_utility_text=found.config.security.drop_utility_text)
@@ -269,11 +299,46 @@ class Agent:
         """Return the outlet that a configuration asks for; None without any."""
         if config.local.enabled:
             return FileOutlet(config.local, self.clock, self.metrics)
-        if self._token is None or config.platform.url is None:
+        if config.platform.url is None:
             return None
         from pg_collector.outlets.platform import PlatformOutlet  # noqa: PLC0415  # 7 MB
 
-        return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
+        if self._token is not None:
+            return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
+        if self.identity is None:
+            return None
+        return PlatformOutlet(
+            config.platform,
+            self.clock,
+            self.metrics,
+            token=self.identity.token,
+            unauthorized=self.identity.unauthorized,
+            acknowledged=self.identity.acknowledged,
+            held=self.identity.held,
+        )
+
+    def _identity(self, config: Config, state_dir: Path | None) -> "Identity":
+        """Return the device of this agent."""
+        if state_dir is None:
+            raise ConfigurationError("a device needs a state_dir", remedy="Set state_dir.")
+        from pg_collector.activation import provision  # noqa: PLC0415  # 9 MB
+
+        return provision.identity(config, state_dir, self.clock, self.metrics)
+
+    @contextlib.contextmanager
+    def _identified(self, identity: "Identity") -> Iterator[None]:
+        """Keep the device's plan and tokens current as long as the block lasts."""
+        identity.perform = self._orders.perform
+        identity.open()
+        identity.on_change = lambda: self.life.post(self.apply)
+        identity.beat = self.vitals.heart("identity").beat
+        self.vitals.register("activation", partial(checks.activation, identity))
+        identity.start(self.life.essential)
+        try:
+            yield
+        finally:
+            if not self.ending.wait(identity.stop, STOP_FORCED):
+                log.error("the key service hangs; what it says comes too late")
 
     def _another_outlet(self, config: Config) -> Outlet | None:
         """Return a new outlet where a configuration changes what it hangs on."""
@@ -283,6 +348,14 @@ class Agent:
         if same or not self._own_outlet or not isinstance(self.outlet, RemoteOutlet):
             return None
         return self._outlet(config)
+
+    def _another_client(self, config: Config) -> "Client | None":
+        """Return what calls the key service where a configuration changes the way there."""
+        if self.identity is None or self.config.platform == config.platform:
+            return None
+        from pg_collector.activation import provision  # noqa: PLC0415
+
+        return provision.client(config, self.clock)
 
     def _masker(self, config: Config) -> Masker:
         return Masker(config.security.query_masking_level, on_failure=self._unmasked)
@@ -295,6 +368,8 @@ class Agent:
         verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
         answers = {**commands.answers, **verbs.answers}
+        if self.identity is not None and self._state_dir is not None:
+            answers.update(DeviceVerbs(self.identity, self._state_dir).answers)
         server = ControlServer(answers, self._sockets, heart.beat)
         server.start()
         if server.path is None:
@@ -362,7 +437,7 @@ class Agent:
     def _register(self) -> None:
         self.vitals.register("scheduler", partial(checks.scheduler, self.scheduler))
         self.vitals.register("config", partial(checks.config, self.reloader))
-        self.vitals.require("plan", lambda: checks.plan(self._grants.grant(), self.config))
+        self.vitals.require("plan", lambda: checks.plan(self._grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)
 
     def _target_vital(self, name: str) -> Vital:
@@ -377,7 +452,7 @@ class Agent:
 
 def run(
     config: Config,
-    grants: GrantSource,
+    grants: GrantSource | None,
     outlet: OutletSource | None = None,
     *,
     token: Callable[[], str] | None = None,

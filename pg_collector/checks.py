@@ -1,37 +1,52 @@
 """How the agent's parts are, in the words of /healthz and /readyz: what `vitals` asks of each."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pg_collector.breaker import Breaker, State
 from pg_collector.buffer.journal import Journal
 from pg_collector.config.model import Config
 from pg_collector.health import vitals
 from pg_collector.health.vitals import Vital
-from pg_collector.plan import Grant
+from pg_collector.plan import DeviceState, Standing
 from pg_collector.reload import Reloader
 from pg_collector.scheduler import Scheduler
 from pg_collector.sender import Sender
 from pg_collector.target import Target
 
-UNPROVISIONED: Final = "UNPROVISIONED: this device has no plan, nothing is collected"
+if TYPE_CHECKING:
+    from pg_collector.activation.identity import Identity
+
+_WITHOUT_A_KEY: Final = (
+    "device not activated: add api_key (and platform.url) to the configuration, or collect into "
+    "files: local.enabled: true, or --local DIR."
+)
+_WITH_A_KEY: Final = "It is not activated yet: `activation` in the health report says why."
 
 
-def unprovisioned(config: Config) -> str:
-    """Return what its owner can do for a device without a plan."""
-    if config.api_key is None:
-        return "Collect into files: local.enabled: true, or --local DIR."
-    return (
-        "Sending to a platform comes with a later version. Without an api_key samples can go into "
-        "files: local.enabled: true, or --local DIR."
-    )
-
-
-def plan(grant: Grant | None, config: Config) -> Vital:
-    """Say whether anything may be collected."""
-    if grant is not None:
+def plan(standing: Standing, config: Config) -> Vital:
+    """Say whether anything may be collected, and what its owner can do if not."""
+    if standing.collects:
         return vitals.OK
-    return Vital(state=vitals.State.DOWN, reason=UNPROVISIONED, remedy=unprovisioned(config))
+    remedy = standing.remedy
+    if standing.state is DeviceState.UNPROVISIONED:
+        remedy = _WITHOUT_A_KEY if config.api_key is None else _WITH_A_KEY
+    reason = f"{standing.state}: {standing.reason}; nothing is collected"
+    return Vital(state=vitals.State.DOWN, reason=reason, remedy=remedy)
+
+
+def activation(one: "Identity") -> Vital:
+    """Say how the device stands with its key service."""
+    standing, trouble = one.standing(), one.trouble
+    if standing.state is DeviceState.ACTIVE and trouble is None:
+        return vitals.OK
+    if standing.collects:
+        reason = standing.reason or str(trouble)
+        remedy = trouble.remedy if trouble else standing.remedy
+        return Vital(state=vitals.State.DEGRADED, reason=reason, remedy=remedy)
+    reason = f"{standing.state}: {trouble or standing.reason}"
+    remedy = standing.remedy or (trouble.remedy if trouble else "")
+    return Vital(state=vitals.State.DOWN, reason=reason, remedy=remedy)
 
 
 def target(one: Target, paused: str | None = None) -> Vital:

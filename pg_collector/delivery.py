@@ -70,6 +70,13 @@ class Delivery:
                 return
         self._start(outlet, config)
 
+    def hurry(self) -> None:
+        """Have what waits written and sent now. From any thread."""
+        if self._buffer.journal is not None:
+            self._buffer.journal.urge()
+        if self.sender is not None:
+            self.sender.urge()
+
     def _start(self, outlet: Outlet, config: Config) -> None:
         remote = isinstance(outlet, RemoteOutlet)
         breaker = self._breaker(config) if remote else None
@@ -83,7 +90,8 @@ class Delivery:
             pacing=(Pacing.of if remote else _unhurried)(config.platform, self._clock),
             breaker=breaker,
             linger=config.platform.linger if remote else FILE_LINGER,
-            attempt_max=config.platform.timeout.total if remote else 0.0,
+            # An attempt may wait for another token, which takes as long again.
+            attempt_max=2 * config.platform.timeout.total if remote else 0.0,
             beat=self._vitals.heart("sender").beat,
         )
         self.sender = sender

@@ -158,7 +158,7 @@ class Unexpected(Deferred):
 class Held(Deferred):
     """It answers, but takes nothing from this agent until someone changes something.
 
-    `problem` is the far side's own name for it, if it gave one.
+    `problem` is the far side's own name for it, if it gave one; `status` the answer's.
     """
 
     def __init__(
@@ -168,9 +168,11 @@ class Held(Deferred):
         remedy: str = "",
         retry_after: float | None = None,
         problem: str = "",
+        status: int = 0,
     ) -> None:
         super().__init__(message, remedy=remedy, retry_after=retry_after)
         self.problem = problem
+        self.status = status
 
 
 class Refused(DeliveryError):
@@ -191,6 +193,10 @@ class SequenceGap(DeliveryError):
 
 class StreamConflict(DeliveryError):
     """The far side knows a later life of this stream: the machine was cloned, or restored."""
+
+
+class OrderRefused(CollectorError):
+    """The platform asks for something that this agent does not do."""
 
 
 class StoreError(CollectorError):

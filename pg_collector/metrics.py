@@ -235,6 +235,9 @@ class Metrics:
         self.output_last_success_timestamp_seconds = self._gauge(
             "output_last_success_timestamp_seconds", "Unix time of the last delivery.", "output"
         )
+        self.token_expiry_timestamp_seconds = self._gauge(
+            "token_expiry_timestamp_seconds", "When the access token expires; 0 without one."
+        )
         self.clock_skew_seconds = self._gauge(
             "clock_skew_seconds", "How far this host's clock is ahead of the platform's."
         )

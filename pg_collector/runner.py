@@ -52,6 +52,16 @@ class Runner:
         self._reader = Reader(masker, drop_utility_text=drop_utility_text)
         self._metrics = metrics
         self._clock = clock
+        self._resyncs = 0
+
+    def resync(self) -> None:
+        """Have every set sent whole within two turns. From any one thread."""
+        self._resyncs += 1
+
+    @property
+    def _losses(self) -> int:
+        """Changes where what was sent before is no base for what comes."""
+        return self._buffer.losses + self._resyncs
 
     def mask_with(self, masker: Masker, *, drop_utility_text: bool) -> None:
         """Mask texts otherwise from the next set on."""
@@ -82,7 +92,7 @@ class Runner:
             elsewhere = states.elsewhere(turn.sampler, session.facts)
             self._tell(asking, None, elsewhere or OK)
             if elsewhere is None:
-                turn.renew(session, self._buffer.losses)
+                turn.renew(session, self._losses)
                 self._ask_all(asking)
         tray = asking.tray
         seconds = self._clock.monotonic() - started
@@ -158,7 +168,7 @@ class Runner:
             return None
         asking.refreshed = True
         asking.session.refresh()
-        asking.turn.renew(asking.session, self._buffer.losses)
+        asking.turn.renew(asking.session, self._losses)
         found = (s for s in asking.turn.statements if s.query.set == statement.query.set)
         return next((s for s in found if s.sql != statement.sql), None)
 

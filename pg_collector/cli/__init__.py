@@ -127,9 +127,12 @@ def _exit_code(error: CollectorError) -> int:
 
 def _mount() -> None:
     from pg_collector.cli import (
+        activate,
         buffer,
         config,
+        deactivate,
         demo,
+        device,
         reload,
         sample,
         samplers,
@@ -144,6 +147,9 @@ def _mount() -> None:
     app.command("reload")(reload.reload)
     app.command("sample")(sample.sample)
     app.command("samplers")(samplers.samplers)
+    app.command("activate")(activate.activate)
+    app.command("deactivate")(deactivate.deactivate)
+    app.command("device")(device.device)
     app.command("demo")(demo.demo)
     app.command("version")(version.version)
     app.add_typer(buffer.app, name="buffer")

@@ -86,16 +86,29 @@ def _in_memory(config: Config) -> Config:
     return msgspec.structs.replace(config, buffers=memory)
 
 
+def _grants(config: Config, state_dir: Path, *, dry_run: bool) -> GrantSource | None:
+    """Return who says what may be collected; None where the platform does."""
+    if dry_run or config.local.enabled:
+        return LocalGrant()
+    if config.platform.url is None:
+        return NoGrant()
+    from pg_collector.activation.state import DeviceStore
+
+    activated = DeviceStore(state_dir).path.exists()
+    return None if activated or config.api_key is not None else NoGrant()
+
+
 def _run(config: Config, origin: Source, *, once: bool, dry_run: bool) -> int:
     config = _in_memory(config) if dry_run else config
     state_dir = config.state_dir or control.state_directory(os.environ)
-    grants: GrantSource = LocalGrant() if dry_run or config.local.enabled else NoGrant()
+    grants = _grants(config, state_dir, dry_run=dry_run)
     console = ConsoleOutlet() if dry_run else None
     outlet = None if console is None else (lambda _clock, _metrics: console)
     if once:
         return 0 if agent.Agent(config, grants, outlet, state_dir=state_dir).once() else 1
-    if grants.grant() is None:
-        log.error(checks.UNPROVISIONED, extra={"remedy": checks.unprovisioned(config)})
+    if isinstance(grants, NoGrant):
+        vital = checks.plan(grants.standing(), config)
+        log.error(vital.reason, extra={"remedy": vital.remedy})
 
     def on_start(running: agent.Agent) -> None:
         if console is not None:

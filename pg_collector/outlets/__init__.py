@@ -10,12 +10,15 @@ from pg_collector.sample import Batch
 class Receipt(NamedTuple):
     """What an outlet took: the lines up to `through`, but for those it `rejected`, with reasons.
 
-    `sent` counts the bytes on the wire, where there is one.
+    `sent` counts the bytes on the wire, where there is one. The platform tells with it which policy
+    holds, and whether it has commands.
     """
 
     through: int
     rejected: Mapping[int, str] = MappingProxyType({})
     sent: int = 0
+    policy_etag: str = ""
+    commands_pending: bool = False
 
 
 class Outlet(Protocol):

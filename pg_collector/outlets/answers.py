@@ -70,6 +70,8 @@ class Acknowledgement(msgspec.Struct, frozen=True):
     last: int
     ack_through: int
     rejected: tuple[Rejection, ...] = ()
+    policy_etag: str = ""
+    commands_pending: bool = False
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -91,12 +93,17 @@ def judge(reply: Reply, batch: Batch, now: dt.datetime) -> Receipt:
     if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
         return _receipt(reply, batch)
     problem = _problem(reply)
-    said = short(": ".join(p for p in (f"{reply.status} {problem.title}", problem.detail) if p))
     if reply.status == HTTPStatus.CONFLICT:
         if problem.name == "already-committed":
             return _receipt(reply, batch)
-        raise _conflict(problem, said)
-    raise _error(reply, problem, said.strip(), retry_after(reply, now))
+        raise _conflict(problem, _said(reply, problem))
+    raise failed(reply, now)
+
+
+def failed(reply: Reply, now: dt.datetime) -> DeliveryError:
+    """Return what an answer means that is neither a success nor about numbers."""
+    problem = _problem(reply)
+    return _error(reply, problem, _said(reply, problem), retry_after(reply, now))
 
 
 def retry_after(reply: Reply, now: dt.datetime) -> float | None:
@@ -130,6 +137,11 @@ def short(text: str) -> str:
     return plain if len(plain) <= _LONGEST_TEXT else f"{plain[:_LONGEST_TEXT]}…"
 
 
+def _said(reply: Reply, problem: Problem) -> str:
+    parts = (f"{reply.status} {problem.title}", problem.detail)
+    return short(": ".join(part for part in parts if part)).strip()
+
+
 def _error(reply: Reply, problem: Problem, said: str, asked: float | None) -> DeliveryError:
     status = reply.status
     busy = status == HTTPStatus.SERVICE_UNAVAILABLE and asked is not None
@@ -143,7 +155,7 @@ def _error(reply: Reply, problem: Problem, said: str, asked: float | None) -> De
         return Unreachable(said, remedy=_ASK, retry_after=asked)
     if HTTPStatus.BAD_REQUEST <= status < _BEYOND:
         remedy = _HELD.get(status, _ASK)
-        return Held(said, remedy=remedy, retry_after=asked, problem=problem.name)
+        return Held(said, remedy=remedy, retry_after=asked, problem=problem.name, status=status)
     return Unexpected(f"unexpected answer: {said}", remedy=_WRONG_ADDRESS, retry_after=asked)
 
 
@@ -168,7 +180,12 @@ def _receipt(reply: Reply, batch: Batch) -> Receipt:
     sound = all(found.first <= one.seq <= found.ack_through for one in found.rejected)
     if not sound or not found.first <= found.ack_through <= found.last:
         raise Unexpected("unexpected answer: it acknowledges what was not sent", remedy=_ASK)
-    return Receipt(found.ack_through, {one.seq: one.reason for one in found.rejected})
+    return Receipt(
+        found.ack_through,
+        {one.seq: one.reason for one in found.rejected},
+        policy_etag=found.policy_etag,
+        commands_pending=found.commands_pending,
+    )
 
 
 def _problem(reply: Reply) -> Problem:

@@ -10,6 +10,7 @@ from typing import Final
 
 from pg_collector.clock import Clock
 from pg_collector.config.model import Compression, Platform
+from pg_collector.errors import Held
 from pg_collector.metrics import REMOTE_ERRORS, Metrics
 from pg_collector.outlets import Receipt
 from pg_collector.outlets.answers import date, judge
@@ -37,6 +38,7 @@ class PlatformOutlet:
     `token` gives the access token of the moment, and may raise a DeliveryError. When the platform
     refuses one, `unauthorized` is told which, and the batch is repeated once if `token` gives
     another one then. Beside what these two take, a delivery takes `platform.timeout.total` at most.
+    `acknowledged` hears of each success, `held` of what only a person can change.
     """
 
     name = "platform"
@@ -49,6 +51,8 @@ class PlatformOutlet:
         *,
         token: Callable[[], str],
         unauthorized: Callable[[str], None] = lambda _token: None,
+        acknowledged: Callable[[Receipt], None] = lambda _receipt: None,
+        held: Callable[[Held], None] = lambda _error: None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare; nothing is connected yet. Raises ConfigurationError as `Web` does."""
@@ -56,6 +60,8 @@ class PlatformOutlet:
         self._clock = clock
         self._token = token
         self._unauthorized = unauthorized
+        self._acknowledged = acknowledged
+        self._held = held
         self._encoding = platform.compression
         self._total = platform.timeout.total
         self._skewed = False
@@ -66,8 +72,13 @@ class PlatformOutlet:
     def deliver(self, batch: Batch) -> Receipt:
         """Post a batch; return what the platform has committed of it. Raises a DeliveryError."""
         reply, sent = self._posted(batch)
-        receipt = judge(reply, batch, self._clock.now())
+        try:
+            receipt = judge(reply, batch, self._clock.now())
+        except Held as error:
+            self._held(error)
+            raise
         self._watch_clock(reply)
+        self._acknowledged(receipt)
         return receipt._replace(sent=sent)
 
     def interrupt(self) -> None:

@@ -1,0 +1,524 @@
+"""The device at work: the thread `identity` keeps plan and tokens current.
+
+Everything that goes to the key service goes through that thread, one call at a time, behind a
+breaker of its own. The sender asks for tokens and waits for a new one at most `renew_within`
+seconds; whoever lays out jobs asks for the grant; both get what is known at that moment.
+"""
+
+import concurrent.futures
+import contextlib
+import hmac
+import logging
+import queue
+import random
+import threading
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from pg_collector import __version__
+from pg_collector.activation import elapsed
+from pg_collector.activation.client import Client
+from pg_collector.activation.device import Device, Told
+from pg_collector.activation.elapsed import Moments
+from pg_collector.activation.signed import KeySet, Kind, UnknownKey, Untrusted, verified
+from pg_collector.activation.state import COMMANDS_KEPT, DeviceStore, Kept, fingerprint
+from pg_collector.activation.stops import ENDED, stop_for
+from pg_collector.breaker import Breaker
+from pg_collector.clock import Clock, rfc3339
+from pg_collector.errors import (
+    AgentUnreachable,
+    BreakerOpen,
+    CollectorError,
+    Deferred,
+    DeliveryError,
+    Held,
+    OrderRefused,
+    StateError,
+)
+from pg_collector.metrics import Metrics
+from pg_collector.outlets import Receipt
+from pg_collector.pacing import Backoff, Uniform
+from pg_collector.plan import UNPROVISIONED, DeviceState, Grant, Standing
+from pg_collector.secret import Secret
+
+log = logging.getLogger(__name__)
+audit = logging.getLogger("pg_collector.audit")
+
+T = TypeVar("T")
+Perform = Callable[[str, Mapping[str, Any]], str]
+
+LOOK_EVERY: Final = 5.0  # seconds between two looks at the clock
+LEAST: Final = 0.05  # seconds between two looks
+KEYS_EVERY: Final = 60.0  # seconds between two questions for new keys
+LEFT: Final = (0.2, 0.3)  # of a token's life when it is renewed
+EARLY: Final = (0.9, 1.0)  # of the heartbeat's interval
+CALL_WITHIN: Final = 30.0  # seconds that a command of the owner waits for this thread
+
+_MISMATCH: Final = "API key mismatch: the device is activated with another key"
+_MISMATCH_REMEDY: Final = "Run pgc deactivate first, or put the former api_key back."
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """What the platform asks for."""
+
+    sub: str
+    id: Annotated[str, Meta(pattern="^[0-9a-zA-Z-]{1,64}$")]
+    command: str
+    arguments: dict[str, Any] = {}
+    iat: float
+    exp: float
+
+
+class Identity:
+    """A `GrantSource`, and the tokens of the platform outlet."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: DeviceStore,
+        *,
+        api_key: Secret | None,
+        hostname: str,
+        breaker: Breaker,
+        clock: Clock,
+        metrics: Metrics,
+        renew_within: float,
+        moments: Moments = elapsed.now,
+        uniform: Uniform = random.uniform,
+    ) -> None:
+        """Nothing is read or sent before `open`."""
+        self.device = Device(store, clock, moments)
+        self.on_change: Callable[[], None] = lambda: None  # the grant is another one
+        self.perform: Perform = _nothing
+        self.beat: Callable[[float], None] = lambda _within: None
+        self._client = client
+        self._store = store
+        self._api_key = api_key
+        self._hostname = hostname
+        self._breaker = breaker
+        self._clock = clock
+        self._metrics = metrics
+        self._renew_within = renew_within
+        self._moments = moments
+        self._uniform = uniform
+        self._backoff = Backoff(uniform=uniform)
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._policy_wanted = threading.Event()
+        self._commands_wanted = threading.Event()
+        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._held = contextlib.ExitStack()
+        self._tried = threading.Condition()  # guards the next one
+        self._attempts = 0
+        # What follows is used in the thread, or before it starts.
+        self._failures = 0
+        self._retry_at = 0.0  # on the monotonic clock, like those below
+        self._renew_at = 0.0
+        self._heartbeat_at = 0.0
+        self._keys_asked_at = -KEYS_EVERY
+        self._shown = UNPROVISIONED
+        self._deactivated = False
+
+    # What everybody asks.
+
+    def standing(self) -> Standing:
+        """Return the state of the device now."""
+        return self.device.standing()
+
+    def grant(self) -> Grant | None:
+        """Return what the policy allows now; None where nothing may be collected."""
+        return self.device.grant()
+
+    @property
+    def trouble(self) -> CollectorError | None:
+        """What stands between the device and its key service; None where all is well."""
+        return self.device.trouble
+
+    def told(self) -> Told:
+        """Return what can be told of the device."""
+        return self.device.told()
+
+    # What the outlet calls, in the sender's thread.
+
+    def token(self) -> str:
+        """Return the access token. Raises Held, Deferred: see `Device.token`."""
+        return self.device.token()
+
+    def unauthorized(self, token: str) -> None:
+        """Hear that a token was refused: have it renewed, and wait for that, within bounds."""
+        if not self.device.refused(token):
+            return
+        with self._tried:
+            attempts = self._attempts
+        if self._thread is None:
+            self.step()
+            return
+        self._asked.put(self._hurry)
+        self._wake.set()
+        with self._tried:
+            self._tried.wait_for(
+                lambda: bool(self.device.access_token) or self._attempts > attempts,
+                self._renew_within,
+            )
+
+    def acknowledged(self, receipt: Receipt) -> None:
+        """Hear that the platform took something: that is a contact, and may bring news."""
+        if self.device.contact(receipt):
+            self._policy_wanted.set()
+        if receipt.commands_pending:
+            self._commands_wanted.set()
+        wanted = self._policy_wanted.is_set() or self._commands_wanted.is_set()
+        if wanted or self._shown.state is not DeviceState.ACTIVE:
+            self._wake.set()
+
+    def held(self, error: Held) -> None:
+        """Hear that the platform takes nothing from this device: whether it may go on is asked."""
+        if stop_for(error) is not None:
+            self._policy_wanted.set()
+            self._wake.set()
+
+    # The life of the thread.
+
+    def open(self) -> None:
+        """Take the device of this directory. Raises StateError where it cannot be had."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._store.held())
+            self.device.load()
+            self._held = stack.pop_all()
+        self._policy_wanted.set()
+        self._compare_keys()
+        self._tell()
+
+    def start(self, essential: Callable[[Callable[[], None]], object]) -> None:
+        """Start the thread; `essential` runs its work."""
+        self._thread = threading.Thread(
+            target=essential, args=(self.run,), name="identity", daemon=True
+        )
+        self._thread.start()
+
+    def run(self) -> None:
+        """Be the thread, until `stop`."""
+        while not self._stopping.is_set():
+            pause = self.step()
+            self.beat(pause + CALL_WITHIN)
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def stop(self, deadline: float) -> bool:
+        """End the thread; return whether it did within the seconds."""
+        self._stopping.set()
+        self._wake.set()
+        self._client.interrupt()
+        if self._thread is not None:
+            self._thread.join(deadline)
+            if self._thread.is_alive():
+                return False
+        self.device.checkpoint(now=True)
+        self._client.close()
+        self._held.close()
+        return True
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Have something done in the thread and return what it returns; from any other thread.
+
+        Raises what it raises, and AgentUnreachable where that takes too long.
+        """
+        if self._thread is None:
+            return work()
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(work())
+                except CollectorError as error:
+                    answer.set_exception(error)
+
+        self._asked.put(run)
+        self._wake.set()
+        try:
+            return answer.result(CALL_WITHIN)
+        except concurrent.futures.TimeoutError:
+            answer.cancel()
+            raise AgentUnreachable(
+                f"the key service did not answer within {CALL_WITHIN:g} s", remedy="Try again."
+            ) from None
+
+    def step(self) -> float:
+        """Do what is due; return the seconds until the next look."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._asked.get_nowait()()
+        if self._clock.monotonic() >= self._retry_at:
+            pause = self._attempt()
+            self._retry_at = self._clock.monotonic() + pause if pause else 0.0
+        with self._tried:
+            self._attempts += 1
+            self._tried.notify_all()
+        self._tell()
+        self.device.checkpoint()
+        policy = self.device.policy
+        longest = LOOK_EVERY if policy is None else min(LOOK_EVERY, policy.heartbeat_s / 2)
+        if not self._retry_at:
+            return longest
+        return min(longest, max(LEAST, self._retry_at - self._clock.monotonic()))
+
+    # What follows happens in the thread.
+
+    def _hurry(self) -> None:
+        self._retry_at = 0.0
+
+    def _attempt(self) -> float:
+        """Do what is due with the key service; return the pause after a failure, else 0."""
+        try:
+            with self._breaker.guard():
+                self._work()
+        except BreakerOpen as error:
+            return error.retry_in
+        except Held as error:
+            self._judge(error)
+            return self._failed(error, self._backoff.held(error.retry_after))
+        except Deferred as error:
+            return self._failed(error, self._backoff.pause(self._failures + 1, error.retry_after))
+        except Untrusted as error:
+            audit.error("refused: %s", error)
+            return self._failed(error, self._backoff.held())
+        except (DeliveryError, StateError) as error:
+            return self._failed(error, self._backoff.pause(self._failures + 1))
+        self._failures = 0
+        self.device.trouble = None
+        self._compare_keys()
+        return 0.0
+
+    def _failed(self, error: CollectorError, pause: float) -> float:
+        """Note a failure; return the pause, which is not longer than the heartbeat's interval."""
+        self._failures += 1
+        before, self.device.trouble = self.device.trouble, error
+        if str(before) != str(error):
+            log.warning("the key service: %s", error, extra={"remedy": error.remedy})
+        policy = self.device.policy
+        return pause if policy is None else min(pause, policy.heartbeat_s)
+
+    def _judge(self, error: Held) -> None:
+        """Stop the device where the platform says so."""
+        stop = stop_for(error)
+        if stop is not None:
+            self.device.halt(stop, ended=stop is ENDED)
+
+    def _compare_keys(self) -> None:
+        """Refuse a key in the configuration that is not the one of the activation."""
+        kept, key = self.device.kept, self._api_key
+        if kept is None or key is None:
+            return
+        if not hmac.compare_digest(fingerprint(key.reveal()), kept.key_sha256):
+            if self._failures == 0 and str(self.device.trouble) != _MISMATCH:
+                log.error("%s", _MISMATCH, extra={"remedy": _MISMATCH_REMEDY})
+                audit.error(_MISMATCH)
+            self.device.trouble = CollectorError(_MISMATCH, remedy=_MISMATCH_REMEDY)
+
+    def _work(self) -> None:
+        if self.device.kept is None and self._api_key is not None and not self._deactivated:
+            self._activate(self._api_key)
+        kept = self.device.kept
+        if kept is None or not kept.refresh_token:  # its tokens have ended: that is its owner's
+            return
+        if not self.device.access_token or self._clock.monotonic() >= self._renew_at:
+            self._renew()
+        if self._policy_wanted.is_set() or self._clock.monotonic() >= self._heartbeat_at:
+            self._wanted(self._policy_wanted, self._heartbeat)
+        if self._commands_wanted.is_set():
+            self._wanted(self._commands_wanted, self._obey)
+
+    def _wanted(self, flag: threading.Event, work: Callable[[], None]) -> None:
+        """Do what is wanted, again with another token where one is refused; it stays wanted."""
+        flag.clear()
+        try:
+            self._authorized(work)
+        except BaseException:
+            flag.set()
+            raise
+
+    def _authorized(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Held as error:
+            if error.status != HTTPStatus.UNAUTHORIZED:
+                raise
+            self._renew()
+            work()
+
+    def _activate(self, api_key: Secret) -> None:
+        try:
+            found = self._client.activate(
+                api_key=api_key.reveal(),
+                device_id=self.device.id,
+                hostname=self._hostname,
+                version=__version__,
+            )
+        except Held as error:
+            audit.error("the activation was refused: %s", error)
+            raise
+        keys = found.jwks.check()
+        policy = self.device.believed(found.policy, keys, 0)
+        kept = Kept(
+            device_id=self.device.id,
+            key_sha256=fingerprint(api_key.reveal()),
+            refresh_token=found.refresh_token,
+            keys=keys,
+            policy=found.policy,
+            policy_version=policy.version,
+            seen=self._moments(),
+        )
+        self.device.activated(kept, policy)
+        self._take(found.access_token, found.expires_in)
+        self._policy_wanted.set()  # its answer has the ETag
+        told = {"device_id": self.device.id, "plan": policy.plan}
+        log.info("device activated: plan %s", policy.plan, extra=told)
+        audit.warning("device %s activated, plan %s", self.device.id, policy.plan)
+
+    def _renew(self) -> None:
+        kept = self.device.kept
+        if kept is None:
+            return
+        found = self._client.refresh(kept.device_id, kept.refresh_token)
+        # On disk before it is used: the platform forgets the one before with the first use.
+        self.device.keep(refresh_token=found.refresh_token)
+        self._take(found.access_token, found.expires_in)
+
+    def _take(self, token: str, expires_in: float) -> None:
+        self.device.take(token, expires_in)
+        share = 1.0 - self._uniform(*LEFT)
+        self._renew_at = self._clock.monotonic() + expires_in * share
+        expires_at = self._clock.now().timestamp() + expires_in
+        self._metrics.token_expiry_timestamp_seconds.set(expires_at)
+
+    def _heartbeat(self) -> None:
+        kept = self.device.kept
+        if kept is None:
+            return
+        fetched = self._client.policy(self.device.access_token)
+        try:
+            policy = self.device.believed(fetched.token, kept.keys, kept.policy_version)
+        except UnknownKey:
+            keys = self._rotated(kept.keys)
+            policy = self.device.believed(fetched.token, keys, kept.policy_version)
+        if fetched.commands_pending:
+            self._commands_wanted.set()
+        self._heartbeat_at = self._clock.monotonic() + policy.heartbeat_s * self._uniform(*EARLY)
+        if self.device.accept(policy, fetched.token, fetched.etag):
+            log.info("policy %d is in force: plan %s", policy.version, policy.plan)
+            audit.warning("policy %d is in force: plan %s", policy.version, policy.plan)
+            self.on_change()
+
+    def _rotated(self, pinned: KeySet) -> KeySet:
+        """Take the platform's new keys, where a pinned one vouches for them. Raises Untrusted."""
+        now = self._clock.monotonic()
+        if now - self._keys_asked_at >= KEYS_EVERY:
+            self._keys_asked_at = now
+            for token in self._client.signed_keys():
+                with contextlib.suppress(UnknownKey):
+                    keys = verified(token, pinned, Kind.KEYS, KeySet).check()
+                    if keys.version > pinned.version:
+                        self.device.keep(keys=keys)
+                        audit.warning("the platform's keys are those of version %d", keys.version)
+                        return keys
+        raise Untrusted(
+            "signed by a key that no pinned key vouches for",
+            remedy="Is platform.url right? If the platform was set up anew: pgc deactivate, then "
+            "activate the device again.",
+        )
+
+    def _obey(self) -> None:
+        """Do what the platform asks, once each."""
+        kept = self.device.kept
+        if kept is None:
+            return
+        for signed in self._client.commands(self.device.access_token):
+            try:
+                command = verified(signed, kept.keys, Kind.COMMAND, Command)
+            except Untrusted as error:
+                audit.error("a command was refused: %s", error)
+                continue
+            status, detail = self._done(command)
+            audit.warning("command %s %s: %s", command.command, status, detail)
+            at = rfc3339(self._clock.now())
+            self._client.report(self.device.access_token, command.id, status, detail, at)
+
+    def _done(self, command: Command) -> tuple[str, str]:
+        """Do one command; return its status and a sentence."""
+        done = self.device.kept.commands_done if self.device.kept is not None else ()
+        if command.id in done:
+            return "failed", "it was begun before; whether it was done is not known"
+        self.device.keep(commands_done=(*done, command.id)[-COMMANDS_KEPT:])
+        if command.sub != self.device.id:
+            return "refused", "it is for another device"
+        try:
+            return "done", self._perform(command)
+        except OrderRefused as error:
+            return "refused", str(error)
+        except CollectorError as error:
+            return "failed", str(error)
+
+    def _perform(self, command: Command) -> str:
+        if command.exp <= command.iat:
+            raise OrderRefused("it has expired")
+        if command.command == "rotate_token":
+            self._renew()
+            return "both tokens are new"
+        return self.perform(command.command, command.arguments)
+
+    def exchange(self, client: Client) -> None:
+        """Go to the key service another way from now on. From any thread."""
+
+        def follow() -> None:
+            self._client.close()
+            self._client = client
+            self._hurry()
+
+        self._asked.put(follow)
+        self._wake.set()
+
+    def deactivate(self, *, tell: bool = True) -> None:
+        """Forget the activation; the platform is told first, so that the place is free.
+
+        Raises a DeliveryError where it cannot be told: with `tell` false that is left out.
+        """
+        kept = self.device.kept
+        if tell and kept is not None and kept.refresh_token:
+            if not self.device.access_token:
+                self._renew()
+            self._authorized(lambda: self._client.deactivate(self.device.access_token))
+        self.device.forget()
+        self._deactivated = True
+        audit.warning("device %s deactivated", self.device.id)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say what has changed, and have the jobs laid out anew."""
+        now, before = self.standing(), self._shown
+        self._shown = now
+        if now.state is before.state and (
+            now.state is not DeviceState.STOPPED or now.reason == before.reason
+        ):
+            return
+        told = {"remedy": now.remedy} if now.remedy else {}
+        if now.state is DeviceState.GRACE:
+            log.warning(
+                "entering grace mode: %s; it lasts %.0f s more", now.reason, now.grace_left or 0.0,
+                extra=told,
+            )  # fmt: skip
+        elif now.state is DeviceState.STOPPED:
+            log.error("the device is STOPPED: %s", now.reason, extra=told)
+        elif now.state is DeviceState.ACTIVE and before.state is not DeviceState.UNPROVISIONED:
+            log.info("the device is ACTIVE again")
+        self._metrics.set_device_state(now.state)
+        self.on_change()
+
+
+def _nothing(command: str, _arguments: Mapping[str, Any]) -> str:
+    raise OrderRefused(f"this agent knows no command {command[:40]!r}")
