@@ -25,7 +25,7 @@ from pg_collector.config.model import Config, Database
 from pg_collector.control import ControlServer
 from pg_collector.delivery import Delivery
 from pg_collector.device_verbs import DeviceVerbs
-from pg_collector.errors import ConfigurationError
+from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
@@ -218,7 +218,7 @@ class Agent:
         """Take one turn of every sampler, deliver, stop; return whether all answered and arrived.
 
         Nothing is scheduled and no port is opened: for cron, and to try a configuration.
-        Raises ConfigurationError without a plan.
+        Raises ConfigurationError without a plan, AgentUnreachable where the platform gives none.
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._buffering())
@@ -228,6 +228,8 @@ class Agent:
                 self.identity.step()
             if self._grants.grant() is None:
                 vital = checks.plan(self._grants.standing(), self.config)
+                if self.identity is not None and self.identity.trouble is not None:
+                    raise AgentUnreachable(vital.reason, remedy=vital.remedy)
                 raise ConfigurationError(vital.reason, remedy=vital.remedy)
             stack.callback(self._targets.close)
             if self.outlet is not None:

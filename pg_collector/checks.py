@@ -29,7 +29,7 @@ def plan(standing: Standing, config: Config) -> Vital:
     if standing.collects:
         return vitals.OK
     remedy = standing.remedy
-    if standing.state is DeviceState.UNPROVISIONED:
+    if standing.state is DeviceState.UNPROVISIONED and not remedy:
         remedy = _WITHOUT_A_KEY if config.api_key is None else _WITH_A_KEY
     reason = f"{standing.state}: {standing.reason}; nothing is collected"
     return Vital(state=vitals.State.DOWN, reason=reason, remedy=remedy)

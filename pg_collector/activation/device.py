@@ -264,9 +264,11 @@ class Device:
             )
 
     def _standing(self) -> Standing:
-        kept = self._kept
+        kept, trouble = self._kept, self._trouble
         if kept is None:
-            return UNPROVISIONED
+            if trouble is None:
+                return UNPROVISIONED
+            return Standing(DeviceState.UNPROVISIONED, str(trouble), trouble.remedy)
         aged = kept.aged(self._moments())
         return standing(
             self._policy,

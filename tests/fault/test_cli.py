@@ -135,25 +135,34 @@ def test_a_dry_run_prints_masked_lines_and_writes_nothing(dsn, server, tmp_path)
     assert not list(tmp_path.glob("output*"))
 
 
-KEY = {"API_KEY": "key", "PGC__PLATFORM__URL": "https://platform.example"}
+def with_a_key():
+    """Return a key for a platform that is not there."""
+    return {"API_KEY": "key", "PGC__PLATFORM__URL": f"http://127.0.0.1:{free_port()}"}
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [({}, "Collect into files"), (KEY, "Sending to a platform comes with a later version")],
-    ids=["without a key", "with a key"],
-)
-def test_once_without_a_plan_ends_with_78_and_the_remedy(dsn, tmp_path, more, said):
-    done = pgc("start", "--once", home=tmp_path, PG_CONN_STRING=dsn, **more)
+def test_once_without_a_plan_ends_with_78_and_the_remedy(dsn, tmp_path):
+    done = pgc("start", "--once", home=tmp_path, PG_CONN_STRING=dsn)
     assert (done.returncode, done.stdout) == (78, "")
     assert "UNPROVISIONED" in done.stderr
-    assert said in done.stderr
+    assert "device not activated: add api_key" in done.stderr
     assert "--local DIR" in done.stderr
 
 
-def test_the_remedy_without_a_plan_fits_a_configuration_with_a_key(dsn, tmp_path):
+def test_once_without_a_platform_that_answers_ends_with_69(dsn, tmp_path):
+    state = {"PGC__STATE_DIR": str(tmp_path / "state")}
+    done = pgc("start", "--once", home=tmp_path, PG_CONN_STRING=dsn, **with_a_key(), **state)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "UNPROVISIONED" in done.stderr
+    assert "Connection refused" in done.stderr
+
+
+def test_without_a_platform_that_answers_it_stays_up_and_says_why(dsn, tmp_path):
     port = free_port("127.0.0.1")
-    there = KEY | {"PG_CONN_STRING": dsn, "HTTP_ADDRESS": f"127.0.0.1:{port}"}
+    there = with_a_key() | {
+        "PG_CONN_STRING": dsn,
+        "HTTP_ADDRESS": f"127.0.0.1:{port}",
+        "PGC__STATE_DIR": str(tmp_path / "state"),
+    }
     with Running(tmp_path, **there) as agent:
 
         def body():
@@ -163,9 +172,9 @@ def test_the_remedy_without_a_plan_fits_a_configuration_with_a_key(dsn, tmp_path
                 return error.read().decode()
             return ""
 
-        assert "Without an api_key" in until(body, not_yet=(urllib.error.URLError, OSError))
+        until(lambda: "Connection refused" in body(), not_yet=(urllib.error.URLError, OSError))
         assert agent.end()[0] == 0
-    assert "Without an api_key" in agent.log.read_text()
+    assert "the key service: " in agent.log.read_text()
 
 
 @pytest.mark.parametrize("words", [(), ("--once",)], ids=["start", "once"])

@@ -71,7 +71,7 @@ def bench(tmp_path):
 
 
 def test_the_id_is_made_once_and_kept_for_life(bench):
-    assert uuid.UUID(bench.device.id)
+    assert str(uuid.UUID(bench.device.id)) == bench.device.id
     assert bench.fresh().id == bench.device.id
     bench.activate()
     bench.device.forget()
