@@ -82,6 +82,16 @@ def start(
         Path | None, typer.Option(metavar="FILE", help="The certificate's key (PEM).")
     ] = None,
     plans: PlansOption = None,
+    chaos: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="Faults on purpose, for tests: 503=0.2,delay=3s,drop-after-commit=0.1.",
+        ),
+    ] = "",
+    retention: Annotated[
+        str, typer.Option(metavar="TIME", help="How long samples are kept; 0: for ever.")
+    ] = "7d",
     token_seconds: Annotated[
         float, typer.Option(metavar="N", min=0.1, help="Life of access tokens.", hidden=True)
     ] = 3600.0,
@@ -97,7 +107,7 @@ def start(
     process serves the directory, 78 an option or the plans are invalid.
     """
     from pg_collector import logs
-    from pg_collector.config import listening
+    from pg_collector.config import listening, units
     from pg_collector.config.model import Log
     from pg_collector.platform.serve import Options, serve
     from pg_collector.privacy.scrub import scrub
@@ -106,13 +116,17 @@ def start(
         host, port = listening.parse(listen)
     except ValueError:
         raise typer.BadParameter("write it as 127.0.0.1:8443, [::1]:8443 or :8443") from None
+    try:
+        kept = units.duration(retention)
+    except ValueError as error:
+        raise typer.BadParameter(f"--retention: {error}") from None
     logs.setup(Log(), scrub=scrub)
     logs.catch_uncaught()
     try:
         serve(
             Options(
                 directory, host, port, certificate, key, plans,
-                token_seconds=token_seconds, threads=threads,
+                token_seconds=token_seconds, threads=threads, chaos=chaos, retention=kept or None,
             )
         )  # fmt: skip
     finally:

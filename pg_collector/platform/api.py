@@ -7,22 +7,28 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pg_collector.platform import keys
-from pg_collector.platform.identity import Device, Identity, Issued
+from pg_collector.platform import ingest, keys, series
+from pg_collector.platform.identity import Device, Identity, Issued, told
 from pg_collector.platform.keys import BadToken, KeyRing
 from pg_collector.platform.messages import (
+    Acknowledgement,
     Activate,
     Activated,
     Commands,
+    Devices,
+    GapTold,
     PolicyReply,
     Refresh,
     Refreshed,
+    Rejection,
     Result,
+    StreamTold,
 )
 from pg_collector.platform.metering import CONTENT_TYPE, Numbers
 from pg_collector.platform.plans import Offer
-from pg_collector.platform.problems import Problem
+from pg_collector.platform.problems import Problem, bad_request
 from pg_collector.platform.router import Request, Response, Route, json
+from pg_collector.platform.store import Store
 
 
 class Policy(NamedTuple):
@@ -33,7 +39,7 @@ class Policy(NamedTuple):
     life: int | float  # seconds
 
 
-class Devices:
+class DeviceCalls:
     """The calls of devices about themselves."""
 
     def __init__(
@@ -172,8 +178,8 @@ class Devices:
     def result(self, request: Request) -> Response:
         """Take what became of a command."""
         device = self.holder(request)
-        told = request.json(Result)
-        self._identity.finish(device.id, request.parts["id"], told.status, told.detail, told.at)
+        done = request.json(Result)
+        self._identity.finish(device.id, request.parts["id"], done.status, done.detail, done.at)
         return Response(204)
 
     # --- what is signed
@@ -196,11 +202,114 @@ class Devices:
         )
 
 
-def monitoring(numbers: Numbers) -> list[Route]:
-    """Return the routes for probes and Prometheus."""
-    return [
-        Route("GET", "/healthz", lambda _: json({"status": "ok"})),
-        Route(
-            "GET", "/metrics", lambda _: Response(body=numbers.text(), content_type=CONTENT_TYPE)
-        ),
-    ]
+class Samples:
+    """The call that brings samples."""
+
+    def __init__(self, devices: DeviceCalls, store: Store, numbers: Numbers) -> None:
+        self._devices = devices
+        self._store = store
+        self._numbers = numbers
+
+    def routes(self) -> list[Route]:
+        """Return what answers what."""
+        return [Route("POST", "/v1/samples", self.samples)]
+
+    def samples(self, request: Request) -> Response:
+        """Commit a batch, then acknowledge it."""
+        device = self._devices.holder(request)
+        limits = self._devices.offer(device).plan.ingest
+        sent = ingest.envelope(request.header("Idempotency-Key"), request.header("Pgc-Life"))
+        body = request.body(limits.max_batch_bytes)
+        content = ingest.inflated(body, request.header("Content-Encoding"), limits)
+        self._numbers.inflated_bytes.inc(len(content))
+        receipt = self._store.commit(ingest.read(sent, device.id, content, limits))
+        return json(
+            Acknowledgement(
+                stream=sent.stream,
+                first=sent.first,
+                last=sent.last,
+                ack_through=sent.last,
+                duplicates=receipt.duplicates,
+                rejected=[Rejection(*one) for one in receipt.rejected],
+                policy_etag=self._devices.current(device).etag,
+                commands_pending=self._devices.pending(device),
+            )
+        )
+
+
+class Admin:
+    """What the administrator may look at, and probes and Prometheus."""
+
+    def __init__(self, identity: Identity, store: Store, numbers: Numbers) -> None:
+        self._identity = identity
+        self._store = store
+        self._numbers = numbers
+
+    def routes(self) -> list[Route]:
+        """Return what answers what."""
+        return [
+            Route("GET", "/v1/devices", self.devices),
+            Route("GET", "/v1/series", self.series),
+            Route("GET", "/healthz", self.health),
+            Route("GET", "/metrics", self.metrics),
+        ]
+
+    def devices(self, request: Request) -> Response:
+        """List the devices with their streams."""
+        self._check(request)
+        streams: dict[str, list[StreamTold]] = {}
+        for name, one in self._store.streams().items():
+            gaps = [GapTold(*gap) for gap in self._store.gaps(name)] if one.missing else []
+            streams.setdefault(one.device, []).append(
+                StreamTold(name, one.through, one.lines, one.rejected, one.missing, gaps)
+            )
+        found = [
+            msgspec.structs.replace(told(device), streams=streams.get(device.id, []))
+            for device in self._identity.devices()
+        ]
+        return json(Devices(found))
+
+    def series(self, request: Request) -> Response:
+        """Give the rows of a set, whole."""
+        self._check(request)
+        return json(series.read(self._store, _question(request.query)))
+
+    def health(self, _request: Request) -> Response:
+        """Tell whether it can take samples."""
+        if not self._store.alive():
+            raise Problem(503, "busy", "the store does not write")
+        return json({"status": "ok"})
+
+    def metrics(self, _request: Request) -> Response:
+        """Give the metrics."""
+        return Response(body=self._numbers.text(), content_type=CONTENT_TYPE)
+
+    def _check(self, request: Request) -> None:
+        if not self._identity.is_admin(request.bearer):
+            raise Problem(401, "token-invalid", "the administrator's token is needed")
+
+
+def _question(query: Mapping[str, str]) -> series.Question:
+    """Read what a series is asked for. Raises Problem."""
+    unknown = query.keys() - {"set", "target", "column", "from", "to", "limit"}
+    if unknown or not query.get("set"):
+        raise bad_request("it takes set, and may have target, column, from, to and limit")
+    asked = series.Question(query["set"], query.get("target"))
+    try:
+        if "column" in query:
+            asked = asked._replace(columns=tuple(query["column"].split(",")))
+        if "from" in query:
+            asked = asked._replace(since=ingest.moment(query["from"]))
+        if "to" in query:
+            asked = asked._replace(until=ingest.moment(query["to"]))
+        if "limit" in query:
+            asked = asked._replace(limit=_limit(query["limit"]))
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+    return asked
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= series.MOST_ROWS:
+        raise ValueError(f"limit lies between 1 and {series.MOST_ROWS}")
+    return int(text[:9])

@@ -12,12 +12,14 @@ from typing import Final, NamedTuple
 from pg_collector import signals
 from pg_collector.errors import StateError
 from pg_collector.platform import plans
-from pg_collector.platform.api import Devices, monitoring
+from pg_collector.platform.api import Admin, DeviceCalls, Samples
+from pg_collector.platform.chaos import parse
 from pg_collector.platform.identity import Identity
 from pg_collector.platform.keys import KeyRing
 from pg_collector.platform.metering import Numbers
 from pg_collector.platform.place import Place
-from pg_collector.platform.router import Handler, Request, Response, Router
+from pg_collector.platform.router import Router
+from pg_collector.platform.store import Store
 from pg_collector.platform.web_server import WebServer
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class Options(NamedTuple):
     plans: Path | None = None
     token_seconds: float = HOUR
     threads: int = 8
+    chaos: str = ""
+    retention: float | None = None  # seconds
 
 
 def serve(options: Options) -> None:
@@ -45,12 +49,15 @@ def serve(options: Options) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(place.taken())
         offers = plans.load(options.plans)
+        chaos = parse(options.chaos)
         tls = _context(options)
         identity = Identity(place.identity)
         stack.callback(identity.close)
         numbers = Numbers()
         numbers.started.set_to_current_time()
-        devices = Devices(
+        store = Store(place.samples, numbers, retention=options.retention)
+        stack.callback(store.close)
+        devices = DeviceCalls(
             identity,
             KeyRing(place.signing),
             offers,
@@ -58,7 +65,13 @@ def serve(options: Options) -> None:
             token_seconds=options.token_seconds,
         )
         router = Router(
-            [*devices.routes(), *monitoring(numbers)], observer=numbers.observe, around=_plainly
+            [
+                *devices.routes(),
+                *Samples(devices, store, numbers).routes(),
+                *Admin(identity, store, numbers).routes(),
+            ],
+            observer=numbers.observe,
+            around=chaos.around,
         )
         largest = max(offer.plan.ingest.max_batch_bytes for offer in offers.values())
         server = WebServer(
@@ -72,7 +85,12 @@ def serve(options: Options) -> None:
         upkeep = _Upkeep([identity.flush_contacts])
         stack.callback(upkeep.stop)
         upkeep.start()
-        ends = {number: lambda *_: server.stop() for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def end(*_: object) -> None:
+            chaos.stopping.set()
+            server.stop()
+
+        ends = dict.fromkeys((signal.SIGTERM, signal.SIGINT), end)
         with signals.handled(ends):
             log.info("platform listens on %s", server.url)
             server.run()
@@ -103,10 +121,6 @@ class _Upkeep:
                     chore()
                 except Exception:
                     log.exception("upkeep failed")
-
-
-def _plainly(request: Request, handler: Handler) -> Response:
-    return handler(request)
 
 
 def _context(options: Options) -> ssl.SSLContext | None:
