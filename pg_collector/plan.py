@@ -50,7 +50,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
     """How often a policy lets a sampler run."""
 
-    min_interval_s: Annotated[float, Meta(ge=0.1, le=LONGEST)]
+    min_interval_s: Annotated[float, Meta(ge=0, le=LONGEST)]
     default_interval_s: Annotated[float, Meta(ge=0.1, le=LONGEST)] | None = None
 
 

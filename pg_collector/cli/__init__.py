@@ -133,6 +133,7 @@ def _mount() -> None:
         deactivate,
         demo,
         device,
+        platform,
         reload,
         sample,
         samplers,
@@ -154,4 +155,5 @@ def _mount() -> None:
     app.command("version")(version.version)
     app.add_typer(buffer.app, name="buffer")
     app.add_typer(config.app, name="config")
+    app.add_typer(platform.app, name="platform")
     app.add_typer(setup.app, name="setup")
