@@ -1,0 +1,370 @@
+"""A device and the platform: activated once, renewed in time, stopped, in grace, and back.
+
+The numbers are those of docs/reliability.md.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pg_collector.activation import elapsed
+from pg_collector.activation.client import Client
+from pg_collector.activation.identity import Identity
+from pg_collector.activation.state import DeviceStore
+from pg_collector.breaker import Breaker
+from pg_collector.clock import SystemClock
+from pg_collector.config.model import Platform, PlatformTimeout
+from pg_collector.errors import Deferred, Held, OrderRefused, Unreachable
+from pg_collector.metrics import Metrics
+from pg_collector.outlets import Receipt
+from pg_collector.plan import DeviceState
+from pg_collector.secret import Secret
+from pg_collector.web import Web
+from tests.support.hand_clock import HandClock
+from tests.support.reference_platform import COMPRESSED, ReferencePlatform
+from tests.support.signing import Signer, policy
+from tests.support.until import until
+
+QUICK = PlatformTimeout(connect=1.0, total=3.0)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[ReferencePlatform]:
+    with ReferencePlatform(tmp_path, plans=COMPRESSED) as platform:
+        yield platform
+
+
+class Bench:
+    """A device that is stepped by hand; its clock can be moved ahead."""
+
+    def __init__(self, platform: ReferencePlatform, home: Path, key: str | None) -> None:
+        self.platform = platform
+        self.store = DeviceStore(home / "state")
+        self.key = key
+        self.ahead = 0.0
+        self.changes = 0
+        self.performed: list[tuple[str, Any]] = []
+        self.identity = self.fresh()
+
+    def fresh(self) -> Identity:
+        """Be the device after a start."""
+        clock = HandClock()
+        self.clock = clock
+        metrics = Metrics(clock)
+        web = Web(Platform(url=self.platform.url, timeout=QUICK), SystemClock(), {})
+        identity = Identity(
+            Client(web, clock),
+            self.store,
+            api_key=None if self.key is None else Secret(self.key),
+            hostname="host",
+            breaker=Breaker(
+                "identity", failures=3, reset=60.0, counts=(Unreachable,), metrics=metrics,
+                clock=clock,
+            ),
+            clock=clock,
+            metrics=metrics,
+            renew_within=5.0,
+            moments=self.moment,
+            uniform=lambda _low, high: high,
+        )  # fmt: skip
+        identity.perform = self.perform
+
+        def changed() -> None:
+            self.changes += 1
+
+        identity.on_change = changed
+        identity.open()
+        return identity
+
+    def moment(self) -> elapsed.Moment:
+        found = elapsed.now()
+        return found._replace(uptime=found.uptime + self.ahead)
+
+    def perform(self, command: str, arguments: Any) -> str:
+        if command == "pause":
+            raise OrderRefused("not that one")
+        self.performed.append((command, dict(arguments)))
+        return "done so"
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, for the device alone."""
+        self.ahead += seconds
+        self.clock.advance(seconds)
+
+    def step(self, seconds: float = 0.0) -> DeviceState:
+        """Let time pass, look at what is due; return the state."""
+        self.advance(seconds)
+        self.identity.step()
+        return self.identity.standing().state
+
+    def restart(self) -> None:
+        self.identity.stop(1.0)
+        self.identity = self.fresh()
+
+    @property
+    def why(self) -> str:
+        return str(self.identity.trouble or self.identity.standing().reason)
+
+
+@pytest.fixture
+def bench(platform: ReferencePlatform, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(platform, tmp_path, platform.new_key("fast"))
+    yield bench
+    bench.identity.stop(1.0)
+
+
+def test_the_first_run_activates_and_the_second_does_not_send_the_key(bench, platform, caplog):
+    caplog.set_level(logging.INFO)
+    assert bench.identity.standing().state is DeviceState.UNPROVISIONED
+    assert bench.step() is DeviceState.ACTIVE
+    assert "device activated: plan fast" in caplog.text
+    assert bench.changes
+    grant = bench.identity.grant()
+    assert (grant.plan, grant.max_databases) == ("fast", 2)
+    assert bench.identity.token()
+    assert platform.metric("activations_total") == 1
+    device = bench.identity.device.id
+    bench.restart()
+    assert bench.step() is DeviceState.ACTIVE
+    assert bench.identity.device.id == device
+    bench.key = None  # it may be taken out of the configuration
+    bench.restart()
+    assert bench.step() is DeviceState.ACTIVE
+    assert platform.metric("activations_total") == 1
+
+
+def test_a_key_nobody_knows_is_told_and_tried_slowly(platform, tmp_path):
+    key = "pgc_fast_" + "x" * 32
+    bench = Bench(platform, tmp_path, key)
+    assert bench.step() is DeviceState.UNPROVISIONED
+    assert "401" in bench.why
+    assert key not in bench.why
+    before = bench.platform.metric("requests_total")
+    bench.step(10)
+    assert bench.platform.metric("requests_total") - before <= 1  # that of the metrics
+    bench.identity.stop(1.0)
+
+
+def test_another_key_than_the_one_of_the_activation_is_refused_here(bench, platform, caplog):
+    bench.step()
+    bench.key = platform.new_key("other")
+    bench.restart()
+    assert "API key mismatch" in caplog.text
+    assert bench.step() is DeviceState.ACTIVE, "the activation holds"
+    assert "API key mismatch" in bench.why
+    assert platform.metric("activations_total") == 1
+
+
+def test_tokens_are_renewed_ahead_of_their_end_and_after_a_refusal(bench):
+    bench.step()
+    first = bench.identity.token()
+    bench.step(3600 * 0.69)
+    assert bench.identity.token() == first
+    bench.step(3600 * 0.02)
+    second = bench.identity.token()
+    assert second != first
+    bench.identity.unauthorized(first)
+    assert bench.identity.token() == second, "the refused one is old news"
+    bench.identity.unauthorized(second)
+    assert bench.identity.token() not in {first, second}
+
+
+def test_a_sender_waits_for_one_renewal_with_others(bench, platform):
+    bench.step()
+    token = bench.identity.token()
+    before = platform.metric("requests_total", route="POST /v1/devices/refresh")
+    bench.identity.start(lambda work: work())
+    threads = [
+        threading.Thread(target=bench.identity.unauthorized, args=(token,)) for _ in range(8)
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(10)
+    assert bench.identity.token() != token
+    assert platform.metric("requests_total", route="POST /v1/devices/refresh") == before + 1
+
+
+def test_a_lost_reply_to_a_renewal_strands_nobody(bench):
+    bench.step()
+    kept = bench.identity.device.kept
+    # The platform has rotated, and the device never heard of it.
+    bench.identity._client.refresh(kept.device_id, kept.refresh_token)
+    bench.identity._client.refresh(kept.device_id, kept.refresh_token)
+    bench.identity.unauthorized(bench.identity.token())
+    assert bench.identity.token()
+    assert bench.step(1.0) is DeviceState.ACTIVE
+
+
+def test_a_stolen_refresh_token_ends_its_family_and_its_owner_goes_on(bench, caplog):
+    bench.step()
+    stolen = bench.identity.device.kept
+    for _ in range(2):
+        bench.identity.unauthorized(bench.identity.token())
+    with pytest.raises(Held, match="401"):
+        bench.identity._client.refresh(stolen.device_id, stolen.refresh_token)
+    bench.identity.unauthorized(bench.identity.token())
+    with pytest.raises(Held, match="STOPPED"):
+        bench.identity.token()
+    assert bench.identity.standing().state is DeviceState.STOPPED
+    assert "pgc deactivate" in bench.identity.standing().remedy
+    bench.restart()
+    assert bench.step(1000) is DeviceState.STOPPED
+    bench.identity.deactivate()
+    bench.restart()
+    assert bench.step() is DeviceState.ACTIVE
+    assert stolen.refresh_token not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("keys", "revoke"), "key revoked"),
+        (("keys", "cancel"), "subscription cancelled"),
+        (("devices", "revoke"), "device revoked"),
+    ],
+)
+def test_who_is_withdrawn_stops_and_says_why(bench, platform, words, reason):
+    bench.step()
+    named = bench.identity.device.id if words[0] == "devices" else bench.key
+    platform.pgc(*words, named)
+    assert bench.step(1.0) is DeviceState.STOPPED
+    assert reason in bench.identity.standing().reason
+    assert bench.identity.standing().remedy
+    assert bench.identity.grant() is None
+    bench.restart()
+    assert bench.identity.standing().state is DeviceState.STOPPED
+
+
+def test_an_upgrade_and_a_downgrade_are_in_force_at_the_next_heartbeat(bench, platform):
+    bench.step()
+    for plan, databases in (("other", 5), ("fast", 2)):
+        platform.change_plan(bench.key, plan)
+        before = bench.changes
+        assert bench.step(0.6) is DeviceState.ACTIVE
+        assert bench.identity.grant().max_databases == databases
+        assert bench.changes == before + 1
+
+
+def test_grace_begins_ends_and_expires_over_restarts(bench, platform, caplog):
+    """Fault 33: the plan fast has heartbeats of 0.5 s, and 3 s of grace."""
+    bench.step()
+    platform.kill()
+    assert bench.step(1.0) is DeviceState.ACTIVE
+    assert bench.step(0.6) is DeviceState.GRACE
+    assert "entering grace mode" in caplog.text
+    assert bench.identity.grant() is not None
+    bench.restart()
+    assert bench.identity.standing().state is DeviceState.GRACE
+    assert bench.step(2.0) is DeviceState.GRACE
+    bench.restart()
+    assert bench.step(1.0) is DeviceState.STOPPED
+    assert "grace period expired" in caplog.text
+    assert bench.identity.grant() is None
+    with pytest.raises(Held):
+        bench.identity.token()
+    platform.start()
+    until(lambda: bench.step(0.5) is DeviceState.ACTIVE, what="it is resumed")
+    assert bench.identity.token()
+
+
+def test_the_key_service_away_is_left_alone_by_its_breaker(bench, platform):
+    """Fault 48: what has a token goes on delivering with it."""
+    bench.step()
+    token = bench.identity.token()
+    platform.kill()
+    bench.identity.device.contact(Receipt(1, policy_etag="another"))
+    for _ in range(5):
+        bench.identity.held(Held("no", problem="key-revoked"))  # it wants to ask
+        bench.step(0.5)
+    assert bench.identity._breaker.state == "open"
+    assert bench.identity.token() == token
+
+
+def test_without_a_token_there_is_an_error_that_says_why(bench, platform):
+    bench.step()
+    platform.kill()
+    bench.identity.unauthorized(bench.identity.token())
+    with pytest.raises(Deferred, match=r"no access token: .*refused"):
+        bench.identity.token()
+
+
+def test_new_signing_keys_are_believed_where_an_old_one_vouches_for_them(bench, platform):
+    bench.step()
+    pinned = bench.identity.device.kept.keys
+    platform.pgc("keys", "rotate-signing")
+    platform.restart()
+    assert bench.step(1.0) is DeviceState.ACTIVE
+    assert bench.identity.trouble is None
+    assert bench.identity.device.kept.keys.version > pinned.version
+    bench.restart()
+    assert bench.step() is DeviceState.ACTIVE
+
+
+def test_a_platform_set_up_anew_is_not_believed(bench, caplog):
+    bench.step()
+    before = bench.identity.grant()
+    stranger = Signer()
+    client = bench.identity._client
+    genuine = client.policy
+
+    def forged(token: str) -> Any:
+        payload = policy(bench.identity.device.id, 99, plan="enterprise", max_databases=None)
+        return genuine(token)._replace(token=stranger.sign(payload))
+
+    client.policy = forged
+    bench.step(1.0)
+    assert "no pinned key vouches" in bench.why
+    assert bench.identity.grant() == before
+    assert [one for one in caplog.records if one.name == "pg_collector.audit"]
+
+
+def test_commands_are_done_once_and_answered(bench, platform):
+    bench.step()
+    device = bench.identity.device.id
+    for name, arguments in (("flush", {}), ("pause", {"sampler": "wal"}), ("rotate_token", {})):
+        platform.command(device, name, arguments)
+    token = bench.identity.token()
+    bench.step(0.6)
+    bench.step(0.6)
+    assert bench.performed == [("flush", {})]
+    assert bench.identity.token() != token
+    commands = platform.get("/v1/devices")["devices"][0]
+    assert msgspec.json.encode(commands)
+    assert len(bench.identity.device.kept.commands_done) == 3
+
+
+def test_deactivating_frees_the_place_and_keeps_the_id(bench, platform):
+    bench.step()
+    device = bench.identity.device.id
+    bench.identity.deactivate()
+    assert bench.step(100) is DeviceState.UNPROVISIONED, "not activated again by itself"
+    bench.restart()
+    assert bench.step() is DeviceState.ACTIVE
+    assert bench.identity.device.id == device
+    platform.kill()
+    with pytest.raises(Unreachable):
+        bench.identity.deactivate()
+    assert bench.identity.standing().state is DeviceState.ACTIVE
+    bench.identity.deactivate(tell=False)
+    assert bench.identity.standing().state is DeviceState.UNPROVISIONED
+
+
+def test_no_secret_is_in_the_log(bench, platform, caplog):
+    caplog.set_level(logging.DEBUG)
+    bench.step()
+    kept = bench.identity.device.kept
+    secrets = [bench.key, bench.identity.token(), kept.refresh_token]
+    bench.step(3600)
+    platform.pgc("keys", "revoke", bench.key)
+    bench.step(3600)
+    platform.kill()
+    bench.step(3600)
+    secrets += [bench.identity.device.access_token, bench.identity.device.kept.refresh_token]
+    text = caplog.text + repr(bench.identity.told()) + bench.platform.log.read_text()
+    assert not [one for one in secrets if one and one in text]
