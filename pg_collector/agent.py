@@ -100,6 +100,10 @@ class Agent:
         self.samplers = discover() if samplers is None else samplers
         self.stopping = threading.Event()
         self.metrics = Metrics(self.clock)
+        self.identity: Identity | None = None
+        if grants is None:
+            grants = self.identity = self._identity(config, state_dir)
+        self._grants = grants
         self.vitals = Vitals(self.clock, self.metrics, scrub=scrub, patience=patience)
         self.ending = Ending(self.clock, STOP_BUDGET)
         self.life = Lifetime(self.ending)
@@ -114,9 +118,11 @@ class Agent:
             life=self.life,
             ending=self.ending,
         )
+        masker = self._masker(config)
+        self._masking = masker.level
         self.runner = Runner(
             self.buffer,
-            self._masker(config),
+            masker,
             self.metrics,
             self.clock,
             drop_utility_text=config.security.drop_utility_text,
@@ -136,10 +142,6 @@ class Agent:
         )
         self._token = token
         self._own_outlet = outlet is None
-        self.identity: Identity | None = None
-        if grants is None:
-            grants = self.identity = self._identity(config, state_dir)
-        self._grants = grants
         self._orders = Orders(
             self.samplers,
             self.scheduler,
@@ -151,6 +153,9 @@ class Agent:
         )
         self.outlet = outlet(self.clock, self.metrics) if outlet else self._outlet(config)
         self.layout = Layout((), ())
+        self._output = {"file": "local", "platform": "platform"}.get(
+            self.outlet.name if self.outlet is not None else "", ""
+        )
         self._sockets = tuple(sockets)
         self._state_dir = state_dir
         self._stack = contextlib.ExitStack()
@@ -200,8 +205,14 @@ class Agent:
     def apply(self) -> None:
         """Lay the jobs out anew, as the grant and the configuration say now."""
         grant = self._grants.grant()
-        self.layout = lay_out(self.samplers, grant, self._orders.narrowed(self.config))
+        before = self.layout.paused
+        self.layout = lay_out(
+            self.samplers, grant, self._orders.narrowed(self.config), self._output
+        )
+        self._mask_as_granted(self.config)
         for paused in self.layout.paused:
+            if paused in before:
+                continue
             log.warning(
                 "%s on %s: %s", paused.sampler or "every sampler", paused.target, paused.why
             )
@@ -213,6 +224,8 @@ class Agent:
                 self.metrics.introduce(target, names)
             self.vitals.register(f"postgres:{target}", partial(self._target_vital, target))
         self.scheduler.apply(self.layout.jobs)
+        at_work = {job.target for job in self.layout.jobs}
+        self._targets.rest(self.targets.keys() - at_work, self.scheduler)
 
     def once(self) -> bool:
         """Take one turn of every sampler, deliver, stop; return whether all answered and arrived.
@@ -252,7 +265,8 @@ class Agent:
         found = difference.compare(self.config, config)
         outlet = self._another_outlet(found.config)
         client = self._another_client(found.config)
-        masker = self._masker(found.config)
+        changed = found.config.security != self.config.security
+        masker = self._masker(found.config) if changed else None
         with contextlib.ExitStack() as undo:
             if found.config.log != self.config.log:
                 logs.setup(found.config.log, scrub=scrub)
@@ -263,8 +277,8 @@ class Agent:
             if client is not None and self.identity is not None:
                 self.identity.exchange(client)
             undo.pop_all()
-        if found.config.security != self.config.security:
-            self.runner.mask_with(masker, drop_utility_text=found.config.security.drop_utility_text)
+        if masker is not None:
+            self._mask_with(masker, found.config)
         self.config = found.config
         for gone in self._targets.follow(self.config, self.scheduler, self.ending):
             self.metrics.forget(gone)
@@ -333,6 +347,7 @@ class Agent:
         identity.perform = self._orders.perform
         identity.open()
         identity.on_change = lambda: self.life.post(self.apply)
+        identity.on_token = self.delivery.hurry
         identity.beat = self.vitals.heart("identity").beat
         self.vitals.register("activation", partial(checks.activation, identity))
         identity.start(self.life.essential)
@@ -360,7 +375,24 @@ class Agent:
         return provision.client(config, self.clock)
 
     def _masker(self, config: Config) -> Masker:
-        return Masker(config.security.query_masking_level, on_failure=self._unmasked)
+        """Return what masks at the level of a configuration, as far as the plan has it."""
+        return Masker(self._masking_level(config), on_failure=self._unmasked)
+
+    def _masking_level(self, config: Config) -> str:
+        grant = self._grants.grant()
+        asked = config.security.query_masking_level
+        return asked if grant is None else grant.features.masking(asked)
+
+    def _mask_as_granted(self, config: Config) -> None:
+        """Follow a plan that allows another masking level."""
+        level = self._masking_level(config)
+        if level != self._masking:
+            log.warning("texts are masked at the level %s from now on", level)
+            self._mask_with(self._masker(config), config)
+
+    def _mask_with(self, masker: Masker, config: Config) -> None:
+        self._masking = masker.level
+        self.runner.mask_with(masker, drop_utility_text=config.security.drop_utility_text)
 
     def _listen(self) -> ControlServer:
         """Start to answer commands, where a socket can be had."""

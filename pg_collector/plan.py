@@ -28,7 +28,11 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     masking_levels: tuple[str, ...] = ("basic",)
     pii: str = "basic"
     audit_log: bool = False
-    outputs: tuple[str, ...] = ("local",)
+    outputs: tuple[str, ...] = ("local", "platform")
+
+    def masking(self, asked: str) -> str:
+        """Return the masking level that holds where one is asked for: basic is always allowed."""
+        return asked if asked in self.masking_levels else "basic"
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +141,7 @@ class GrantSource(Protocol):
 DEMO: Final = Grant(
     plan="demo",
     max_databases=1,
+    features=Features(outputs=("local",)),
     samplers=MappingProxyType(
         {
             "activity": Limit(min_interval=30.0),

@@ -41,13 +41,18 @@ class Layout(NamedTuple):
     paused: tuple[Paused, ...]
 
 
-def lay_out(samplers: Mapping[str, Sampler], grant: Grant | None, config: Config) -> Layout:
-    """Return what is to run now."""
+def lay_out(
+    samplers: Mapping[str, Sampler], grant: Grant | None, config: Config, output: str = ""
+) -> Layout:
+    """Return what is to run now; `output` is where it goes, empty: where no plan is asked."""
     if grant is None:
         return Layout((), ())
     jobs: list[Job] = []
     paused: list[Paused] = []
     targets = [database for database in config.databases if database.enabled]
+    if output and output not in grant.features.outputs:
+        why = f"the plan {grant.plan} does not include the output {output}"
+        return Layout((), tuple(Paused(one.name, None, why) for one in targets))
     allowed = len(targets) if grant.max_databases is None else grant.max_databases
     paused += [
         Paused(database.name, None, f"the plan {grant.plan} covers {allowed} database(s)")

@@ -351,9 +351,9 @@ class Sender:
         if before is None or before.message != str(reason):
             log.warning("delivery is held up: %s", reason.sentence())
         asked = reason.retry_after if isinstance(reason, Deferred) else None
-        if isinstance(reason, Held):
-            return Step(moved=False, pause=self._backoff.held(asked))
-        return Step(moved=False, pause=self._backoff.pause(attempts, asked), firm=asked is not None)
+        held = isinstance(reason, Held)
+        pause = self._backoff.held(asked) if held else self._backoff.pause(attempts, asked)
+        return Step(moved=False, pause=pause, firm=asked is not None)
 
     def _answered(self) -> None:
         """Forget the trouble before: whoever refuses is there."""

@@ -188,6 +188,10 @@ class Target:
         self._metrics.pg_connections.labels(target=self.name).set(0)
         self._metrics.pg_up.labels(target=self.name).set(0)
 
+    def rest_lane(self, name: LaneName) -> None:
+        """Close one lane's session until a turn needs it again; in the thread of the lane."""
+        self._lanes[name].rest()
+
     def close_lane(self, name: LaneName) -> None:
         """Close one lane's session; nothing opens another one."""
         self._lanes[name].close()

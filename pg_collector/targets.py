@@ -37,6 +37,13 @@ class Targets:
         for target in self._named.values():
             target.close()
 
+    def rest(self, names: Iterable[str], scheduler: Scheduler) -> None:
+        """Close the sessions of targets that are not at work, behind what runs there."""
+        for target in (self._named[name] for name in names):
+            if target.connected:
+                for lane in target.lanes:
+                    scheduler.lend(target.name, lane, partial(target.rest_lane, lane))
+
     def follow(self, config: Config, scheduler: Scheduler, ending: Ending) -> list[str]:
         """Make the targets those of a configuration; return the names of those that are gone.
 

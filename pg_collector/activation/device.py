@@ -73,6 +73,11 @@ class Device:
         return self._token
 
     @property
+    def usable(self) -> bool:
+        """Whether there is an access token that has not expired."""
+        return bool(self._token) and self._clock.monotonic() < self._expires_at
+
+    @property
     def trouble(self) -> CollectorError | None:
         """What stands between the device and its key service; None where all is well."""
         return self._trouble
@@ -124,7 +129,7 @@ class Device:
             now = self._standing()
             if now.state is DeviceState.STOPPED:
                 raise Held(f"the device is STOPPED: {now.reason}", remedy=now.remedy)
-            if self._token and self._clock.monotonic() < self._expires_at:
+            if self.usable:
                 return self._token
             trouble = self._trouble
             raise Deferred(

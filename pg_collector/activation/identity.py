@@ -93,6 +93,7 @@ class Identity:
         """Nothing is read or sent before `open`."""
         self.device = Device(store, clock, moments)
         self.on_change: Callable[[], None] = lambda: None  # the grant is another one
+        self.on_token: Callable[[], None] = lambda: None  # there is one, after there was none
         self.perform: Perform = _nothing
         self.beat: Callable[[float], None] = lambda _within: None
         self._client = client
@@ -391,7 +392,10 @@ class Identity:
         self._take(found.access_token, found.expires_in)
 
     def _take(self, token: str, expires_in: float) -> None:
+        usable = self.device.usable
         self.device.take(token, expires_in)
+        if not usable:
+            self.on_token()
         share = 1.0 - self._uniform(*LEFT)
         self._renew_at = self._clock.monotonic() + expires_in * share
         expires_at = self._clock.now().timestamp() + expires_in
@@ -518,6 +522,8 @@ class Identity:
             log.info("the device is ACTIVE again")
         self._metrics.set_device_state(now.state)
         self.on_change()
+        if before.state is DeviceState.STOPPED:
+            self.on_token()  # it is given out again
 
 
 def _nothing(command: str, _arguments: Mapping[str, Any]) -> str:

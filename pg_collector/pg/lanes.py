@@ -126,6 +126,12 @@ class Lane:
         self._end(session)
         self._failed(error)
 
+    def rest(self) -> None:
+        """Close the session until it is needed again; in the thread of the lane."""
+        session = self._session
+        if session is not None:
+            self._end(session)
+
     def interrupt(self) -> None:
         """Free the thread that opens or uses the session now; the session is lost."""
         with self._lock:

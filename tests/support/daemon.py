@@ -121,6 +121,12 @@ class Daemon:
         before = self.turns(target)
         until(lambda: self.turns(target) >= before + count, deadline=20, what="it samples")
 
+    def sampled_by(self, sampler: str, target: str, count: int) -> None:
+        """Wait for so many turns of a sampler more than now, by the metrics."""
+        series = f'samples_total{{sampler="{sampler}",target="{target}"}}'
+        before = self.metric(series) or 0
+        until(lambda: (self.metric(series) or 0) >= before + count, deadline=20, what="it samples")
+
     def turns(self, target: str = "prod") -> int:
         """Return how many turns of the most frequent sampler are in the output."""
         return len({line.head["at"] for line in written(self.output, target, "activity")})

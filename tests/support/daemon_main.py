@@ -48,6 +48,7 @@ class Way(NamedTuple):
     on_start: Callable[[Agent], None] = lambda _agent: None
     last_resort: float = agent.LAST_RESORT
     token: Callable[[], str] | None = None  # of the platform of the configuration
+    device: bool = False  # the platform grants what may be collected
 
 
 def _hang_in_the_end(running: Agent) -> None:
@@ -57,6 +58,7 @@ def _hang_in_the_end(running: Agent) -> None:
 WAYS = {
     "files": Way(),
     "platform": Way(token=lambda: "good"),
+    "device": Way(device=True),
     "hanging": Way(lambda _clock, _metrics: Hanging()),
     "away": Way(lambda _clock, _metrics: Away()),
     "stop hangs": Way(on_start=_hang_in_the_end, last_resort=2.0),
@@ -73,7 +75,7 @@ def main(file: Path, how: str) -> None:
     agent.LAST_RESORT = way.last_resort
     code = agent.run(
         config,
-        OpenGrant(),
+        None if way.device else OpenGrant(),
         way.outlet,
         token=way.token,
         sockets=control.candidates(os.environ, config.state_dir),
