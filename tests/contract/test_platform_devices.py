@@ -53,7 +53,8 @@ def test_an_unknown_key_is_refused_and_so_is_what_is_no_activation(platform):
     device = Device(platform.url)
     answer = device.activate("pgc_fast_" + "x" * 32)
     assert (answer.status_code, name(answer)) == (401, "api-key-unknown")
-    for body in ({}, {"api_key": "x"}, [], {**_body(), "device_id": "no uuid"}):
+    bodies: tuple[object, ...] = ({}, {"api_key": "x"}, [], {**_body(), "device_id": "no uuid"})
+    for body in bodies:
         answer = device.call("POST", "/v1/devices/activate", json=body)
         assert (answer.status_code, name(answer)) == (400, "bad-request")
 

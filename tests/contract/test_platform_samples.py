@@ -5,6 +5,7 @@ import json
 import threading
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from backports import zstd
@@ -135,6 +136,7 @@ def test_bad_lines_are_named_each_time_and_their_neighbours_are_taken(platform, 
         13: (json.dumps({**good, "at": "0001-01-01T00:00:00+14:00"}).encode(), "invalid-line"),
     }
     body = [make(1, 20), *(line for line, _ in bad.values()), make(14, 20)]
+    told: dict[str, Any] = {}
     for _ in range(2):
         answer = device.send(1, body)
         assert answer.ok, answer.text
@@ -184,7 +186,7 @@ def test_bombs_and_bodies_that_are_too_large_cost_no_memory(platform, device):
 
 
 def test_a_frame_that_wants_a_large_window_is_refused(device):
-    options = {
+    options: dict[int, int] = {
         zstd.CompressionParameter.window_log: 27,
         zstd.CompressionParameter.content_size_flag: 0,
     }

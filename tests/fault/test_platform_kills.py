@@ -2,6 +2,7 @@
 
 import random
 import threading
+from functools import partial
 
 import requests
 
@@ -47,6 +48,10 @@ def line(k):
     return gap(k, k) if k % 17 == 0 else make(k, 200)
 
 
+def reached(pairs):
+    return all(agent.acknowledged >= goal for agent, goal in pairs)
+
+
 def test_ten_kills_under_load_leave_every_number_once(tmp_path):
     platform = ReferencePlatform(tmp_path)
     platform.start()
@@ -59,13 +64,8 @@ def test_ten_kills_under_load_leave_every_number_once(tmp_path):
         agent.start()
     for _ in range(KILLS):
         goals = [agent.acknowledged + chance.randrange(1, 60) for agent in agents]
-        until(
-            lambda goals=goals: all(
-                a.acknowledged >= g for a, g in zip(agents, goals, strict=True)
-            ),
-            30.0,
-            "deliveries go on",
-        )
+        pairs = list(zip(agents, goals, strict=True))
+        until(partial(reached, pairs), 30.0, "deliveries go on")
         platform.kill()
         platform.start()
     for agent in agents:
