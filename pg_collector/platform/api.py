@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pg_collector.platform import ingest, keys, series
+from pg_collector.platform import ingest, keys, openapi, series
 from pg_collector.platform.identity import Device, Identity, Issued, told
 from pg_collector.platform.keys import BadToken, KeyRing
 from pg_collector.platform.messages import (
@@ -252,6 +252,7 @@ class Admin:
             Route("GET", "/v1/series", self.series),
             Route("GET", "/healthz", self.health),
             Route("GET", "/metrics", self.metrics),
+            Route("GET", "/openapi.json", self.document),
         ]
 
     def devices(self, request: Request) -> Response:
@@ -283,6 +284,10 @@ class Admin:
     def metrics(self, _request: Request) -> Response:
         """Give the metrics."""
         return Response(body=self._numbers.text(), content_type=CONTENT_TYPE)
+
+    def document(self, _request: Request) -> Response:
+        """Give the OpenAPI document."""
+        return json(openapi.document(self._identity.setting("url")))
 
     def _check(self, request: Request) -> None:
         if not self._identity.is_admin(request.bearer):

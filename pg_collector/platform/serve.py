@@ -45,11 +45,11 @@ class Options(NamedTuple):
 
 def serve(options: Options) -> None:
     """Serve until SIGTERM or SIGINT. Raises StateError, ConfigurationError, OSError."""
+    offers = plans.load(options.plans)
+    chaos = parse(options.chaos)
     place = Place(options.directory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(place.taken())
-        offers = plans.load(options.plans)
-        chaos = parse(options.chaos)
         tls = _context(options)
         identity = Identity(place.identity)
         stack.callback(identity.close)

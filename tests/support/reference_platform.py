@@ -38,7 +38,8 @@ other: {inherits: fast, max_databases: 5, masking_levels: [basic, custom]}
 class ReferencePlatform:
     """A platform in `directory`/platform, initialized at once, started on entering.
 
-    `plans` is the text of a file of plans; without it the built-in ones hold.
+    `plans` is the text of a file of plans; without it the built-in ones hold. `tls` is certificate
+    and key, `ca` the file of the authority that made them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ReferencePlatform:
         chaos: str | None = None,
         retention: str | None = None,
         tls: tuple[Path, Path] | None = None,
+        ca: Path | None = None,
         threads: int | None = None,
         port: int | None = None,
     ) -> None:
@@ -58,7 +60,7 @@ class ReferencePlatform:
         self.port = port or free_port()
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.chaos = chaos
-        self._tls = tls
+        self._verify: bool | str = True if ca is None else str(ca)
         self._plans: list[str] = []
         if plans is not None:
             file = directory / "plans.yaml"
@@ -96,9 +98,8 @@ class ReferencePlatform:
         """Whether it is there and well; fails where it has ended."""
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
-        verify = False if self._tls is None else str(self._tls[0])
         try:
-            return requests.get(f"{self.url}/healthz", timeout=5, verify=verify).ok
+            return requests.get(f"{self.url}/healthz", timeout=5, verify=self._verify).ok
         except requests.RequestException:
             return False
 
@@ -163,15 +164,14 @@ class ReferencePlatform:
         answer = requests.get(
             f"{self.url}{path}", params=query, timeout=20,
             headers={"Authorization": f"Bearer {self.admin_token}"},
-            verify=False if self._tls is None else str(self._tls[0]),
+            verify=self._verify,
         )  # fmt: skip
         assert answer.ok, answer.text
         return answer.json()
 
     def metric(self, name: str, **labels: str) -> float:
         """Return a sample of /metrics, by its name without the prefix; 0 where there is none."""
-        verify = False if self._tls is None else str(self._tls[0])
-        text = requests.get(f"{self.url}/metrics", timeout=10, verify=verify).text
+        text = requests.get(f"{self.url}/metrics", timeout=10, verify=self._verify).text
         total = 0.0
         for line in text.splitlines():
             head, _, value = line.rpartition(" ")
