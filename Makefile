@@ -52,11 +52,12 @@ fault: $(READY) ## Break it: the whole fault suite, bounded in time
 KILLS ?= 1000
 CUTS ?= 500
 CORRUPTIONS ?= 500
+PAIRS ?= 200
 NIGHTLY ?= .nightly
 .PHONY: fault-nightly
 fault-nightly: $(READY) ## Kills, power cuts and damaged files, many; goes on where it was broken off
 	$(BIN)/python -m tests.fault.nightly $(NIGHTLY) kills=$(KILLS) cuts=$(CUTS) \
-	  corruptions=$(CORRUPTIONS) --write
+	  corruptions=$(CORRUPTIONS) outages=2 pairs=$(PAIRS) --write
 
 .PHONY: lint
 lint: $(READY) ## Mend what can be mended, show the rest

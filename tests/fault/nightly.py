@@ -28,12 +28,14 @@ PER_TRIAL: Final = {
     "cuts": 2 * trials.POINTS,
     "corruptions": trials.POINTS,
     "outages": 1,
+    "pairs": trials.KILLS,
 }
 TRIALS: Final = {
     "kills": trials.kills,
     "cuts": trials.cuts,
     "corruptions": trials.corruptions,
     "outages": trials.outages,
+    "pairs": trials.pairs,
 }
 
 

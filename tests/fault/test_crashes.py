@@ -24,6 +24,17 @@ def test_an_agent_that_is_killed_again_and_again_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_agent_and_a_platform_that_are_both_killed_hold_every_number_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(trials, "KILLS", 4)
+    figures = trials.pairs("pairs", 1, tmp_path).figures
+    assert figures["kills_of_the_agent"] == figures["kills_of_the_platform"] == 4
+    assert 0 < figures["lines_committed"] <= figures["lines_delivered"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 3])
 def test_after_a_power_cut_at_any_moment_what_was_durable_is_there(seed: int, tmp_path: Path):
     figures = trials.cuts("cuts", seed, tmp_path).figures

@@ -163,6 +163,16 @@ class FarSide:
         """Return the answers given so far."""
         return [one.status for one in list(self.seen)]
 
+    def arrivals(self) -> list[Entry]:
+        """Return what was committed, stream by stream, lines and gaps in their order."""
+        found: list[Entry] = []
+        for name, stream in self.ledger.streams.items():
+            arrived = [Entry.of_line(name, one.number, one.line) for one in self.ledger.of(name)]
+            arrived += [Entry.of_gap(name, gap.first, gap.last, gap.reason) for gap in stream.gaps]
+            arrived += [Entry.of_gap(name, n, n, "rejected") for n in stream.rejected]
+            found += sorted(arrived, key=lambda entry: entry.first)
+        return found
+
     def __enter__(self) -> Self:
         return self
 

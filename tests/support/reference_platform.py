@@ -17,6 +17,7 @@ from typing import Any, Self
 import duckdb
 import requests
 
+from tests.support.oracle import Entry
 from tests.support.ports import free_port
 from tests.support.until import until
 
@@ -186,6 +187,22 @@ class ReferencePlatform:
         assert self.process is None or self.process.poll() is not None, "it runs"
         with duckdb.connect(str(self.directory / "samples.duckdb")) as db:
             return db.execute(sql, list(values)).fetchall()
+
+    def arrivals(self) -> list[Entry]:
+        """Stop it; return what was committed, stream by stream, lines and gaps in their order."""
+        assert self.stop() == 0, self.log.read_text()[-2000:]
+        found = [
+            Entry.of_line(stream, number, line.encode())
+            for stream, number, line in self.query("SELECT stream, number, line FROM samples")
+        ]
+        for sql in (
+            "SELECT stream, first, last, reason FROM gaps",
+            "SELECT stream, number, number, code FROM rejected",
+        ):
+            found += [Entry.of_gap(*row) for row in self.query(sql)]
+        heard = self.query("SELECT stream FROM streams ORDER BY heard")
+        order = {stream: place for place, (stream,) in enumerate(heard)}
+        return sorted(found, key=lambda entry: (order[entry.stream], entry.first))
 
 
 _PGC = (sys.executable, "-m", "pg_collector", "platform")

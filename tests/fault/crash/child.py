@@ -30,6 +30,7 @@ from pg_collector.health.vitals import PATIENCE
 from pg_collector.plan import OpenGrant
 from pg_collector.privacy.scrub import scrub
 from pg_collector.sample import Keep
+from pg_collector.secret import Secret
 from tests.support.lines import make
 from tests.support.sampling import SAMPLERS, target
 
@@ -55,6 +56,7 @@ class Errand(msgspec.Struct, kw_only=True):
     pad: int | None = 200
     patience: float = PATIENCE  # of the watchdog
     platform: dict[str, Any] = {}
+    api_key: str = ""  # of a platform that grants what may be collected
 
 
 class Noted:
@@ -107,6 +109,7 @@ def configuration(errand: Errand) -> Config:
         databases=databases,
         sampling=Sampling(every=dict.fromkeys(SAMPLERS, 1.0)),
         state_dir=Path(errand.state),
+        api_key=Secret(errand.api_key) if errand.api_key else None,
         buffers=Buffers(
             durability=errand.durability, memory_max=errand.memory_max, disk_max=errand.disk_max
         ),
@@ -145,8 +148,8 @@ def main(file: Path) -> None:
 
     code = agent.run(
         config,
-        OpenGrant(),
-        token=lambda: TOKEN,
+        None if errand.api_key else OpenGrant(),
+        token=None if errand.api_key else lambda: TOKEN,
         state_dir=Path(errand.state),
         patience=errand.patience,
         on_start=on_start,

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,10 +25,21 @@ from tests.support.until import until
 FRESH_WITHIN = 60.0  # seconds
 
 
+class Far(Protocol):
+    """Where lines arrive."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+
+    def arrivals(self) -> list[Entry]:
+        """Return what was committed, stream by stream, lines and gaps in their order."""
+
+
 class Lives:
     """The harness; `kills` counts."""
 
-    def __init__(self, place: Path, far: FarSide, dsn: str = "", **errand: Any) -> None:
+    def __init__(self, place: Path, far: Far, dsn: str = "", **errand: Any) -> None:
         self.far = far
         self.kills = 0
         self._place = place
@@ -37,7 +48,8 @@ class Lives:
         self._dsn = dsn
         self._notes = place / "notes"
         self._notes.touch()
-        far.rules.tokens = frozenset((TOKEN,))
+        if isinstance(far, FarSide):
+            far.rules.tokens = frozenset((TOKEN,))
 
     @property
     def journal(self) -> Journal:
@@ -111,7 +123,7 @@ class Lives:
 
     def verdict(self) -> Figures:
         """Ask the oracle about everything that arrived so far."""
-        return verify(arrivals(self.far), self.journal, ours=lambda line: b'"probe"' in line)
+        return verify(self.far.arrivals(), self.journal, ours=lambda line: b'"probe"' in line)
 
     def log(self) -> str:
         """Return the end of what the lives logged."""
@@ -177,14 +189,3 @@ class Life:
             return produced == sum(found[name, ""] for name in others) + sum(self.lost().values())
 
         until(adds_up, 10.0, "the counts add up")
-
-
-def arrivals(far: FarSide) -> list[Entry]:
-    """Return what the far side committed, stream by stream, lines and gaps in their order."""
-    found: list[Entry] = []
-    for name, stream in far.ledger.streams.items():
-        entries = [Entry.of_line(name, one.number, one.line) for one in far.ledger.of(name)]
-        entries += [Entry.of_gap(name, gap.first, gap.last, gap.reason) for gap in stream.gaps]
-        entries += [Entry.of_gap(name, n, n, "rejected") for n in stream.rejected]
-        found += sorted(entries, key=lambda entry: entry.first)
-    return found

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.support.lab.server import Server
 from tests.support.lines import check, make
 from tests.support.pki import Pki
 from tests.support.powercut import Recording
+from tests.support.reference_platform import ReferencePlatform
 from tests.support.until import until
 
 POINTS = 25  # cut points of one recording; each gives two images
@@ -121,6 +123,40 @@ def kills(_kind: str, seed: int, place: Path) -> Result:
                 "duplicates_on_the_wire": far.ledger.duplicates,
             }
         )
+
+
+def pairs(_kind: str, seed: int, place: Path) -> Result:
+    """Kill an agent and its platform again and again, each at a moment of its own."""
+    chance = random.Random(seed)  # noqa: S311
+    with (
+        Server(chance.choice((12, 18))) as server,
+        ReferencePlatform(place) as platform,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        lives = Lives(place, platform, server.dsn("pgcollector"), api_key=platform.new_key("bench"))
+        for _ in range(KILLS):
+            fallen = beside.submit(_fall, platform, chance.uniform(0.2, 2.5))
+            lives.killed(chance)
+            fallen.result(60)
+        figures = lives.finished()
+        assert figures.told == 0, f"lost: {figures}"
+        return Result(
+            {
+                "kills_of_the_agent": lives.kills,
+                "kills_of_the_platform": KILLS,
+                "lines_put": figures.put,
+                "lines_committed": figures.committed,
+                "lines_delivered": figures.delivered,
+                "lost_before_commit": figures.unpromised,
+            }
+        )
+
+
+def _fall(platform: ReferencePlatform, seconds: float) -> None:
+    """Kill a platform after so many seconds, and start it again."""
+    time.sleep(seconds)
+    platform.kill()
+    platform.start()
 
 
 def outages(_kind: str, seed: int, place: Path) -> Result:
