@@ -10,7 +10,7 @@ WORKERS ?= 3
 .PHONY: help
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  make demo SECONDS=20  the same, ending by itself"
+	@echo "  make demo SECONDS=20  the same, ending by itself; LOCAL=1: into files, no platform"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,8 +26,8 @@ $(READY): pyproject.toml constraints.txt
 install: $(READY) ## Make the environment in .venv
 
 .PHONY: demo
-demo: $(READY) ## Watch the agent sample an embedded PostgreSQL 18
-	@$(BIN)/pgc demo $(if $(SECONDS),--seconds $(SECONDS))
+demo: $(READY) ## Watch the agent sample an embedded PostgreSQL 18 for a platform of its own
+	@$(BIN)/pgc demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(LOCAL),--local)
 
 .PHONY: test
 test: $(READY) ## Pass lint, types, import rules and all tests that can run here

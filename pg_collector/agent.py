@@ -83,6 +83,7 @@ class Agent:
         state_dir: Path | None = None,
         patience: float = vitals.PATIENCE,
         clock: Clock | None = None,
+        around: Callable[[Outlet], Outlet] = lambda outlet: outlet,
     ) -> None:
         """Build every part; nothing runs before `start`.
 
@@ -93,8 +94,9 @@ class Agent:
         the agent at the first of `sockets` that can be used. `reload` reads the configuration anew.
         The disk buffer lies in `state_dir`, unless the configuration names a place; without either,
         lines are kept in memory only. A thread is lost `patience` seconds after it should have
-        given a sign.
+        given a sign. The platform's outlet is used by way of what `around` makes of it.
         """
+        self._around = around
         self.config = config
         self.clock = clock or SystemClock()
         self.samplers = discover() if samplers is None else samplers
@@ -323,7 +325,7 @@ class Agent:
             return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
         if self.identity is None:
             return None
-        return PlatformOutlet(
+        outlet = PlatformOutlet(
             config.platform,
             self.clock,
             self.metrics,
@@ -332,6 +334,7 @@ class Agent:
             acknowledged=self.identity.acknowledged,
             held=self.identity.held,
         )
+        return self._around(outlet)
 
     def _identity(self, config: Config, state_dir: Path | None) -> "Identity":
         """Return the device of this agent."""
@@ -495,6 +498,7 @@ def run(
     reload: Callable[[], Config] | None = None,
     patience: float = vitals.PATIENCE,
     on_start: Callable[[Agent], None] = lambda _agent: None,
+    around: Callable[[Outlet], Outlet] = lambda outlet: outlet,
 ) -> int:
     """Be the agent, in the main thread, until SIGTERM or SIGINT; return the exit code.
 
@@ -511,6 +515,7 @@ def run(
         state_dir=state_dir,
         reload=reload or nothing_to_read,
         patience=patience,
+        around=around,
     )
     agent.own_the_process()
     handlers: dict[signal.Signals, signals.Handler] = {}

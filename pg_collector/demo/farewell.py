@@ -29,14 +29,19 @@ def lines(board: Board, folder: Path) -> list[str]:
     for sampler, written in sorted(board.written.items()):
         path = shown(folder / sampler / "current.jsonl")
         found.append(f"  {sampler:<14} {written.lines:>6} lines {size(written.bytes):>9}  {path}")
-    found += [
+    look = _look_into(folder / "activity" / "current.jsonl")
+    return [*found, *next_steps(look)]
+
+
+def next_steps(*first: str) -> list[str]:
+    """Return what to try next, `first` first."""
+    return [
         "\nTry next:",
-        _look_into(folder / "activity" / "current.jsonl"),
+        *first,
         f"  your own server     {program()} sample activity"
         " --dsn postgresql://you@your-server/postgres",
         f"  its monitoring role {program()} setup sql > role.sql",
     ]
-    return found
 
 
 def program() -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pg_collector.outlets import Outlet, Receipt
+from pg_collector.outlets import Outlet, Receipt, RemoteOutlet
 from pg_collector.sample import Batch, address
 
 SESSIONS: Final = "activity.sessions"
@@ -100,6 +100,25 @@ class ShownOutlet:
     def close(self) -> None:
         """Close the other outlet."""
         self._inner.close()
+
+
+class ShownRemoteOutlet(ShownOutlet):
+    """The same for one that is reached over a network."""
+
+    def __init__(self, inner: RemoteOutlet, board: Board) -> None:
+        super().__init__(inner, board)
+        self._remote = inner
+
+    def interrupt(self) -> None:
+        """Let go of the other outlet's far side."""
+        self._remote.interrupt()
+
+
+def shown(inner: Outlet, board: Board) -> Outlet:
+    """Return an outlet that puts what another one has taken onto a board, too."""
+    if isinstance(inner, RemoteOutlet):
+        return ShownRemoteOutlet(inner, board)
+    return ShownOutlet(inner, board)
 
 
 def _rows(line: bytes) -> tuple[str, tuple[Row, ...]]:

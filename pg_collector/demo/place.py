@@ -22,6 +22,7 @@ _LONGEST: Final = 80  # bytes; the path of a Unix socket has 107, and file names
 # removes its pid file last of all.
 _KEEPER: Final = """
 read -r word
+[ -e "$1/platform.pid" ] && kill -KILL "$(cat "$1/platform.pid")" 2>/dev/null
 [ "$word" = keep ] && exit 0
 file=$1/data/postmaster.pid
 read -r pid <"$file" && kill -QUIT "$pid"

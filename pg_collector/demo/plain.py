@@ -1,11 +1,12 @@
 """The view where there is no terminal: a line for each turn, and one for each change."""
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 
 from pg_collector.demo import words
 from pg_collector.demo.feed import Row
-from pg_collector.demo.watch import Picture, SamplerState, size
+from pg_collector.demo.watch import Delivery, Picture, SamplerState, size
 
 _QUERY_WIDTH = 100
 
@@ -14,8 +15,10 @@ class PlainView:
     """Prints to standard output; no control characters."""
 
     every = 0.25  # seconds between two looks
+    told_every = 2.0  # seconds between two lines about the platform, unless something changes
 
     def __init__(self) -> None:
+        self._delivery: tuple[float, bool] = (-math.inf, False)
         self._sessions = 0
         self._said: dict[str, str] = {}
 
@@ -28,6 +31,8 @@ class PlainView:
             self._sessions = picture.sessions.number
             self._activity(picture.sessions.rows)
         self._if_news("trouble", picture.trouble or "")
+        if picture.delivery is not None:
+            self._platform(picture.running, picture.delivery)
 
     def close(self) -> None:
         """Leave the last line as it is."""
@@ -39,6 +44,13 @@ class PlainView:
         found = words.longest(rows)
         if found is not None:
             _say("longest", f"{found.seconds:.1f} s, {found.who}: {found.query[:_QUERY_WIDTH]}")
+
+    def _platform(self, running: float, delivery: Delivery) -> None:
+        at, away = self._delivery
+        now_away = bool(delivery.trouble)
+        if now_away != away or running - at >= self.told_every:
+            self._delivery = (running, now_away)
+            _say("platform", delivery.sentence)
 
     def _if_news(self, label: str, text: str) -> None:
         if text and self._said.get(label) != text:

@@ -10,15 +10,21 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import msgspec
 
 from pg_collector import agent, logs
 from pg_collector.agent import Agent
 from pg_collector.clock import Clock
 from pg_collector.config.model import (
     AuthMethod,
+    Breaker,
+    Breakers,
     Buffers,
     Config,
     Database,
@@ -28,11 +34,14 @@ from pg_collector.config.model import (
     Log,
     LogFormat,
     LogLevel,
+    Platform,
     Postgres,
     Sampling,
 )
-from pg_collector.demo import account, binaries, farewell, shop
-from pg_collector.demo.feed import Board, ShownOutlet
+from pg_collector.demo import account, binaries, farewell, shop, stored
+from pg_collector.demo.far import Far
+from pg_collector.demo.feed import Board, shown
+from pg_collector.demo.outage import Outage, Times
 from pg_collector.demo.place import Place
 from pg_collector.demo.plain import PlainView
 from pg_collector.demo.server import HOST, Interrupted, Server
@@ -52,6 +61,7 @@ from pg_collector.secret import Secret
 USUAL_HTTP: Final = ("127.0.0.1", 8080)
 _OFTEN: Final = {"activity": 2.0}  # seconds
 _AT_MOST: Final = 5.0  # seconds between two turns of any other sampler
+_TRIED_EVERY: Final = 2.0  # seconds, while the platform is away
 
 
 class Options(NamedTuple):
@@ -61,6 +71,8 @@ class Options(NamedTuple):
     output: Path
     keep: bool
     http: str | None
+    local: bool = False  # files, and no platform
+    outage: float | None = None  # seconds; None: as fits
 
 
 def run(options: Options) -> int:
@@ -77,7 +89,8 @@ def run(options: Options) -> int:
         except Interrupted:
             _say("Ended before it began.")
             return 0
-    farewell.say(board, options.output.absolute() / TARGET)
+    if options.local:
+        farewell.say(board, options.output.absolute() / TARGET)
     return code
 
 
@@ -85,11 +98,19 @@ def _run(
     options: Options, board: Board, stopping: threading.Event, stack: contextlib.ExitStack
 ) -> int:
     """Build everything up, watch, and leave it to `stack` to take everything down."""
-    _check_output(options.output)
+    if options.local:
+        _check_output(options.output)
+    else:
+        _check_platform()
     http = _address(options.http)
     tree = binaries.find()
     place = stack.enter_context(Place(account.find()))
-    _say(f"Starting a PostgreSQL of its own in {place.path} ...")
+    also = "" if options.local else " and a platform"
+    _say(f"Starting a PostgreSQL{also} of its own in {place.path} ...")
+    far = None if options.local else Far(place, stopping)
+    if far is not None:
+        stack.callback(far.stop)
+    made = stack.enter_context(ThreadPoolExecutor(1, "demo-platform")).submit(_made, far)
     server = Server(place, binaries.reachable(tree, place), stopping)
     server.make()
     workload = Workload(server)
@@ -100,10 +121,22 @@ def _run(
     passwords = shop.build(server)
     workload.start(passwords.owner)
 
+    made.result()
     live = _live()
     password = place.write("password", passwords.monitor + "\n")
-    config = _config(options, http, server, password, live=live)
-    return _watched(options, config, server, board, stopping, live=live)
+    config = _config(options, http, server, password, far, live=live)
+    code = _watched(options, config, server, board, far=far, stopping=stopping, live=live)
+    if far is not None and far.answers():
+        for line in (*stored.ask(far, TARGET, shop.DATABASE), *farewell.next_steps()):
+            _say(line)
+    return code
+
+
+def _made(far: Far | None) -> None:
+    """Set the platform up and start it, while PostgreSQL is set up."""
+    if far is not None:
+        far.make()
+        far.start()
 
 
 def _watched(
@@ -111,13 +144,15 @@ def _watched(
     config: Config,
     server: Server,
     board: Board,
-    stopping: threading.Event,
     *,
+    far: Far | None,
+    stopping: threading.Event,
     live: bool,
 ) -> int:
     """Run the agent, as `pgc start` does, with somebody watching."""
     viewers: list[Viewer] = []
-    make = _view(config, server, live=live)
+    make = _view(config, server, far, live=live)
+    outage = Outage(far, Times.within(options.seconds, options.outage)) if far else None
 
     def on_start(running: Agent) -> None:
         viewer = Viewer(
@@ -130,13 +165,26 @@ def _watched(
         )
         viewers.append(viewer)
         viewer.start()
+        if outage is not None:
+            outage.start()
 
-    def outlet(clock: Clock, metrics: Metrics) -> Outlet:
-        return ShownOutlet(FileOutlet(config.local, clock, metrics), board)
+    def files(clock: Clock, metrics: Metrics) -> Outlet:
+        return shown(FileOutlet(config.local, clock, metrics), board)
 
     try:
-        code = agent.run(config, OpenGrant(), outlet, on_start=on_start)
+        if far is None:
+            code = agent.run(config, OpenGrant(), files, on_start=on_start)
+        else:
+            code = agent.run(
+                config,
+                None,
+                state_dir=config.state_dir,
+                on_start=on_start,
+                around=partial(shown, board=board),
+            )
     finally:
+        if outage is not None:
+            outage.stop()
         for viewer in viewers:
             viewer.stop()
     if any(viewer.failed for viewer in viewers):
@@ -146,7 +194,9 @@ def _watched(
     return code
 
 
-def _config(options: Options, http: str, server: Server, password: Path, *, live: bool) -> Config:
+def _config(
+    options: Options, http: str, server: Server, password: Path, far: Far | None, *, live: bool
+) -> Config:
     """Return the configuration that a file would hold for this server."""
     intervals = {
         name: _OFTEN.get(name, min(_AT_MOST, sampler.every)) for name, sampler in discover().items()
@@ -155,19 +205,32 @@ def _config(options: Options, http: str, server: Server, password: Path, *, live
     postgres = Postgres(
         conn_string=Secret(uri), auth_method=AuthMethod.PASSWORD, password_file=password
     )
-    return Config(
+    config = Config(
         databases=(Database(name=TARGET, postgres=postgres),),
         sampling=Sampling(every=intervals),
-        buffers=Buffers(durability=Durability.MEMORY),
         http=Http(address=http),
         log=Log(level=LogLevel.WARNING if live else LogLevel.INFO, format=LogFormat.CONSOLE),
-        local=Local(enabled=True, path=options.output.absolute()),
+    )
+    if far is None:
+        return msgspec.structs.replace(
+            config,
+            buffers=Buffers(durability=Durability.MEMORY),
+            local=Local(enabled=True, path=options.output.absolute()),
+        )
+    soon = Breaker(failures=3, reset=_TRIED_EVERY)
+    return msgspec.structs.replace(
+        config,
+        api_key=Secret(far.api_key),
+        state_dir=server.place.path / "state",
+        platform=Platform(url=far.url, no_proxy="*", linger=1.0, resume_delay_max=0.5),
+        breakers=Breakers(platform=soon, identity=soon),
     )
 
 
-def _view(config: Config, server: Server, *, live: bool) -> Callable[[], View]:
+def _view(config: Config, server: Server, far: Far | None, *, live: bool) -> Callable[[], View]:
     """Return what makes the fitting view, and send the log where it does no harm."""
-    links = [f"files: {config.local.path / TARGET}   Ctrl-C ends the demo"]
+    where = f"platform: {far.url}" if far else f"files: {config.local.path / TARGET}"
+    links = [f"{where}   Ctrl-C ends the demo"]
     if config.http.address != "off":
         links.insert(0, f"http://{config.http.address}/healthz   /metrics")
     title = f"PG Collector watches PostgreSQL {server.version} on {HOST}:{server.port}"
@@ -197,6 +260,16 @@ def _leave(server: Server, *, keep: bool) -> None:
         f"\nThe server stays. Look into it:\n  {psql} '{uri}'\n"
         f"Remove it:\n  kill -INT {server.pid}; sleep 2; rm -r {server.place.path}"
     )
+
+
+def _check_platform() -> None:
+    """Raise StateError where the packages of the platform are missing."""
+    missing = [name for name in ("duckdb", "waitress") if find_spec(name) is None]
+    if missing:
+        raise StateError(
+            f"the demo's platform needs the package {missing[0]}",
+            remedy="pip install 'pg-collector[demo]', or see it without: pgc demo --local.",
+        )
 
 
 def _check_output(path: Path) -> None:

@@ -70,6 +70,7 @@ class LiveView:
             _line((self._title, "bold")),
             *(_line((link, "dim")) for link in self._links),
             _line((_written(picture), "")),
+            *_delivered(picture),
             Text(),
             self._samplers(picture.samplers),
             Text(),
@@ -135,7 +136,16 @@ def _turn(one: SamplerState) -> tuple[str, ...]:
 
 def _written(picture: Picture) -> str:
     total = picture.total
-    return f"{_clock(picture.running)}   {total.lines} lines, {size(total.bytes)} written"
+    done = "written" if picture.delivery is None else "delivered"
+    return f"{_clock(picture.running)}   {total.lines} lines, {size(total.bytes)} {done}"
+
+
+def _delivered(picture: Picture) -> list[RenderableType]:
+    """Return a line about the platform, where there is one."""
+    found = picture.delivery
+    if found is None:
+        return []
+    return [_line(("platform ", "cyan"), (found.sentence, "bold red" if found.trouble else ""))]
 
 
 def _clock(seconds: float) -> str:

@@ -22,6 +22,24 @@ class SamplerState(NamedTuple):
     news: bool  # this turn was not seen before
 
 
+class Delivery(NamedTuple):
+    """How it stands with the platform."""
+
+    state: str  # of the device
+    plan: str
+    delivered: int  # lines that it has
+    waiting: int  # lines in the buffer
+    trouble: str  # why they wait; empty where they do not
+
+    @property
+    def sentence(self) -> str:
+        """The same in words."""
+        told = f"{self.delivered} lines stored, {self.waiting} in the buffer"
+        if self.trouble:
+            return f"away ({self.state}): {told}; {self.trouble}"
+        return f"{self.state}, plan {self.plan}: {told}"
+
+
 class Picture(NamedTuple):
     """Everything that is shown, at one moment."""
 
@@ -30,6 +48,7 @@ class Picture(NamedTuple):
     total: Written
     sessions: Sessions
     trouble: str | None
+    delivery: Delivery | None = None  # to the platform, where there is one
 
 
 class Watch:
@@ -70,6 +89,22 @@ class Watch:
             board.total,
             board.sessions,
             trouble.sentence() if trouble is not None else None,
+            self._delivery(),
+        )
+
+    def _delivery(self) -> Delivery | None:
+        agent = self._agent
+        if agent.identity is None:
+            return None
+        account, grant = agent.buffer.account(), agent.identity.grant()
+        sender = agent.delivery.sender
+        trouble = sender.trouble if sender is not None else None
+        return Delivery(
+            agent.identity.standing().state,
+            grant.plan if grant is not None else "none",
+            account.delivered,
+            account.buffered,
+            trouble.message if trouble is not None else "",
         )
 
     def _is_news(self, sampler: str, outcome: Outcome, now: float) -> bool:

@@ -60,6 +60,7 @@ class Demo:
         environment: Mapping[str, str] | None = None,
         terminal: int | None = None,
         port: int | None = None,
+        local: bool = True,
     ) -> None:
         self.base = new_directory("demo")
         self.temporary = self.base / "t"
@@ -83,7 +84,7 @@ class Demo:
                 [
                     *wrap,
                     str(python or sys.executable), "-m", "pg_collector", "demo",
-                    "--output", str(self.output),
+                    *(("--local", "--output", str(self.output)) if local else ()),
                     "--http", f"127.0.0.1:{self.port}",
                     *arguments,
                 ],
@@ -249,6 +250,72 @@ def _sessions(demo: Demo) -> list[dict[str, Any]]:
         if line["set"] == "activity.sessions"
         for row in line["r"]
     ]
+
+
+@pytest.fixture(scope="module")
+def with_platform() -> Iterator[Finished]:
+    """One whole demo of sixteen seconds with a platform, for the tests that only look at it."""
+    with running("--seconds", "16", local=False) as demo:
+        health = until(
+            lambda: _get(demo.port, "/healthz"), 30, not_yet=(OSError, http.client.HTTPException)
+        )
+        code = demo.ended(60)
+        yield Finished(demo, code, health)
+
+
+@pytest.mark.slow
+class TestADemoWithAPlatform:
+    def test_it_ends_by_itself_with_success_and_leaves_nothing(
+        self, with_platform: Finished
+    ) -> None:
+        assert with_platform.code == 0, with_platform.demo.log.read_text()
+        assert with_platform.demo.remains() == []
+        assert not with_platform.demo.output.exists()
+        assert with_platform.health[0] in {200, 503}
+
+    def test_the_buffer_holds_what_comes_while_the_platform_is_away(
+        self, with_platform: Finished
+    ) -> None:
+        text = with_platform.demo.text
+        away = [int(n) for n in re.findall(r"platform +away .* (\d+) in the buffer", text)]
+        assert away
+        assert max(away) > min(away)
+        assert re.search(r"platform +ACTIVE, plan bench: \d+ lines stored, [0-9]+ in the", text)
+        log = with_platform.demo.log.read_text()
+        assert "device activated: plan bench" in log
+        assert "delivery resumed after" in log
+
+    def test_it_ends_with_what_was_stored(self, with_platform: Finished) -> None:
+        text = with_platform.demo.text
+        stored = re.search(r"Stored by the platform: (\d+) lines, numbers 1 to (\d+), (.*)", text)
+        assert stored, text[-2000:]
+        assert int(stored[1]) > 50
+        assert stored[3] == "no number missing"
+        assert re.search(r"^  \d\d:\d\d:\d\d +\d+\.\d  #+$", text, re.MULTILINE)
+
+    def test_no_literal_and_no_key_is_printed(self, with_platform: Finished) -> None:
+        demo = with_platform.demo
+        everything = (demo.text + demo.log.read_text()).lower()
+        assert [mark for mark in PERSONAL if mark.lower() in everything] == []
+        assert "pgc_bench_" not in everything
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_a_platform_however_it_ends(how: signal.Signals) -> None:
+    with running("--outage", "0", local=False) as demo:
+        until(lambda: "lines stored" in demo.text, 40, "samples are stored")
+        demo.process.send_signal(how)
+        assert demo.ended(STOP_BOUND) == (0 if how is signal.SIGINT else -how)
+        until(lambda: not demo.remains(), 10, "nothing is left")
+
+
+def test_without_the_platforms_packages_it_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "duckdb.py").write_text("")
+    hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None"
+    (tmp_path / "sitecustomize.py").write_text(f"{hide} if n == 'duckdb' else f(n, *a)\n")
+    with running(local=False, environment={"PYTHONPATH": str(tmp_path)}) as demo:
+        assert demo.ended(20) == 73
+        assert "pgc demo --local" in demo.log.read_text()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
