@@ -147,6 +147,7 @@ class Agent:
         self._orders = Orders(
             self.samplers,
             self.scheduler,
+            self.clock,
             jobs=lambda: self.layout.jobs,
             take=self._take,
             apply=lambda: self.life.post(self.apply),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
+from pg_collector.clock import Clock
 from pg_collector.config.model import Config
 from pg_collector.errors import CollectorError, OrderRefused
 from pg_collector.plan import LONGEST
@@ -20,7 +21,7 @@ from pg_collector.scheduler import Scheduler
 
 T = TypeVar("T")
 
-TURN_WITHIN: Final = 20.0  # seconds for a turn that was asked for
+TURNS_WITHIN: Final = 20.0  # seconds for all turns that were asked for together
 
 
 class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +48,7 @@ class Orders:
         self,
         samplers: Mapping[str, Sampler],
         scheduler: Scheduler,
+        clock: Clock,
         *,
         jobs: Callable[[], tuple[Job, ...]],
         take: Callable[[Job], None],
@@ -57,6 +59,7 @@ class Orders:
         """`jobs` are those at work, `take` is a turn of one, `apply` lays them out anew."""
         self._samplers = samplers
         self._scheduler = scheduler
+        self._clock = clock
         self._jobs = jobs
         self._take = take
         self._apply = apply
@@ -134,9 +137,11 @@ class Orders:
         if not jobs:
             raise OrderRefused(f"{name} is at work on no target")
         late = []
+        ends = self._clock.monotonic() + TURNS_WITHIN
         for job in jobs:
+            left = max(0.0, ends - self._clock.monotonic())
             try:
-                self._scheduler.borrow(job.target, job.lane, partial(self._take, job), TURN_WITHIN)
+                self._scheduler.borrow(job.target, job.lane, partial(self._take, job), left)
             except TimeoutError as error:
                 late.append(str(error))
         if late:

@@ -85,6 +85,11 @@ class Web:
         self._resolver = Resolver()
         self._adapter: _Adapter | None = None
 
+    @property
+    def timeout(self) -> float:
+        """Seconds that an exchange may take."""
+        return self._timeout.total
+
     def request(
         self,
         method: str,

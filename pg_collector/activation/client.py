@@ -1,6 +1,7 @@
 """The calls of a device to the platform, as docs/specs/protocol.md lists them."""
 
 import datetime as dt
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -67,6 +68,7 @@ class Client:
     """The calls, one at a time. Each raises a DeliveryError; none writes a secret into it."""
 
     def __init__(self, web: Web, clock: Clock) -> None:
+        self.on_call: Callable[[float], None] = lambda _seconds: None  # hears what one may take
         self._web = web
         self._clock = clock
 
@@ -122,6 +124,7 @@ class Client:
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = msgspec.json.encode(body)
+        self.on_call(self._web.timeout)
         reply = self._web.request(method, path, headers, content)
         if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
             raise failed(reply, self._clock.now().astimezone(dt.UTC))

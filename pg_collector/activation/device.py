@@ -240,15 +240,19 @@ class Device:
             self._token = ""
 
     def keep(self, *, lazily: bool = False, **changes: Any) -> None:
-        """Change what is kept; `lazily`: the next checkpoint writes it. Raises StateError."""
-        with self._lock:
-            if self._kept is None:
-                return
-            kept = msgspec.structs.replace(self._kept.aged(self._moments()), **changes)
-            self._kept = kept
+        """Change what is kept; `lazily`: the next checkpoint writes it.
+
+        Raises StateError where it cannot be written: then nothing has changed.
+        """
+        kept = self._kept
+        if kept is None:
+            return
         if not lazily:
-            self._store.save(kept)
+            self._store.save(msgspec.structs.replace(kept.aged(self._moments()), **changes))
             self._saved_at = self._clock.monotonic()
+        with self._lock:
+            kept = self._kept or kept  # a contact may have been noted meanwhile
+            self._kept = msgspec.structs.replace(kept.aged(self._moments()), **changes)
 
     def checkpoint(self, *, now: bool = False) -> None:
         """Write the time that passed, where it is time; what fails is tried again at the next."""

@@ -34,10 +34,8 @@ from pg_collector.errors import (
     BreakerOpen,
     CollectorError,
     Deferred,
-    DeliveryError,
     Held,
     OrderRefused,
-    StateError,
 )
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Receipt
@@ -56,7 +54,8 @@ LEAST: Final = 0.05  # seconds between two looks
 KEYS_EVERY: Final = 60.0  # seconds between two questions for new keys
 LEFT: Final = (0.2, 0.3)  # of a token's life when it is renewed
 EARLY: Final = (0.9, 1.0)  # of the heartbeat's interval
-CALL_WITHIN: Final = 30.0  # seconds that a command of the owner waits for this thread
+CALL_WITHIN: Final = 15.0  # seconds that a command of the owner waits for this thread
+SPARE: Final = 30.0  # seconds that a step may take beside its calls, orders above all
 
 _MISMATCH: Final = "API key mismatch: the device is activated with another key"
 _MISMATCH_REMEDY: Final = "Run pgc deactivate first, or put the former api_key back."
@@ -124,6 +123,7 @@ class Identity:
         self._keys_asked_at = -KEYS_EVERY
         self._shown = UNPROVISIONED
         self._deactivated = False
+        self._mismatch = False  # the configuration has another key, and that was told
 
     # What everybody asks.
 
@@ -204,9 +204,10 @@ class Identity:
 
     def run(self) -> None:
         """Be the thread, until `stop`."""
+        self._client.on_call = lambda seconds: self.beat(seconds + SPARE)
         while not self._stopping.is_set():
             pause = self.step()
-            self.beat(pause + CALL_WITHIN)
+            self.beat(pause + SPARE)
             self._wake.wait(pause)
             self._wake.clear()
 
@@ -281,24 +282,30 @@ class Identity:
                 self._work()
         except BreakerOpen as error:
             return error.retry_in
-        except Held as error:
-            self._judge(error)
-            return self._failed(error, self._backoff.held(error.retry_after))
-        except Deferred as error:
-            return self._failed(error, self._backoff.pause(self._failures + 1, error.retry_after))
-        except Untrusted as error:
-            audit.error("refused: %s", error)
-            return self._failed(error, self._backoff.held())
-        except (DeliveryError, StateError) as error:
-            return self._failed(error, self._backoff.pause(self._failures + 1))
+        except CollectorError as error:
+            return self._failed(error)
+        except Exception as error:
+            # A fault of ours: the plan and the token that are there go on to hold.
+            log.exception("a look at the key service failed")
+            self._metrics.panics_recovered_total.labels(component="identity").inc()
+            return self._failed(CollectorError(f"a fault of the agent: {type(error).__name__}"))
         self._failures = 0
         self.device.trouble = None
         self._compare_keys()
         return 0.0
 
-    def _failed(self, error: CollectorError, pause: float) -> float:
+    def _failed(self, error: CollectorError) -> float:
         """Note a failure; return the pause, which is not longer than the heartbeat's interval."""
         self._failures += 1
+        asked = error.retry_after if isinstance(error, Deferred) else None
+        if isinstance(error, Held | Untrusted):
+            pause = self._backoff.held(asked)
+        else:
+            pause = self._backoff.pause(self._failures, asked)
+        if isinstance(error, Held):
+            self._judge(error)
+        if isinstance(error, Untrusted):
+            audit.error("refused: %s", error)
         before, self.device.trouble = self.device.trouble, error
         if str(before) != str(error):
             log.warning("the key service: %s", error, extra={"remedy": error.remedy})
@@ -317,7 +324,8 @@ class Identity:
         if kept is None or key is None:
             return
         if not hmac.compare_digest(fingerprint(key.reveal()), kept.key_sha256):
-            if self._failures == 0 and str(self.device.trouble) != _MISMATCH:
+            if not self._mismatch:
+                self._mismatch = True
                 log.error("%s", _MISMATCH, extra={"remedy": _MISMATCH_REMEDY})
                 audit.error(_MISMATCH)
             self.device.trouble = CollectorError(_MISMATCH, remedy=_MISMATCH_REMEDY)
@@ -387,9 +395,11 @@ class Identity:
         if kept is None:
             return
         found = self._client.refresh(kept.device_id, kept.refresh_token)
-        # On disk before it is used: the platform forgets the one before with the first use.
-        self.device.keep(refresh_token=found.refresh_token)
-        self._take(found.access_token, found.expires_in)
+        # It is used only once it is on disk: until then the platform takes the one before, too.
+        try:
+            self.device.keep(refresh_token=found.refresh_token)
+        finally:
+            self._take(found.access_token, found.expires_in)
 
     def _take(self, token: str, expires_in: float) -> None:
         usable = self.device.usable
@@ -480,6 +490,7 @@ class Identity:
         """Go to the key service another way from now on. From any thread."""
 
         def follow() -> None:
+            client.on_call = self._client.on_call
             self._client.close()
             self._client = client
             self._hurry()

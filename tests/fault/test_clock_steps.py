@@ -8,17 +8,14 @@ import subprocess
 import sys
 import time
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import missing
+from tests.support.clocks import faked
 from tests.support.daemon import Daemon
 from tests.support.far_side import FarSide
 from tests.support.sampling import Line
 from tests.support.until import until
-
-LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 PROGRAM = """
 import sys, threading, time
@@ -46,18 +43,6 @@ GROWTH = 10_000_000  # bytes: what the runs themselves may take
 
 DAY = 86400
 SINCE_1970 = int(time.time()) - DAY
-
-
-def faked(setting):
-    """Return the environment of a program whose wall clock is off by what a file says."""
-    if not LIBRARIES:
-        missing("no libfaketime: apt-get install faketime")
-    return {
-        "LD_PRELOAD": str(LIBRARIES[0]),
-        "FAKETIME_TIMESTAMP_FILE": str(setting),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clocks import faked
 from tests.support.daemon import Daemon
 from tests.support.lab.server import Server
 from tests.support.reference_platform import COMPRESSED, ReferencePlatform
@@ -151,8 +152,13 @@ def test_six_databases_on_a_plan_of_five_and_then_on_one_without_limit(
 def test_a_platform_away_means_grace_then_a_stop_then_all_is_delivered(
     platform, newest_server, tmp_path
 ):
+    """Over a kill, and with the wall clock set back by a day in between."""
     key = platform.new_key("fast")  # a heartbeat of 0.5 s, grace of 3 s
-    with device(tmp_path, platform, newest_server, key) as daemon:
+    setting = tmp_path / "offset"
+    setting.write_text("+0\n")
+    daemon = device(tmp_path, platform, newest_server, key)
+    daemon.environment |= faked(setting)
+    with daemon:
         until(lambda: sum(stored(platform).values()) > 10, deadline=30, what="lines are stored")
         platform.kill()
         until(lambda: state(daemon) == "GRACE", deadline=10, what="grace mode")
@@ -164,6 +170,7 @@ def test_a_platform_away_means_grace_then_a_stop_then_all_is_delivered(
         )
         daemon.signal(signal.SIGKILL)
         daemon.process.wait(10)
+    setting.write_text("-86400\n")
     with daemon:
         until(lambda: state(daemon) == "STOPPED", deadline=15, what="grace has expired")
         assert "grace period expired" in daemon.get("/readyz")

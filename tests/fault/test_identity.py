@@ -29,6 +29,7 @@ from tests.support.hand_clock import HandClock
 from tests.support.reference_platform import COMPRESSED, ReferencePlatform
 from tests.support.signing import Signer, policy
 from tests.support.until import until
+from tests.support.volumes import memory_volume
 
 QUICK = PlatformTimeout(connect=1.0, total=3.0)
 
@@ -368,3 +369,22 @@ def test_no_secret_is_in_the_log(bench, platform, caplog):
     secrets += [bench.identity.device.access_token, bench.identity.device.kept.refresh_token]
     text = caplog.text + repr(bench.identity.told()) + bench.platform.log.read_text()
     assert not [one for one in secrets if one and one in text]
+
+
+@pytest.mark.root
+def test_a_full_disk_does_not_strand_a_device(platform, caplog):
+    with memory_volume(1 << 20) as volume:
+        bench = Bench(platform, volume.path, platform.new_key("other"))
+        assert bench.step() is DeviceState.ACTIVE
+        token = bench.identity.token()
+        volume.fill()
+        for _ in range(3):
+            bench.identity.unauthorized(bench.identity.device.access_token)
+            bench.step(1.0)
+        assert bench.identity.token() != token, "it can do without having stored the other one"
+        assert "No space left on device" in caplog.text
+        volume.free()
+        bench.restart()
+        assert bench.step() is DeviceState.ACTIVE
+        assert bench.identity.trouble is None
+        bench.identity.stop(1.0)
