@@ -213,6 +213,9 @@ class Agent:
             self.samplers, grant, self._orders.narrowed(self.config), self._output
         )
         self._mask_as_granted(self.config)
+        if grant is not None and grant.ingest is not None:
+            self.runner.cut_at(grant.ingest.max_line_bytes)
+            self.delivery.cut_at(grant.ingest.max_batch_bytes)
         for paused in self.layout.paused:
             if paused in before:
                 continue

@@ -48,6 +48,7 @@ class Delivery:
         self._life = life
         self._ending = ending
         self._running: _Running | None = None
+        self._batch_bytes: int | None = None  # what the platform takes at once; None: not told
         self.sender: Sender | None = None  # the one at work, or the last that was
 
     @contextlib.contextmanager
@@ -69,6 +70,12 @@ class Delivery:
                 self._life.end("the sender does not let go of its outlet", failed=True)
                 return
         self._start(outlet, config)
+
+    def cut_at(self, batch_bytes: int) -> None:
+        """Let no batch be larger than that, now and with later outlets."""
+        self._batch_bytes = batch_bytes
+        if self.sender is not None:
+            self.sender.cut_at(batch_bytes)
 
     def hurry(self) -> None:
         """Have what waits written and sent now. From any thread."""
@@ -94,6 +101,8 @@ class Delivery:
             attempt_max=2 * config.platform.timeout.total if remote else 0.0,
             beat=self._vitals.heart("sender").beat,
         )
+        if self._batch_bytes is not None:
+            sender.cut_at(self._batch_bytes)
         self.sender = sender
         self._buffer.delivering = lambda: sender.trouble is None
         self._vitals.register("output", partial(checks.output, outlet.name, sender))

@@ -94,6 +94,7 @@ class Pacing:
         self._refused_until = -math.inf
         self._latency = QUICK
         self._draining = True  # at the start there may be a backlog
+        self.limit = max_bytes  # what the far side announced; from any thread
         self._starting: _SlowStart | None = None
 
     @classmethod
@@ -111,7 +112,7 @@ class Pacing:
     @property
     def caps(self) -> Caps:
         """What the next batch may hold."""
-        return Caps(min(self._bytes, self._taken()), self._max_lines)
+        return Caps(min(self._bytes, self._taken(), self.limit), self._max_lines)
 
     def delivered(self, body: int, sent: int, seconds: float) -> float:
         """Hear of a batch of `body` bytes, `sent` on the wire, that took so long.

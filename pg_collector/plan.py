@@ -35,6 +35,14 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
         return asked if asked in self.masking_levels else "basic"
 
 
+class Ingest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the platform takes of samples."""
+
+    max_batch_bytes: Annotated[int, Meta(ge=65536)]
+    max_line_bytes: Annotated[int, Meta(ge=65536)]
+    encodings: tuple[str, ...] = ("zstd", "gzip")
+
+
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """The limits in force. `samplers` None means every one, not more often than `floor`."""
 
@@ -43,6 +51,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     max_databases: int | None  # None: no limit
     floor: float = 1.0
     features: Features = Features()
+    ingest: Ingest | None = None  # None: as the configuration says
 
     def limit(self, sampler: str) -> Limit | None:
         """Return the sampler's limit, or None where it is not allowed."""
@@ -56,14 +65,6 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
     min_interval_s: Annotated[float, Meta(ge=0, le=LONGEST)]
     default_interval_s: Annotated[float, Meta(ge=0.1, le=LONGEST)] | None = None
-
-
-class Ingest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the platform takes of samples."""
-
-    max_batch_bytes: Annotated[int, Meta(ge=65536)]
-    max_line_bytes: Annotated[int, Meta(ge=65536)]
-    encodings: tuple[str, ...] = ("zstd", "gzip")
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             samplers=MappingProxyType(limits),
             max_databases=self.max_databases,
             features=self.features,
+            ingest=self.ingest,
         )
 
 

@@ -11,7 +11,7 @@ from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
 from pg_collector.privacy.utility import without_utility
-from pg_collector.sample import Body
+from pg_collector.sample import MAX_LINE_BYTES, Body
 from pg_collector.samplers._sampler import Query, Statement, derived
 from pg_collector.turn import Search, SetMemory, Turn
 
@@ -33,7 +33,11 @@ class Reading:
 class Reader:
     """Reads sets as one configuration wants their texts."""
 
-    def __init__(self, masker: Masker, *, drop_utility_text: bool) -> None:
+    def __init__(
+        self, masker: Masker, *, drop_utility_text: bool, part_bytes: int = MAX_LINE_BYTES
+    ) -> None:
+        """`part_bytes` of rows go into a line at most."""
+        self.part_bytes = part_bytes
         self._masker = masker
         self._drop_utility_text = drop_utility_text
 
@@ -41,7 +45,7 @@ class Reader:
         self, turn: Turn, session: Session, statement: Statement, memory: SetMemory, now: float
     ) -> Reading:
         """Ask for one set and keep what is to be sent of it. Raises what the session raises."""
-        reading = Reading()
+        reading = Reading(Body(self.part_bytes))
         changes = memory.changes
         prepare = self.preparation(statement)
         secret = _hidden_keys(statement)

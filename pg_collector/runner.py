@@ -13,13 +13,14 @@ from pg_collector.metrics import Metrics
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.reading import Reader, Reading, open_gate
-from pg_collector.sample import Body, Keep, Sample, Unavailable
+from pg_collector.sample import MAX_LINE_BYTES, Body, Keep, Sample, Unavailable
 from pg_collector.samplers._sampler import OWN_TAG, Query, Scope, Statement
 from pg_collector.states import OK, State
 from pg_collector.turn import Outcome, Search, SetMemory, Tray, Turn
 
 RECHECK = 600.0  # seconds until a server is looked at again for what it lacked
 RESET_IS_NULL_SINCE = 15  # the first version where a database without a reset says so
+HEAD_BYTES = 16 * 1024  # of a line, beside its rows, at most
 RETRY = 3_600.0  # seconds until a statement is repeated that the server refused
 
 
@@ -65,7 +66,14 @@ class Runner:
 
     def mask_with(self, masker: Masker, *, drop_utility_text: bool) -> None:
         """Mask texts otherwise from the next set on."""
-        self._reader = Reader(masker, drop_utility_text=drop_utility_text)
+        self._reader = Reader(
+            masker, drop_utility_text=drop_utility_text, part_bytes=self._reader.part_bytes
+        )
+
+    def cut_at(self, line_bytes: int) -> None:
+        """Let no line be longer than that from the next set on, unless one row is."""
+        room = max(line_bytes - HEAD_BYTES, line_bytes // 2)
+        self._reader.part_bytes = min(MAX_LINE_BYTES, room)
 
     def take(
         self,
@@ -250,7 +258,7 @@ class Runner:
         prepare = self._reader.preparation(statement)
         key = [statement.columns.index(name) for name in lookup.key]
         tag = statement.columns.index(lookup.own_tag_in) if lookup.own_tag_in else None
-        body = Body()
+        body = Body(self._reader.part_bytes)
         room = lookup.batch_bytes
         left: set[int] = set()
         started = self._clock.monotonic()

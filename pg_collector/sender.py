@@ -152,6 +152,10 @@ class Sender:
         self._firm = attempt.firm
         return attempt.pause
 
+    def cut_at(self, batch_bytes: int) -> None:
+        """Let no batch be larger than that. From any thread."""
+        self._pacing.limit = batch_bytes
+
     def urge(self) -> None:
         """Let the next attempt come now, unless the far side asked for a pause. From any thread."""
         self._urged.set()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.clocks import faked
+from tests.support.conditions.statements import statements
 from tests.support.daemon import Daemon
 from tests.support.lab.server import Server
 from tests.support.reference_platform import COMPRESSED, ReferencePlatform
@@ -20,6 +21,10 @@ PLANS = (
     + """
 five: {inherits: fast, max_databases: 5}
 all: {inherits: fast, max_databases: null, min_interval: {locks: 0, wal: 0, vacuum: 3600}}
+narrow:
+  inherits: fast
+  ingest: {max_batch_bytes: 70000, max_line_bytes: 65536, encodings: [gzip]}
+  min_interval: {vacuum: 0, statio: 0, locks: 0}
 calm: {inherits: fast, grace_s: 600, heartbeat_s: 5}
 """
 )
@@ -249,3 +254,20 @@ def test_orders_are_carried_out(platform, newest_server, tmp_path):
         assert jobs() <= paused + 1
         assert any("command pause refused: there is no sampler" in one for one in done())
         assert any("command collect_once done: a turn of database" in one for one in done())
+
+
+def test_the_platforms_limits_hold_for_lines_and_batches(platform, newest_server, tmp_path):
+    key = platform.new_key("narrow")
+    with (
+        statements(newest_server.database(), 1000),
+        device(tmp_path, platform, newest_server, key) as daemon,
+    ):
+        until(lambda: sum(stored(platform).values()) > 50, deadline=30, what="lines are stored")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.ended()[0] == 0
+    assert platform.stop() == 0
+    (longest,) = platform.query("SELECT max(length(line)) FROM samples")
+    assert longest[0] <= 65_536
+    assert platform.query("SELECT count(*) FROM rejected") == [(0,)]
+    parts = platform.query("SELECT count(*) FROM samples WHERE line LIKE '%\"part\":[2,%'")
+    assert parts[0][0] > 0, "something was cut"

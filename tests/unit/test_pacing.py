@@ -209,3 +209,12 @@ def test_a_handful_may_be_refused_in_any_case():
         assert quota.allows(1, beside=0)
         quota.refused(1)
     assert not quota.allows(1, beside=0)
+
+
+def test_what_the_far_side_announced_caps_a_batch():
+    pacing = Pacing(HandClock(), max_bytes=500_000)
+    assert pacing.caps.max_bytes == 500_000
+    pacing.limit = 100_000
+    assert pacing.caps.max_bytes == 100_000
+    pacing.limit = 900_000
+    assert pacing.caps.max_bytes == 500_000
