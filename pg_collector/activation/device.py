@@ -230,7 +230,16 @@ class Device:
             return
         audit.error("the device is stopped: %s", stop.reason)
         refresh_token = "" if ended else kept.refresh_token
-        self.keep(stop_reason=stop.reason, stop_remedy=stop.remedy, refresh_token=refresh_token)
+        change: dict[str, Any] = {
+            "stop_reason": stop.reason,
+            "stop_remedy": stop.remedy,
+            "refresh_token": refresh_token,
+        }
+        try:
+            self.keep(**change)
+        except StateError as error:
+            log.error("the stop is not on disk yet: %s", error, extra={"remedy": error.remedy})
+            self.keep(lazily=True, **change)
 
     def forget(self) -> None:
         """Forget the activation. Raises StateError."""

@@ -123,6 +123,7 @@ class Identity:
         self._keys_asked_at = -KEYS_EVERY
         self._shown = UNPROVISIONED
         self._deactivated = False
+        self._outcomes: dict[str, tuple[str, str]] = {}  # of commands that are not reported yet
         self._mismatch = False  # the configuration has another key, and that was told
 
     # What everybody asks.
@@ -462,23 +463,28 @@ class Identity:
             audit.warning("command %s %s: %s", command.command, status, detail)
             at = rfc3339(self._clock.now())
             self._client.report(self.device.access_token, command.id, status, detail, at)
+            self._outcomes.pop(command.id, None)
 
     def _done(self, command: Command) -> tuple[str, str]:
         """Do one command; return its status and a sentence."""
         done = self.device.kept.commands_done if self.device.kept is not None else ()
+        if command.id in self._outcomes:  # its report did not arrive
+            return self._outcomes[command.id]
         if command.id in done:
             return "failed", "it was begun before; whether it was done is not known"
         self.device.keep(commands_done=(*done, command.id)[-COMMANDS_KEPT:])
-        if command.sub != self.device.id:
-            return "refused", "it is for another device"
         try:
-            return "done", self._perform(command)
+            outcome = "done", self._perform(command)
         except OrderRefused as error:
-            return "refused", str(error)
+            outcome = "refused", str(error)
         except CollectorError as error:
-            return "failed", str(error)
+            outcome = "failed", str(error)
+        self._outcomes[command.id] = outcome
+        return outcome
 
     def _perform(self, command: Command) -> str:
+        if command.sub != self.device.id:
+            raise OrderRefused("it is for another device")
         if command.exp <= command.iat:
             raise OrderRefused("it has expired")
         if command.command == "rotate_token":

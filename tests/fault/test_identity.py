@@ -27,7 +27,7 @@ from pg_collector.secret import Secret
 from pg_collector.web import Web
 from tests.support.hand_clock import HandClock
 from tests.support.reference_platform import COMPRESSED, ReferencePlatform
-from tests.support.signing import Signer, policy
+from tests.support.signing import Signer, key_set, policy
 from tests.support.until import until
 from tests.support.volumes import memory_volume
 
@@ -323,6 +323,55 @@ def test_a_platform_set_up_anew_is_not_believed(bench, caplog):
     assert "no pinned key vouches" in bench.why
     assert bench.identity.grant() == before
     assert [one for one in caplog.records if one.name == "pg_collector.audit"]
+
+
+def test_a_key_set_that_no_pinned_key_signed_changes_nothing(bench, caplog):
+    bench.step()
+    pinned = bench.identity.device.kept.keys
+    stranger = Signer()
+    forged = msgspec.to_builtins(key_set(stranger, version=pinned.version + 5))
+    genuine = bench.identity._client.policy
+    payload = policy(bench.identity.device.id, 99, plan="enterprise", max_databases=None)
+    sets = [
+        (stranger.sign(forged, "jwks+jwt"),),
+        (stranger.sign(forged, "jwks+jwt", kid=pinned.keys[0].kid),),
+        (stranger.sign(forged, "policy+jwt"), "no.signature.atall"),
+        (),
+    ]
+    bench.identity._client.policy = lambda token: genuine(token)._replace(
+        token=stranger.sign(payload)
+    )
+    for signed in sets:
+        bench.identity._client.signed_keys = lambda signed=signed: signed
+        bench.step(61)
+        assert bench.identity.device.kept.keys == pinned
+        assert bench.identity.trouble is not None
+    assert bench.identity.device.policy.plan == "fast"
+    assert "refused" in caplog.text
+
+
+def test_an_outcome_that_was_not_reported_is_reported_later(bench, platform):
+    bench.step()
+    platform.command(bench.identity.device.id, "flush")
+    report = bench.identity._client.report
+
+    def lost(*_: Any) -> None:
+        raise Unreachable("no answer")
+
+    bench.identity._client.report = lost
+    bench.step(0.6)
+    assert bench.performed == [("flush", {})]
+    said = []
+
+    def heard(*told: Any) -> None:
+        said.append(told[2:4])
+        report(*told)
+
+    bench.identity._client.report = heard
+    for _ in range(4):
+        bench.step(1.0)
+    assert bench.performed == [("flush", {})]
+    assert said == [("done", "done so")]
 
 
 def test_commands_are_done_once_and_answered(bench, platform):
