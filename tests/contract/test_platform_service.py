@@ -60,37 +60,6 @@ def test_it_does_what_its_document_says(platform, device, tmp_path):
     assert "a request failed" not in platform.log.read_text()
 
 
-def test_the_document_and_the_specification_name_the_same_calls(platform):
-    paths = requests.get(f"{platform.url}/openapi.json", timeout=10).json()["paths"]
-    described = {f"{method.upper()} {path}" for path, one in paths.items() for method in one}
-    page = (ROOT / "docs/specs/protocol.md").read_text()
-    specified = set(re.findall(r"^\| `((?:GET|POST) [^`]+)` \|", page, re.MULTILINE))
-    assert specified
-    own = {"GET /v1/devices", "GET /v1/series", "GET /healthz", "GET /metrics", "GET /openapi.json"}
-    assert described == specified | own
-
-
-def test_every_problem_of_the_document_is_in_the_specification(platform):
-    paths = requests.get(f"{platform.url}/openapi.json", timeout=10).json()["paths"]
-    told = {
-        (int(status), problem)
-        for methods in paths.values()
-        for one in methods.values()
-        for status, reply in one["responses"].items()
-        if status.isdigit() and int(status) >= 400
-        for problem in reply["description"].split(", ")
-    }
-    page = (ROOT / "docs/specs/protocol.md").read_text()
-    rows = re.findall(r"^\| ([0-9, ]+) \| ([^|]+) \|", page, re.MULTILINE)
-    specified = {
-        (int(status), problem)
-        for statuses, names in rows
-        for status in statuses.split(",")
-        for problem in re.findall(r"`([a-z-]+)`", names)
-    }
-    assert told <= specified
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status", "problem"),
     [

@@ -52,15 +52,21 @@ def test_a_call_has_the_same_members_and_the_same_door(call):
     assert members(reply) <= content(served["responses"][status])
 
 
-def test_every_problem_that_is_served_is_on_the_page():
-    listed = set(
-        re.findall(r"`([a-z]+(?:-[a-z]+)+|busy|internal)`", PAGE.partition("## Problems")[2])
-    )
-    served: set[str] = set()
-    for item in DOCUMENT["paths"].values():
-        for operation in item.values():
-            for status, answer in operation["responses"].items():
-                if not status.startswith("2"):
-                    words = answer["description"].rpartition(":")[2]
-                    served |= {one.strip() for one in words.split(",")}
+def test_every_problem_that_is_served_is_on_the_page_with_its_status():
+    served = {
+        (int(status), problem)
+        for item in DOCUMENT["paths"].values()
+        for operation in item.values()
+        for status, answer in operation["responses"].items()
+        if status.isdigit() and int(status) >= 400
+        for problem in answer["description"].split(", ")
+    }
+    rows = re.findall(r"^\| ([0-9, ]+) \| ([^|]+) \|", PAGE, re.MULTILINE)
+    listed = {
+        (int(status), problem)
+        for statuses, names in rows
+        for status in statuses.split(",")
+        for problem in re.findall(r"`([a-z-]+)`", names)
+    }
+    assert served
     assert served <= listed
