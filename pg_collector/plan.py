@@ -140,6 +140,9 @@ class GrantSource(Protocol):
         """Return the state of the device, and why it is so."""
 
 
+EVERYTHING: Final = Features(
+    masking_levels=("none", "basic", "full", "custom"), pii="full", audit_log=True
+)
 DEMO: Final = Grant(
     plan="demo",
     max_databases=1,
@@ -186,7 +189,7 @@ class OpenGrant:
 
     def grant(self) -> Grant | None:
         """Return a grant without limits but the floor."""
-        return Grant(plan="open", samplers=None, max_databases=None)
+        return Grant(plan="open", samplers=None, max_databases=None, features=EVERYTHING)
 
     def standing(self) -> Standing:
         """Return LOCAL."""

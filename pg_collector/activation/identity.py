@@ -52,6 +52,7 @@ Perform = Callable[[str, Mapping[str, Any]], str]
 LOOK_EVERY: Final = 5.0  # seconds between two looks at the clock
 LEAST: Final = 0.05  # seconds between two looks
 KEYS_EVERY: Final = 60.0  # seconds between two questions for new keys
+AGAIN_EVERY: Final = 10.0  # seconds between two attempts with a token that was refused twice
 LEFT: Final = (0.2, 0.3)  # of a token's life when it is renewed
 EARLY: Final = (0.9, 1.0)  # of the heartbeat's interval
 CALL_WITHIN: Final = 15.0  # seconds that a command of the owner waits for this thread
@@ -111,6 +112,7 @@ class Identity:
         self._wake = threading.Event()
         self._policy_wanted = threading.Event()
         self._commands_wanted = threading.Event()
+        self._refused = threading.Event()  # delivery is held for a token
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._held = contextlib.ExitStack()
         self._tried = threading.Condition()  # guards the next one
@@ -121,6 +123,7 @@ class Identity:
         self._renew_at = 0.0
         self._heartbeat_at = 0.0
         self._keys_asked_at = -KEYS_EVERY
+        self._tried_again_at = -AGAIN_EVERY
         self._shown = UNPROVISIONED
         self._deactivated = False
         self._outcomes: dict[str, tuple[str, str]] = {}  # of commands that are not reported yet
@@ -179,8 +182,14 @@ class Identity:
             self._wake.set()
 
     def held(self, error: Held) -> None:
-        """Hear that the platform takes nothing from this device: whether it may go on is asked."""
-        if stop_for(error) is not None:
+        """Hear that the platform takes nothing from this device: whether it may go on is asked.
+
+        A token that was refused twice is tried again once the policy has come, but not too often.
+        """
+        refused = error.status == HTTPStatus.UNAUTHORIZED
+        if refused:
+            self._refused.set()
+        if refused or stop_for(error) is not None:
             self._policy_wanted.set()
             self._wake.set()
 
@@ -424,6 +433,11 @@ class Identity:
             policy = self.device.believed(fetched.token, keys, kept.policy_version)
         if fetched.commands_pending:
             self._commands_wanted.set()
+        now = self._clock.monotonic()
+        if self._refused.is_set() and now - self._tried_again_at >= AGAIN_EVERY:
+            self._refused.clear()
+            self._tried_again_at = now
+            self.on_token()
         self._heartbeat_at = self._clock.monotonic() + policy.heartbeat_s * self._uniform(*EARLY)
         if self.device.accept(policy, fetched.token, fetched.etag):
             log.info("policy %d is in force: plan %s", policy.version, policy.plan)

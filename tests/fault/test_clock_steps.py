@@ -39,6 +39,7 @@ scheduler.stop(2.0)
 
 
 EVERY = 0.3  # seconds: the scheduler sees most steps before the watchdog does
+LATE = 0.6  # seconds that a busy machine may add to what is promised
 GROWTH = 10_000_000  # bytes: what the runs themselves may take
 
 DAY = 86400
@@ -88,7 +89,7 @@ def test_a_step_of_the_wall_clock_costs_at_most_an_interval_and_a_second(stepped
     until(lambda: len(runs()) >= before + 8, deadline=15, what="it goes on sampling")
     moments = [float(monotonic) for monotonic, *_ in runs()]
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    assert max(gaps) < EVERY + 1.0 + 0.6
+    assert max(gaps) < EVERY + 1.0 + LATE
     # Laid anew, a run comes out of turn; what was missed is not made up for.
     assert len(moments) <= (moments[-1] - moments[0]) / EVERY + 3
     wall = [int(moment) for _, moment, _ in runs()]
@@ -127,7 +128,7 @@ def test_a_whole_agent_keeps_its_pace_while_the_clock_jumps_by_an_hour(newest_se
     assert (last - first).total_seconds() < -3000, "the agent's own clock was set"
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert min(gaps) > 0
-    assert max(gaps) < 1.0 + 1.0
+    assert max(gaps) < 1.0 + 1.0 + LATE
     assert len(gaps) <= sum(gaps) / 1.0 + 1 + len(steps)  # what was missed is not made up for
 
 

@@ -83,8 +83,7 @@ class Bench:
         return identity
 
     def moment(self) -> elapsed.Moment:
-        found = elapsed.now()
-        return found._replace(uptime=found.uptime + self.ahead)
+        return elapsed.Moment("a boot", 1000.0 + self.ahead, elapsed.now().wall)
 
     def perform(self, command: str, arguments: Any) -> str:
         if command == "pause":
