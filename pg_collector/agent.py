@@ -351,7 +351,7 @@ class Agent:
     @contextlib.contextmanager
     def _identified(self, identity: "Identity") -> Iterator[None]:
         """Keep the device's plan and tokens current as long as the block lasts."""
-        identity.perform = self._orders.perform
+        identity.inbox.perform = self._orders.perform
         identity.open()
         identity.on_change = lambda: self.life.post(self.apply)
         identity.on_token = self.delivery.hurry

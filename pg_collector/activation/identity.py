@@ -12,30 +12,27 @@ import logging
 import queue
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Any, Final, TypeVar
-
-import msgspec
-from msgspec import Meta
+from typing import Final, TypeVar
 
 from pg_collector import __version__
 from pg_collector.activation import elapsed
 from pg_collector.activation.client import Client
 from pg_collector.activation.device import Device, Told
 from pg_collector.activation.elapsed import Moments
+from pg_collector.activation.inbox import Inbox
 from pg_collector.activation.signed import KeySet, Kind, UnknownKey, Untrusted, verified
-from pg_collector.activation.state import COMMANDS_KEPT, DeviceStore, Kept, fingerprint
+from pg_collector.activation.state import DeviceStore, Kept, fingerprint
 from pg_collector.activation.stops import ENDED, stop_for
 from pg_collector.breaker import Breaker
-from pg_collector.clock import Clock, rfc3339
+from pg_collector.clock import Clock
 from pg_collector.errors import (
     AgentUnreachable,
     BreakerOpen,
     CollectorError,
     Deferred,
     Held,
-    OrderRefused,
 )
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Receipt
@@ -47,7 +44,6 @@ log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
 
 T = TypeVar("T")
-Perform = Callable[[str, Mapping[str, Any]], str]
 
 LOOK_EVERY: Final = 5.0  # seconds between two looks at the clock
 LEAST: Final = 0.05  # seconds between two looks
@@ -60,17 +56,6 @@ SPARE: Final = 30.0  # seconds that a step may take beside its calls, orders abo
 
 _MISMATCH: Final = "API key mismatch: the device is activated with another key"
 _MISMATCH_REMEDY: Final = "Run pgc deactivate first, or put the former api_key back."
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What the platform asks for."""
-
-    sub: str
-    id: Annotated[str, Meta(pattern="^[0-9a-zA-Z-]{1,64}$")]
-    command: str
-    arguments: dict[str, Any] = {}
-    iat: float
-    exp: float
 
 
 class Identity:
@@ -94,8 +79,8 @@ class Identity:
         self.device = Device(store, clock, moments)
         self.on_change: Callable[[], None] = lambda: None  # the grant is another one
         self.on_token: Callable[[], None] = lambda: None  # there is one, after there was none
-        self.perform: Perform = _nothing
         self.beat: Callable[[float], None] = lambda _within: None
+        self.inbox = Inbox(self.device, clock, renew=self._renew)
         self._client = client
         self._store = store
         self._api_key = api_key
@@ -126,7 +111,6 @@ class Identity:
         self._tried_again_at = -AGAIN_EVERY
         self._shown = UNPROVISIONED
         self._deactivated = False
-        self._outcomes: dict[str, tuple[str, str]] = {}  # of commands that are not reported yet
         self._mismatch = False  # the configuration has another key, and that was told
 
     # What everybody asks.
@@ -463,48 +447,8 @@ class Identity:
         )
 
     def _obey(self) -> None:
-        """Do what the platform asks, once each."""
-        kept = self.device.kept
-        if kept is None:
-            return
-        for signed in self._client.commands(self.device.access_token):
-            try:
-                command = verified(signed, kept.keys, Kind.COMMAND, Command)
-            except Untrusted as error:
-                audit.error("a command was refused: %s", error)
-                continue
-            status, detail = self._done(command)
-            audit.warning("command %s %s: %s", command.command, status, detail)
-            at = rfc3339(self._clock.now())
-            self._client.report(self.device.access_token, command.id, status, detail, at)
-            self._outcomes.pop(command.id, None)
-
-    def _done(self, command: Command) -> tuple[str, str]:
-        """Do one command; return its status and a sentence."""
-        done = self.device.kept.commands_done if self.device.kept is not None else ()
-        if command.id in self._outcomes:  # its report did not arrive
-            return self._outcomes[command.id]
-        if command.id in done:
-            return "failed", "it was begun before; whether it was done is not known"
-        self.device.keep(commands_done=(*done, command.id)[-COMMANDS_KEPT:])
-        try:
-            outcome = "done", self._perform(command)
-        except OrderRefused as error:
-            outcome = "refused", str(error)
-        except CollectorError as error:
-            outcome = "failed", str(error)
-        self._outcomes[command.id] = outcome
-        return outcome
-
-    def _perform(self, command: Command) -> str:
-        if command.sub != self.device.id:
-            raise OrderRefused("it is for another device")
-        if command.exp <= command.iat:
-            raise OrderRefused("it has expired")
-        if command.command == "rotate_token":
-            self._renew()
-            return "both tokens are new"
-        return self.perform(command.command, command.arguments)
+        """Do what the platform asks."""
+        self.inbox.empty(self._client)
 
     def exchange(self, client: Client) -> None:
         """Go to the key service another way from now on. From any thread."""
@@ -555,7 +499,3 @@ class Identity:
         self.on_change()
         if before.state is DeviceState.STOPPED:
             self.on_token()  # it is given out again
-
-
-def _nothing(command: str, _arguments: Mapping[str, Any]) -> str:
-    raise OrderRefused(f"this agent knows no command {command[:40]!r}")

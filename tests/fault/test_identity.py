@@ -73,7 +73,7 @@ class Bench:
             moments=self.moment,
             uniform=lambda _low, high: high,
         )  # fmt: skip
-        identity.perform = self.perform
+        identity.inbox.perform = self.perform
 
         def changed() -> None:
             self.changes += 1
