@@ -1,4 +1,5 @@
-"""Writes docs/samplers.md from the sampler values, and docs/configuration.md from the model.
+"""Writes docs/samplers.md from the sampler values, docs/configuration.md from the model, and
+docs/plans.md from the plans.
 
 Run: python -m tests.docs.generated
 """
@@ -20,7 +21,7 @@ from pg_collector.sample import Extension, Facts, Keep, Row
 from pg_collector.samplers import discover
 from pg_collector.samplers._kinds import GAUGE, LABEL
 from pg_collector.samplers._sampler import Lookup, Query, Sampler, Scope, compose
-from tests.docs import cost
+from tests.docs import cost, plans_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
 CONFIGURATION = PAGE.with_name("configuration.md")
@@ -286,6 +287,7 @@ def main() -> None:
     samplers = discover()
     PAGE.write_text(page(samplers.values()))
     CONFIGURATION.write_text(as_markdown(samplers))
+    plans_page.PAGE.write_text(plans_page.page())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Parts of the reference platform by themselves: plans, keys, faults on purpose, reading batches."""
+"""Parts of the reference platform by themselves: plans, keys, faults on purpose, batches."""
 
 from itertools import pairwise
 
