@@ -71,21 +71,18 @@ def page() -> str:
             ("PII detection", "basic", *_each(offers, lambda p: p.pii)),
             ("audit log", "no", *_each(offers, lambda p: "yes" if p.audit_log else "no")),
             ("outputs", "local files", *_each(offers, lambda p: ", ".join(p.outputs))),
-            ("grace", "–", *_each(offers, lambda p: f"{p.grace_s / 3600:g} h")),
+            ("grace", "none", *_each(offers, lambda p: f"{p.grace_s / 3600:g} h")),
         ],
     )
     names = sorted({name for plan in offers.values() for name in plan.min_interval})
     demo = {name: limit.min_interval for name, limit in (DEMO.samplers or {}).items()}
+
+    def shortest(name: str) -> list[str]:
+        return _each(offers, lambda plan: _seconds(plan.min_interval.get(name)))
+
     samplers = _table(
         ("shortest interval", "demo", *offers),
-        [
-            (
-                f"`{name}`",
-                _seconds(demo.get(name)),
-                *_each(offers, lambda p, name=name: _seconds(p.min_interval.get(name))),
-            )
-            for name in names
-        ],
+        [(f"`{name}`", _seconds(demo.get(name)), *shortest(name)) for name in names],
     )
     (heartbeat,) = {plan.heartbeat_s for plan in offers.values()}
     tail = _TAIL.replace("{heartbeat}", f"{heartbeat:g}")
@@ -108,7 +105,7 @@ def _count(databases: int | None) -> str:
 
 def _seconds(interval: float | None) -> str:
     if interval is None:
-        return "–"
+        return "not allowed"
     if interval >= 300:
         return f"{interval / 60:g} min"
     return f"{interval:g} s" if interval else "any"
