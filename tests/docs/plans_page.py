@@ -13,8 +13,8 @@ _HEAD = """\
 # Plans
 
 What each plan allows. This page is written from `pg_collector/platform/plans.yaml`
-(`python -m tests.docs.generated`); a test keeps it current. `demo` is built into the agent: it needs
-no key, writes local files, and knows no platform.
+(`python -m tests.docs.generated`); a test keeps it current. `demo` is built into the agent: it
+needs no key, writes local files, and knows no platform.
 
 The agent knows no other plan by name. It does what the signed policy of its device says
 ([specs/protocol.md](specs/protocol.md)), and the platform makes that from the plan of the device's
@@ -24,8 +24,8 @@ interval is the sampler's own ([samplers.md](samplers.md)).
 """
 _TAIL = """\
 `grace` is how long a device goes on collecting without its platform, counted from three missed
-heartbeats on. The heartbeat is every {heartbeat} s; a change of plan takes effect with it, without a
-restart. `bench` is for the demo, for tests and for measuring: it is not for sale.
+heartbeats on. The heartbeat is every {heartbeat} s; a change of plan takes effect with it, without
+a restart. `bench` is for the demo, for tests and for measuring: it is not for sale.
 
 ## Plans of your own
 
