@@ -217,7 +217,7 @@ class Device:
                 return False
             kept = self._kept.aged(self._moments())
             self._kept = msgspec.structs.replace(kept, contact_age=0.0)
-            moved = bool(receipt.policy_etag) and receipt.policy_etag != kept.etag
+            moved = bool(receipt.policy_etag) and receipt.policy_etag != kept.etag.strip('"')
             return moved or not self._standing().collects
 
     def halt(self, stop: Stop, *, ended: bool = False) -> None:

@@ -109,8 +109,16 @@ def start(
     from pg_collector import logs
     from pg_collector.config import listening, units
     from pg_collector.config.model import Log
-    from pg_collector.platform.serve import Options, serve
+    from pg_collector.errors import ConfigurationError
     from pg_collector.privacy.scrub import scrub
+
+    try:
+        from pg_collector.platform.serve import Options, serve
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{error.name} is not installed",
+            remedy="pip install 'pg-collector[platform]' brings it.",
+        ) from None
 
     try:
         host, port = listening.parse(listen)

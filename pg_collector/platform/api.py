@@ -1,6 +1,7 @@
 """What each call does: docs/specs/protocol.md and docs/specs/delivery.md, in their order."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from pg_collector.platform.problems import Problem, bad_request
 from pg_collector.platform.router import Request, Response, Route, json
 from pg_collector.platform.store import Store
 
+log = logging.getLogger(__name__)
+
 
 class Policy(NamedTuple):
     """What a policy says, but for its times."""
@@ -56,6 +59,7 @@ class DeviceCalls:
         self._plans = plans
         self._numbers = numbers
         self._token_seconds = token_seconds
+        self._expires_in = max(1, round(token_seconds))
 
     def routes(self) -> list[Route]:
         """Return what answers what."""
@@ -112,11 +116,12 @@ class DeviceCalls:
         )
         self._identity.contact(issued.device.id)
         self._numbers.activations.inc()
+        log.info("device %s activated, plan %s", issued.device.id, issued.device.plan)
         return json(
             Activated(
                 device_id=issued.device.id,
                 access_token=self._access(issued),
-                expires_in=round(self._token_seconds),
+                expires_in=self._expires_in,
                 refresh_token=issued.refresh_token,
                 policy=self._signed(self.current(issued.device)),
                 jwks=self._ring.public(),
@@ -131,14 +136,17 @@ class DeviceCalls:
         except Problem as problem:
             if problem.name == "refresh-token-reused":
                 self._numbers.families_ended.inc()
+                log.warning("device %s: a spent refresh token came again", asked.device_id)
             raise
         self._numbers.refreshes.inc()
         access = self._access(issued)
-        return json(Refreshed(access, round(self._token_seconds), issued.refresh_token))
+        return json(Refreshed(access, self._expires_in, issued.refresh_token))
 
     def deactivate(self, request: Request) -> Response:
         """End the tokens of a device, and free its place."""
-        self._identity.deactivate(self.holder(request).id)
+        device = self.holder(request)
+        self._identity.deactivate(device.id)
+        log.info("device %s deactivated", device.id)
         return Response(204)
 
     def policy(self, request: Request) -> Response:

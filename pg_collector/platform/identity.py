@@ -303,9 +303,14 @@ class Identity:
     def revoke_device(self, device: str, *, revoked: bool = True) -> None:
         """Shut a device out, or let it in again. Raises CollectorError where there is none."""
         self._known_here(device)
-        state = "revoked" if revoked else "active"
         with self._writing() as db:
-            db.execute("UPDATE devices SET state = ? WHERE id = ?", (state, device))
+            if revoked:
+                db.execute("UPDATE devices SET state = 'revoked' WHERE id = ?", (device,))
+            else:
+                db.execute(
+                    "UPDATE devices SET state = 'active' WHERE id = ? AND state = 'revoked'",
+                    (device,),
+                )
 
     def device(self, device: str) -> Device | None:
         """Return a device."""

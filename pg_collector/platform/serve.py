@@ -5,7 +5,7 @@ import logging
 import signal
 import ssl
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,7 +25,7 @@ from pg_collector.platform.web_server import WebServer
 log = logging.getLogger(__name__)
 
 HOUR: Final = 3600.0
-_UPKEEP: Final = 5.0  # seconds between two turns of what is done now and then
+_SOON: Final = 5.0  # seconds between two turns of what is done all the time
 
 
 class Options(NamedTuple):
@@ -82,7 +82,7 @@ def serve(options: Options) -> None:
             max_body=2 * largest,
             tls=tls,
         )
-        upkeep = _Upkeep([identity.flush_contacts])
+        upkeep = _Upkeep(identity)
         stack.callback(upkeep.stop)
         upkeep.start()
 
@@ -91,6 +91,8 @@ def serve(options: Options) -> None:
             server.stop()
 
         ends = dict.fromkeys((signal.SIGTERM, signal.SIGINT), end)
+        # It would warn of every request that waits for a thread; a histogram tells that.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         with signals.handled(ends):
             log.info("platform listens on %s", server.url)
             server.run()
@@ -100,8 +102,8 @@ def serve(options: Options) -> None:
 class _Upkeep:
     """A thread that does what is due now and then."""
 
-    def __init__(self, chores: list[Callable[[], None]]) -> None:
-        self._chores = chores
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -112,15 +114,18 @@ class _Upkeep:
     def stop(self) -> None:
         """End, within a moment."""
         self._stopping.set()
-        self._thread.join(_UPKEEP)
+        self._thread.join(_SOON)
 
     def _run(self) -> None:
-        while not self._stopping.wait(_UPKEEP):
-            for chore in self._chores:
-                try:
-                    chore()
-                except Exception:
-                    log.exception("upkeep failed")
+        hourly = 0.0
+        while not self._stopping.wait(_SOON):
+            try:
+                self._identity.flush_contacts()
+                if time.monotonic() >= hourly:
+                    self._identity.forget_old_tokens()
+                    hourly = time.monotonic() + HOUR
+            except Exception:
+                log.exception("upkeep failed")
 
 
 def _context(options: Options) -> ssl.SSLContext | None:

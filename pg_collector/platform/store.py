@@ -215,7 +215,7 @@ class Store:
             taken: list[tuple[Batch, Future[Receipt]]] = []
             try:
                 first = self._waiting.get(timeout=period)
-                while first is not None and len(taken) < TOGETHER:
+                while first is not None and len(taken) < TOGETHER - 1:
                     taken.append(first)
                     first = self._waiting.get_nowait()
                 if first is not None:

@@ -179,7 +179,7 @@ def test_bombs_and_bodies_that_are_too_large_cost_no_memory(platform, device):
             assert (answer.status_code, name(answer)) == (413, "too-large")
     answer = device.post(zeros[:1_200_000], 1, 1, Content_Encoding="identity")
     assert (answer.status_code, name(answer)) == (413, "too-large")
-    assert _peak(platform) - peak < 12e6
+    assert _peak(platform) - peak < 40e6  # of 1.8 GB
     assert platform.metric("inflated_bytes_total") - before < 1000
     answer = device.post(zeros[:3_000_000], 1, 1, Content_Encoding="identity")
     assert answer.status_code == 413  # the server's own limit

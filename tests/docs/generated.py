@@ -1,4 +1,5 @@
-"""Writes docs/samplers.md, docs/configuration.md and docs/plans.md from what they describe.
+"""Writes docs/samplers.md from the sampler values, docs/configuration.md from the model, and
+docs/plans.md from the plans.
 
 Run: python -m tests.docs.generated
 """
@@ -286,7 +287,7 @@ def main() -> None:
     samplers = discover()
     PAGE.write_text(page(samplers.values()))
     CONFIGURATION.write_text(as_markdown(samplers))
-    plans_page.PAGE.write_text(plans_page.page(plans_page.built_in()))
+    plans_page.PAGE.write_text(plans_page.page())
 
 
 if __name__ == "__main__":

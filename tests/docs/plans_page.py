@@ -1,84 +1,111 @@
-"""Writes docs/plans.md from pg_collector/platform/plans.yaml.
+"""Writes docs/plans.md from the plans of the reference platform, and that of the agent itself."""
 
-Run: python -m tests.docs.generated
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pg_collector.plan import DEMO
-from pg_collector.platform.plans import Plan, load
-from pg_collector.samplers import discover
+from pg_collector.platform import plans
+from pg_collector.platform.plans import Plan
 
 PAGE = Path(__file__).parents[2] / "docs" / "plans.md"
 
-_INTRODUCTION = """\
+_HEAD = """\
 # Plans
 
-What a plan allows. The agent knows no plan by name: the platform signs what holds for a device,
-and the agent keeps to it ([activation.md](activation.md)). Without a platform, samples go into
-files within the plan `demo`, which is built in.
+What each plan allows. This page is written from `pg_collector/platform/plans.yaml`
+(`python -m tests.docs.generated`); a test keeps it current. `demo` is built into the agent: it
+needs no key, writes local files, and knows no platform.
 
-This page is written from the reference platform's `pg_collector/platform/plans.yaml`
-(`python -m tests.docs.generated`); a test keeps it current. For each sampler it says how many
-seconds lie between two turns at least. `bench` is for the demo, for tests and for measuring.
+The agent knows no other plan by name. It does what the signed policy of its device says
+([specs/protocol.md](specs/protocol.md)), and the platform makes that from the plan of the device's
+key. An interval that is configured below the minimum is raised to it; databases, samplers, masking
+levels and outputs beyond the plan are paused or refused. Without a word about a sampler the default
+interval is the sampler's own ([samplers.md](samplers.md)).
 """
-_CHANGES = """\
+_TAIL = """\
+`grace` is how long a device goes on collecting without its platform, counted from three missed
+heartbeats on. The heartbeat is every {heartbeat} s; a change of plan takes effect with it, without
+a restart. `bench` is for the demo, for tests and for measuring: it is not for sale.
 
-## Change them
+## Plans of your own
 
-`pgc platform start --plans FILE` serves other plans, and `keys create --plans FILE` knows them. The
-form is that of the built-in file; `inherits` takes over everything of another plan:
+    pgc platform start ./platform --plans my-plans.yaml
+    pgc platform keys create --plan night --plans my-plans.yaml --dir ./platform
+
+The file has the form of the built-in one, and takes its place. A plan that `inherits` another one
+takes over what it does not say itself, and adds its samplers to the other's:
 
 ```yaml
-weekend:
-  inherits: pro
-  max_databases: 2
-  min_interval: {locks: 5}       # seconds; a sampler that is absent is not allowed
-  default_interval: {locks: 30}  # in the place of the sampler's own
-  grace_s: 259200
+day:
+  max_databases: 5          # null: any number
+  min_interval: {activity: 10, database: 30}
+  default_interval: {activity: 15}   # in the place of the sampler's own; may be left out
+  masking_levels: [basic, custom]
+  pii: basic                # none, basic or full
+  audit_log: false
+  outputs: [platform]
+  grace_s: 86400
+  heartbeat_s: 300
+  ingest: {max_batch_bytes: 8388608, max_line_bytes: 1048576, encodings: [zstd, gzip]}
+night:
+  inherits: day
+  min_interval: {statements: 60}
 ```
 
-A changed file holds from the next start of the platform on, and reaches each device with its next
-heartbeat. An interval of an agent's file below the plan's is raised to it; a default is, silently.
+A plan that keys have must not leave the file: their devices would be answered with 503.
 """
 
 
-def page(plans: Mapping[str, Plan]) -> str:
-    """Return the page as Markdown."""
-    names = list(plans)
-    rows: list[tuple[str, list[str]]] = [
-        ("databases", ["1", *(_number(one.max_databases) for one in plans.values())]),
-        *(
-            (f"`{name}`", [_demo(name), *(_interval(one, name) for one in plans.values())])
-            for name in discover()
-        ),
-        ("outputs", ["local", *(", ".join(one.outputs) for one in plans.values())]),
-        ("grace", ["-", *(f"{one.grace_s / 3600:g} h" for one in plans.values())]),
-        ("heartbeat", ["-", *(f"{one.heartbeat_s:g} s" for one in plans.values())]),
-        ("masking levels", ["basic", *(", ".join(one.masking_levels) for one in plans.values())]),
-        ("PII detection", ["basic", *(one.pii for one in plans.values())]),
-        ("audit log", ["no", *("yes" if one.audit_log else "no" for one in plans.values())]),
-    ]
-    lines = [f"| | {' | '.join(('demo', *names))} |", "|---" * (len(names) + 2) + "|"]
-    lines += [f"| {label} | {' | '.join(cells)} |" for label, cells in rows]
-    return "\n".join([_INTRODUCTION, *lines]) + "\n" + _CHANGES
+def page() -> str:
+    """Return the page."""
+    offers = {name: offer.plan for name, offer in plans.load().items()}
+    features = _table(
+        ("", "demo", *offers),
+        [
+            (
+                "databases",
+                _count(DEMO.max_databases),
+                *_each(offers, lambda p: _count(p.max_databases)),
+            ),
+            ("masking levels", "basic", *_each(offers, lambda p: ", ".join(p.masking_levels))),
+            ("PII detection", "basic", *_each(offers, lambda p: p.pii)),
+            ("audit log", "no", *_each(offers, lambda p: "yes" if p.audit_log else "no")),
+            ("outputs", "local files", *_each(offers, lambda p: ", ".join(p.outputs))),
+            ("grace", "none", *_each(offers, lambda p: f"{p.grace_s / 3600:g} h")),
+        ],
+    )
+    names = sorted({name for plan in offers.values() for name in plan.min_interval})
+    demo = {name: limit.min_interval for name, limit in (DEMO.samplers or {}).items()}
+
+    def shortest(name: str) -> list[str]:
+        return _each(offers, lambda plan: _seconds(plan.min_interval.get(name)))
+
+    samplers = _table(
+        ("shortest interval", "demo", *offers),
+        [(f"`{name}`", _seconds(demo.get(name)), *shortest(name)) for name in names],
+    )
+    (heartbeat,) = {plan.heartbeat_s for plan in offers.values()}
+    tail = _TAIL.replace("{heartbeat}", f"{heartbeat:g}")
+    return f"{_HEAD}\n{features}\n{samplers}\n{tail}"
 
 
-def built_in() -> dict[str, Plan]:
-    """Return the plans of the built-in file."""
-    return {name: offer.plan for name, offer in load().items()}
+def _each(offers: Mapping[str, Plan], tell: Callable[[Plan], str]) -> list[str]:
+    return [tell(plan) for plan in offers.values()]
 
 
-def _number(databases: int | None) -> str:
-    return "any" if databases is None else str(databases)
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    titles = tuple(head)
+    lines = [titles, ("---",) * len(titles), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _demo(sampler: str) -> str:
-    limit = DEMO.limit(sampler)
-    return "-" if limit is None else f"{limit.min_interval:g}"
+def _count(databases: int | None) -> str:
+    return "any number" if databases is None else str(databases)
 
 
-def _interval(plan: Plan, sampler: str) -> str:
-    shortest = plan.min_interval.get(sampler)
-    return "-" if shortest is None else f"{shortest:g}"
+def _seconds(interval: float | None) -> str:
+    if interval is None:
+        return "not allowed"
+    if interval >= 300:
+        return f"{interval / 60:g} min"
+    return f"{interval:g} s" if interval else "any"

@@ -251,6 +251,18 @@ def test_an_upgrade_and_a_downgrade_are_in_force_at_the_next_heartbeat(bench, pl
         assert bench.changes == before + 1
 
 
+def test_an_acknowledgement_brings_a_question_only_where_the_policy_moved(bench, platform):
+    bench.step()
+    etag = bench.identity.device.kept.etag.strip('"')
+    before = platform.metric("requests_total", route="GET /v1/devices/policy")
+    bench.identity.acknowledged(Receipt(1, policy_etag=etag))
+    bench.step()
+    assert platform.metric("requests_total", route="GET /v1/devices/policy") == before
+    bench.identity.acknowledged(Receipt(2, policy_etag="another"))
+    bench.step()
+    assert platform.metric("requests_total", route="GET /v1/devices/policy") == before + 1
+
+
 def test_grace_begins_ends_and_expires_over_restarts(bench, platform, caplog):
     """Fault 33: the plan fast has heartbeats of 0.5 s, and 3 s of grace."""
     bench.step()

@@ -190,7 +190,7 @@ def test_what_arrives_is_a_contact_and_a_policy_renews(bench):
     assert bench.device.standing().state is DeviceState.STOPPED
     assert not bench.accept(1)
     assert bench.device.standing().state is DeviceState.ACTIVE
-    assert bench.device.contact(Receipt(3, policy_etag='"2"'))
+    assert bench.device.contact(Receipt(3, policy_etag="2"))
     assert bench.accept(2, plan="business")
     assert bench.device.grant().plan == "business"
 
