@@ -281,10 +281,14 @@ class Agent:
                 self.delivery.exchange(outlet, found.config)
                 self.outlet = outlet
             if client is not None and self.identity is not None:
-                self.identity.exchange(client)
+                within = found.config.platform.timeout.total
+                self.identity.exchange(client, renew_within=within)
             undo.pop_all()
         if masker is not None:
             self._mask_with(masker, found.config)
+        if self.identity is not None:
+            limits = found.config.breakers.identity
+            self.identity.adjust(failures=limits.failures, reset=limits.reset)
         self.config = found.config
         for gone in self._targets.follow(self.config, self.scheduler, self.ending):
             self.metrics.forget(gone)

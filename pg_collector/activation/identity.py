@@ -450,8 +450,13 @@ class Identity:
         """Do what the platform asks."""
         self.inbox.empty(self._client)
 
-    def exchange(self, client: Client) -> None:
+    def adjust(self, *, failures: int, reset: float) -> None:
+        """Take other limits of the breaker from now on. From any thread."""
+        self._breaker.adjust(failures=failures, reset=reset)
+
+    def exchange(self, client: Client, *, renew_within: float) -> None:
         """Go to the key service another way from now on. From any thread."""
+        self._renew_within = renew_within
 
         def follow() -> None:
             client.on_call = self._client.on_call

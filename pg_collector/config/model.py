@@ -196,7 +196,7 @@ class Breaker(Section, frozen=True):
 
 
 class Breakers(Section, frozen=True):
-    """One breaker per far side; `identity` is for a later version."""
+    """One breaker per far side; `identity` is the key service: activation, tokens, policy."""
 
     postgres: Breaker = Breaker()
     platform: Breaker = Breaker()
