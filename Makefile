@@ -35,7 +35,7 @@ test: $(READY) ## Pass lint, types, import rules and all tests that can run here
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) -m "not long" $(PYTEST)
 
 .PHONY: lab
 lab: $(READY) ## Get PostgreSQL 12 to 18 for the tests (npm), outside the checkout

@@ -44,10 +44,14 @@ def missing(reason: object) -> NoReturn:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "major" in metafunc.fixturenames:
-        majors = chosen_majors()
-        if metafunc.definition.get_closest_marker("ends"):
-            majors = tuple(dict.fromkeys((majors[0], majors[-1])))
-        metafunc.parametrize("major", majors, ids=lambda major: f"pg{major}", scope="session")
+        majors: list[Any] = list(chosen_majors())
+        ids = [f"pg{major}" for major in majors]
+        ends = metafunc.definition.get_closest_marker("ends")
+        if ends and len(majors) > 1:
+            majors, ids = [majors[0], majors[-1]], [ids[0], ids[-1]]
+            if ends.kwargs.get("oldest") == "long":
+                majors[0] = pytest.param(majors[0], marks=pytest.mark.long)
+        metafunc.parametrize("major", majors, ids=ids, scope="session")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -90,16 +90,22 @@ def fill(database: Database, name: str) -> None:
 
 def analyze(database: Database, name: str) -> None:
     """Vacuum and analyze until the server knows of no change since: its counts come late."""
-    of_it = "from pg_stat_all_tables where relname = %s"
-    changed = f"select n_mod_since_analyze {of_it}"
-    told = f"select n_tup_ins - n_tup_del = (select count(*) from {name}) {of_it}"
-    until(lambda: database.value(told, [name]), what=f"the changes of {name} are known")
+    changed = "select n_mod_since_analyze from pg_stat_all_tables where relname = %s"
 
     def analyzed() -> bool:
         database.query(f"vacuum analyze {name}")
         return bool(database.value(changed, [name]) == 0)
 
     until(analyzed, what=f"{name} is analyzed")
+
+
+def settle(database: Database, name: str) -> None:
+    """Wait until the server knows of every row that was put in and taken out."""
+    told = (
+        f"select n_tup_ins - n_tup_del = (select count(*) from {name})"
+        " from pg_stat_all_tables where relname = %s"
+    )
+    until(lambda: database.value(told, [name]), what=f"the changes of {name} are known")
 
 
 def estimates(database: Database, set_name: str, by: str) -> dict[str, dict[str, Any]]:
@@ -145,6 +151,7 @@ def test_tables_of_every_layout_are_estimated_when_fresh_and_when_rows_are_gone(
 def test_what_pgstattuple_finds_free_is_near_what_is_estimated(furnished):
     fill(furnished, "plain")
     furnished.query("delete from plain where id % 2 = 0")
+    settle(furnished, "plain")
     analyze(furnished, "plain")
     (row,) = [estimates(furnished, "bloat.tables", "relname")["plain"]]
     free = furnished.value("select free_percent from pgstattuple('plain')")
@@ -248,6 +255,7 @@ def test_without_a_right_to_the_statistics_nothing_is_estimated_and_the_remedy_i
 
 def test_a_role_that_may_read_the_tables_needs_no_function(database):
     database.query("create table shown as select generate_series(1, 20000) as id")
+    settle(database, "shown")
     analyze(database, "shown")
     database.query("grant select on shown to pgcollector")
     with sampling(database.dsn()) as there:

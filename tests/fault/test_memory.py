@@ -14,8 +14,6 @@ from tests.support.far_side import Answer, FarSide
 from tests.support.lab.server import Server
 from tests.support.until import until
 
-pytestmark = pytest.mark.ends
-
 LIMIT_MB = 100
 
 # The program's own peak, as the operating system saw it when it ended.
@@ -27,6 +25,7 @@ print(done.returncode, len(done.stdout), done.stdout.count(b'"set":"statements"'
 """
 
 
+@pytest.mark.ends
 @pytest.mark.parametrize("form", ["--json", "--limit=20"])
 def test_ten_thousand_statements_are_sampled_in_less_than_100_mb(major, form):
     pgc = Path(sys.executable).with_name("pgc")
@@ -48,9 +47,12 @@ def test_ten_thousand_statements_are_sampled_in_less_than_100_mb(major, form):
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_an_agent_does_its_work_within_64_mib_and_is_continued_after_a_kill(major, tmp_path):
+def test_an_agent_does_its_work_within_64_mib_and_is_continued_after_a_kill(
+    newest_server, tmp_path
+):
     """Fault 6: every sampler each second, the platform away, a kill, and all that is drained."""
-    with Server(major) as server, memory_limit(64 << 20) as limit, FarSide() as far:
+    server = newest_server
+    with memory_limit(64 << 20) as limit, FarSide() as far:
         keys = {
             "local": {"enabled": False},
             "platform": {"url": far.url, "linger": "0s"},

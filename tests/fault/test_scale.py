@@ -33,7 +33,7 @@ where r.rolname = 'pgcollector' order by 1 desc limit 1
 
 
 @pytest.mark.slow
-@pytest.mark.ends
+@pytest.mark.ends(oldest="long")
 @pytest.mark.timeout(240)
 def test_no_statement_takes_a_second_and_the_agent_stays_small(major, tmp_path):
     settings = {"max_locks_per_transaction": "256", "shared_buffers": "128MB"}
