@@ -10,13 +10,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import duckdb
 import requests
 
+from pg_collector.platform.identity import Identity
+from pg_collector.platform.place import IDENTITY, make
 from tests.support.oracle import Entry
 from tests.support.ports import free_port
 from tests.support.until import until
@@ -77,8 +80,7 @@ class ReferencePlatform:
         if tls is not None:
             self._options += ["--certificate", str(tls[0]), "--key", str(tls[1])]
         self.process: subprocess.Popen[bytes] | None = None
-        made = self.pgc("init", str(self.directory), "--url", self.url)
-        self.admin_token: str = made["admin_token"]
+        self.admin_token = make(self.directory, self.url)
 
     # --- the process
 
@@ -146,17 +148,27 @@ class ReferencePlatform:
 
     def new_key(self, plan: str = "bench", devices: int = 1) -> str:
         """Make an API key."""
-        words = ("keys", "create", "--plan", plan, "--devices", str(devices), *self._plans)
-        return str(self.pgc(*words)["api_key"])
+        with self._identity() as identity:
+            return identity.create_key(plan, devices)
 
     def change_plan(self, key: str, plan: str) -> None:
         """Give the devices of a key another plan."""
-        self.pgc("keys", "plan", key, plan, *self._plans)
+        with self._identity() as identity:
+            identity.change_plan(key, plan)
 
     def command(self, device: str, name: str, arguments: Mapping[str, Any] | None = None) -> str:
         """Put a command for a device; return its id."""
-        told = self.pgc("devices", "command", device, name, json.dumps(arguments or {}))
-        return str(told["id"])
+        with self._identity() as identity:
+            return identity.command(device, name, dict(arguments or {}), 3600.0)
+
+    @contextmanager
+    def _identity(self) -> Iterator[Identity]:
+        """Write beside the running platform, as `pgc platform` does."""
+        identity = Identity(self.directory / IDENTITY)
+        try:
+            yield identity
+        finally:
+            identity.close()
 
     # --- what it knows
 
