@@ -192,7 +192,7 @@ def test_a_platform_away_means_grace_then_a_stop_then_all_is_delivered(
         until(lambda: sum(stored(platform).values()) > before, deadline=20, what="fresh lines")
         daemon.signal(signal.SIGTERM)
         assert daemon.ended()[0] == 0
-    assert [one["reason"] for one in gaps(platform)] in ([], ["crash"])
+    assert gaps(platform) == []
     messages = " ".join(one["msg"] for one in daemon.said())
     assert "the device is ACTIVE again" in messages
 
