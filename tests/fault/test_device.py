@@ -145,6 +145,11 @@ def test_six_databases_on_a_plan_of_five_and_then_on_one_without_limit(
             deadline=10,
             what="the downgrade is in force",
         )
+        until(
+            lambda: daemon.metric('pg_connections{target="db6"}') == 0,
+            deadline=10,
+            what="the sessions of what is paused are closed",
+        )
         daemon.sampled_by("activity", "db1", 3)
         after = daemon.metric('samples_total{sampler="locks",target="db1"}') or 0
         assert after <= (before or 0) + 1
