@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from pg_collector import __version__, checks, logs, signals
 from pg_collector.buffer import storage
@@ -33,9 +33,8 @@ from pg_collector.health.watchdog import Watchdog
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
 from pg_collector.orders import Orders
-from pg_collector.outlets import Outlet, RemoteOutlet
-from pg_collector.outlets.file import FileOutlet
-from pg_collector.plan import GrantSource
+from pg_collector.outlets import Outlet
+from pg_collector.plan import Grant, GrantSource
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
 from pg_collector.reload import Reloaded, Reloader, nothing_to_read
@@ -46,10 +45,7 @@ from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
 from pg_collector.target import Target
 from pg_collector.targets import Targets
-
-if TYPE_CHECKING:  # 9 MB that an agent without a platform does not need
-    from pg_collector.activation.client import Client
-    from pg_collector.activation.identity import Identity
+from pg_collector.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
@@ -96,16 +92,13 @@ class Agent:
         lines are kept in memory only. A thread is lost `patience` seconds after it should have
         given a sign. The platform's outlet is used by way of what `around` makes of it.
         """
-        self._around = around
         self.config = config
         self.clock = clock or SystemClock()
         self.samplers = discover() if samplers is None else samplers
         self.stopping = threading.Event()
         self.metrics = Metrics(self.clock)
-        self.identity: Identity | None = None
-        if grants is None:
-            grants = self.identity = self._identity(config, state_dir)
-        self._grants = grants
+        self.uplink = Uplink(self.clock, self.metrics, token=token, around=around)
+        self._grants = grants or self.uplink.device(config, state_dir)
         self.vitals = Vitals(self.clock, self.metrics, scrub=scrub, patience=patience)
         self.ending = Ending(self.clock, STOP_BUDGET)
         self.life = Lifetime(self.ending)
@@ -142,19 +135,18 @@ class Agent:
             essential=self.life.essential,
             beat=self.vitals.heart("scheduler").beat,
         )
-        self._token = token
         self._own_outlet = outlet is None
         self._orders = Orders(
             self.samplers,
             self.scheduler,
             self.clock,
-            jobs=lambda: self.layout.jobs,
+            jobs=lambda: self._laid_out().jobs,
             take=self._take,
             apply=lambda: self.life.post(self.apply),
             resync=self.runner.resync,
             flush=self.delivery.hurry,
         )
-        self.outlet = outlet(self.clock, self.metrics) if outlet else self._outlet(config)
+        self.outlet = outlet(self.clock, self.metrics) if outlet else self.uplink.outlet(config)
         self.layout = Layout((), ())
         self._output = {"file": "local", "platform": "platform"}.get(
             self.outlet.name if self.outlet is not None else "", ""
@@ -185,8 +177,16 @@ class Agent:
             self.health.start()
             stack.callback(self.health.stop)
             stack.enter_context(self._buffering())
-            if self.identity is not None:
-                stack.enter_context(self._identified(self.identity))
+            stack.enter_context(
+                self.uplink.at_work(
+                    self._orders.perform,
+                    lambda: self.life.post(self.apply),
+                    delivery=self.delivery,
+                    vitals=self.vitals,
+                    life=self.life,
+                    ending=self.ending,
+                )
+            )
             stack.callback(self._targets.close)
             if self.outlet is not None:
                 stack.enter_context(self.delivery.to(self.outlet, self.config))
@@ -209,13 +209,8 @@ class Agent:
         """Lay the jobs out anew, as the grant and the configuration say now."""
         grant = self._grants.grant()
         before = self.layout.paused
-        self.layout = lay_out(
-            self.samplers, grant, self._orders.narrowed(self.config), self._output
-        )
-        self._mask_as_granted(self.config)
-        if grant is not None and grant.ingest is not None:
-            self.runner.cut_at(grant.ingest.max_line_bytes)
-            self.delivery.cut_at(grant.ingest.max_batch_bytes)
+        self.layout = self._laid_out()
+        self._keep_to(grant)
         for paused in self.layout.paused:
             if paused in before:
                 continue
@@ -241,20 +236,25 @@ class Agent:
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._buffering())
-            if self.identity is not None:
-                self.identity.open()
-                stack.callback(self.identity.stop, 0.0)
-                self.identity.step()
-            if self._grants.grant() is None:
+            stack.enter_context(self.uplink.asked())
+            grant = self._grants.grant()
+            if grant is None:
                 vital = checks.plan(self._grants.standing(), self.config)
-                if self.identity is not None and self.identity.trouble is not None:
+                identity = self.uplink.identity
+                if identity is not None and identity.trouble is not None:
                     raise AgentUnreachable(vital.reason, remedy=vital.remedy)
                 raise ConfigurationError(vital.reason, remedy=vital.remedy)
+            self.layout = self._laid_out()
+            if self.layout.paused and not self.layout.jobs:
+                raise ConfigurationError(
+                    f"nothing can be collected: {self.layout.paused[0].why}",
+                    remedy="See what the plan allows: pgc device.",
+                )
+            self._keep_to(grant)
             stack.callback(self._targets.close)
             if self.outlet is not None:
                 stack.enter_context(self.delivery.to(self.outlet, self.config))
             stack.callback(self._stop_sampling)
-            self.layout = lay_out(self.samplers, self._grants.grant(), self.config)
             for job in self.layout.jobs:
                 self.scheduler.borrow(job.target, job.lane, partial(self._take, job), ONCE_DEADLINE)
             log.info("a turn of each sampler: %d lines", self.buffer.account().produced)
@@ -269,8 +269,8 @@ class Agent:
         raises ConfigurationError or StateError, and then nothing has changed.
         """
         found = difference.compare(self.config, config)
-        outlet = self._another_outlet(found.config)
-        client = self._another_client(found.config)
+        mine = self.outlet if self._own_outlet else None
+        outlet, client = self.uplink.others(self.config, found.config, mine)
         changed = found.config.security != self.config.security
         masker = self._masker(found.config) if changed else None
         with contextlib.ExitStack() as undo:
@@ -280,15 +280,10 @@ class Agent:
             if outlet is not None:
                 self.delivery.exchange(outlet, found.config)
                 self.outlet = outlet
-            if client is not None and self.identity is not None:
-                within = found.config.platform.timeout.total
-                self.identity.exchange(client, renew_within=within)
+            self.uplink.follow(found.config, client)
             undo.pop_all()
         if masker is not None:
             self._mask_with(masker, found.config)
-        if self.identity is not None:
-            limits = found.config.breakers.identity
-            self.identity.adjust(failures=limits.failures, reset=limits.reset)
         self.config = found.config
         for gone in self._targets.follow(self.config, self.scheduler, self.ending):
             self.metrics.forget(gone)
@@ -321,69 +316,17 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _outlet(self, config: Config) -> Outlet | None:
-        """Return the outlet that a configuration asks for; None without any."""
-        if config.local.enabled:
-            return FileOutlet(config.local, self.clock, self.metrics)
-        if config.platform.url is None:
-            return None
-        from pg_collector.outlets.platform import PlatformOutlet  # noqa: PLC0415  # 7 MB
+    def _laid_out(self) -> Layout:
+        """Return what is to run now, by plan, configuration and orders."""
+        asked = self._orders.narrowed(self.config)
+        return lay_out(self.samplers, self._grants.grant(), asked, self._output)
 
-        if self._token is not None:
-            return PlatformOutlet(config.platform, self.clock, self.metrics, token=self._token)
-        if self.identity is None:
-            return None
-        outlet = PlatformOutlet(
-            config.platform,
-            self.clock,
-            self.metrics,
-            token=self.identity.token,
-            unauthorized=self.identity.unauthorized,
-            acknowledged=self.identity.acknowledged,
-            held=self.identity.held,
-        )
-        return self._around(outlet)
-
-    def _identity(self, config: Config, state_dir: Path | None) -> "Identity":
-        """Return the device of this agent."""
-        if state_dir is None:
-            raise ConfigurationError("a device needs a state_dir", remedy="Set state_dir.")
-        from pg_collector.activation import provision  # noqa: PLC0415  # 9 MB
-
-        return provision.identity(config, state_dir, self.clock, self.metrics)
-
-    @contextlib.contextmanager
-    def _identified(self, identity: "Identity") -> Iterator[None]:
-        """Keep the device's plan and tokens current as long as the block lasts."""
-        identity.inbox.perform = self._orders.perform
-        identity.open()
-        identity.on_change = lambda: self.life.post(self.apply)
-        identity.on_token = self.delivery.hurry
-        identity.beat = self.vitals.heart("identity").beat
-        self.vitals.register("activation", partial(checks.activation, identity))
-        identity.start(self.life.essential)
-        try:
-            yield
-        finally:
-            if not self.ending.wait(identity.stop, STOP_FORCED):
-                log.error("the key service hangs; what it says comes too late")
-
-    def _another_outlet(self, config: Config) -> Outlet | None:
-        """Return a new outlet where a configuration changes what it hangs on."""
-        before, after = self.config, config
-        same = before.platform == after.platform
-        same = same and before.breakers.platform == after.breakers.platform
-        if same or not self._own_outlet or not isinstance(self.outlet, RemoteOutlet):
-            return None
-        return self._outlet(config)
-
-    def _another_client(self, config: Config) -> "Client | None":
-        """Return what calls the key service where a configuration changes the way there."""
-        if self.identity is None or self.config.platform == config.platform:
-            return None
-        from pg_collector.activation import provision  # noqa: PLC0415
-
-        return provision.client(config, self.clock)
+    def _keep_to(self, grant: Grant | None) -> None:
+        """Mask and cut as a grant says."""
+        self._mask_as_granted(self.config)
+        if grant is not None and grant.ingest is not None:
+            self.runner.cut_at(grant.ingest.max_line_bytes)
+            self.delivery.cut_at(grant.ingest.max_batch_bytes)
 
     def _masker(self, config: Config) -> Masker:
         """Return what masks at the level of a configuration, as far as the plan has it."""
@@ -413,8 +356,11 @@ class Agent:
         verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
         answers = {**commands.answers, **verbs.answers}
-        if self.identity is not None and self._state_dir is not None:
-            answers.update(DeviceVerbs(self.identity, self._state_dir).answers)
+        identity, directory = self.uplink.identity, self._state_dir
+        if identity is not None and directory is not None:
+            answers.update(DeviceVerbs(identity, directory).answers)
+        else:
+            answers.update(DeviceVerbs.of_nobody())
         server = ControlServer(answers, self._sockets, heart.beat)
         server.start()
         if server.path is None:

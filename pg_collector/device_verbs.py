@@ -32,6 +32,11 @@ class DeviceVerbs:
         self._identity = identity
         self._directory = str(directory.resolve())
 
+    @staticmethod
+    def of_nobody() -> control.Answers:
+        """Return the answers of an agent without a device: who asks has another one in mind."""
+        return dict.fromkeys((DeviceRequest, DeactivateRequest), lambda _request: control.STRANGER)
+
     @property
     def answers(self) -> control.Answers:
         """What answers each verb."""
@@ -44,7 +49,7 @@ class DeviceVerbs:
         return Reply(result=msgspec.to_builtins(self._identity.told()))
 
     def deactivate(self, request: DeactivateRequest) -> Reply:
-        """Deactivate it. Raises a DeliveryError where the platform cannot be told."""
+        """Deactivate it. Raises AgentUnreachable where the platform cannot be told."""
         if request.directory != self._directory:
             return control.STRANGER
         self._identity.call(lambda: self._identity.deactivate(tell=request.tell))

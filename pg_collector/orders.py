@@ -56,7 +56,7 @@ class Orders:
         resync: Callable[[], None],
         flush: Callable[[], None],
     ) -> None:
-        """`jobs` are those at work, `take` is a turn of one, `apply` lays them out anew."""
+        """`jobs` are to run now, `take` is a turn of one, `apply` lays them out anew."""
         self._samplers = samplers
         self._scheduler = scheduler
         self._clock = clock

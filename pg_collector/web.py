@@ -34,6 +34,7 @@ from pg_collector.web_trouble import refused_by_proxy, unreachable
 from pg_collector.wire import Wire
 
 _CHUNK: Final = 8192
+_SECRET_LEAST: Final = 8  # characters; less is a word that may stand anywhere
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
 _OURS: Final = {
     "User-Agent": f"pg-collector/{__version__}",
@@ -49,6 +50,13 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     seconds: float  # the whole exchange took
+    secrets: tuple[str, ...] = ()  # of the question: the far side may repeat them
+
+    def without_secrets(self, text: str) -> str:
+        """Return what the far side said without what it was told in confidence."""
+        for secret in self.secrets:
+            text = text.replace(secret, "?")
+        return text
 
 
 class Web:
@@ -98,10 +106,12 @@ class Web:
         body: bytes | None = None,
         *,
         within: float | None = None,
+        secrets: tuple[str, ...] = (),
     ) -> Reply:
         """Ask for `path` below the URL and return the answer, whatever its status.
 
-        It is to be there `within` so many seconds, by default `platform.timeout.total`.
+        It is to be there `within` so many seconds, by default `platform.timeout.total`. `secrets`
+        are the texts in headers and body that nobody else may see.
         Where a kept connection proves closed before anything came, it is asked again at once.
         Raises Unreachable where no complete answer came in time, Unexpected where it cannot be
         the far side's.
@@ -116,9 +126,10 @@ class Web:
             resolver=self._resolver,
         ) as exchange:
             try:
-                return self._attempt(request, exchange)
+                reply = self._attempt(request, exchange)
             except _Closed:
-                return self._attempt(request, exchange)
+                reply = self._attempt(request, exchange)
+        return reply._replace(secrets=tuple(one for one in secrets if len(one) >= _SECRET_LEAST))
 
     def interrupt(self) -> None:
         """End the exchange under way, and refuse every later one: the agent stops. Any thread."""

@@ -80,12 +80,14 @@ class Client:
             "hostname": hostname,
             "agent_version": version,
         }
-        return self._told(self._call("POST", "/v1/devices/activate", body), Activated)
+        reply = self._call("POST", "/v1/devices/activate", body, secret=api_key)
+        return self._told(reply, Activated)
 
     def refresh(self, device_id: str, refresh_token: str) -> Tokens:
         """Exchange a refresh token for new tokens."""
         body = {"device_id": device_id, "refresh_token": refresh_token}
-        return self._told(self._call("POST", "/v1/devices/refresh", body), Tokens)
+        reply = self._call("POST", "/v1/devices/refresh", body, secret=refresh_token)
+        return self._told(reply, Tokens)
 
     def deactivate(self, token: str) -> None:
         """Give the device's place back."""
@@ -118,14 +120,16 @@ class Client:
         """Close the connection."""
         self._web.close()
 
-    def _call(self, method: str, path: str, body: Any, token: str | None = None) -> Reply:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    def _call(
+        self, method: str, path: str, body: Any, token: str = "", *, secret: str = ""
+    ) -> Reply:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         content = b""
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = msgspec.json.encode(body)
         self.on_call(self._web.timeout)
-        reply = self._web.request(method, path, headers, content)
+        reply = self._web.request(method, path, headers, content, secrets=(token, secret))
         if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
             raise failed(reply, self._clock.now().astimezone(dt.UTC))
         return reply

@@ -141,8 +141,8 @@ class Device:
 
     def load(self) -> None:
         """Go on with what is on disk, as far as it can be believed. Raises StateError."""
-        self.id = self._store.device_id()
         kept = self._store.load()
+        self.id = self._store.device_id(kept)
         if kept is not None:
             self._found(kept)
 
@@ -181,11 +181,9 @@ class Device:
 
     def accept(self, policy: Policy, token: str, etag: str) -> bool:
         """Let a policy that was believed hold; return whether it says something new."""
-        with self._lock:
-            before, stopped = self._policy, bool(self._kept and self._kept.stop_reason)
-            self._policy = policy
+        before, stopped = self._policy, bool(self._kept and self._kept.stop_reason)
         moved = before is None or before.version != policy.version
-        self.keep(
+        self._keep_now(
             lazily=not moved and not stopped,
             policy=token,
             policy_version=policy.version,
@@ -195,6 +193,8 @@ class Device:
             stop_reason="",
             stop_remedy="",
         )
+        with self._lock:
+            self._policy = policy
         return moved
 
     def take(self, token: str, expires_in: float) -> None:
@@ -230,16 +230,9 @@ class Device:
             return
         audit.error("the device is stopped: %s", stop.reason)
         refresh_token = "" if ended else kept.refresh_token
-        change: dict[str, Any] = {
-            "stop_reason": stop.reason,
-            "stop_remedy": stop.remedy,
-            "refresh_token": refresh_token,
-        }
-        try:
-            self.keep(**change)
-        except StateError as error:
-            log.error("the stop is not on disk yet: %s", error, extra={"remedy": error.remedy})
-            self.keep(lazily=True, **change)
+        self._keep_now(
+            stop_reason=stop.reason, stop_remedy=stop.remedy, refresh_token=refresh_token
+        )
 
     def forget(self) -> None:
         """Forget the activation. Raises StateError."""
@@ -262,6 +255,15 @@ class Device:
         with self._lock:
             kept = self._kept or kept  # a contact may have been noted meanwhile
             self._kept = msgspec.structs.replace(kept.aged(self._moments()), **changes)
+
+    def _keep_now(self, *, lazily: bool = False, **changes: Any) -> None:
+        """Change what is kept, though it may not be on disk yet: the platform's word holds."""
+        try:
+            self.keep(lazily=lazily, **changes)
+        except StateError as error:
+            told = {"remedy": error.remedy}
+            log.error("what the platform said is not on disk yet: %s", error, extra=told)
+            self.keep(lazily=True, **changes)
 
     def checkpoint(self, *, now: bool = False) -> None:
         """Write the time that passed, where it is time; what fails is tried again at the next."""

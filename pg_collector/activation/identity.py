@@ -32,6 +32,7 @@ from pg_collector.errors import (
     BreakerOpen,
     CollectorError,
     Deferred,
+    DeliveryError,
     Held,
 )
 from pg_collector.metrics import Metrics
@@ -80,7 +81,7 @@ class Identity:
         self.on_change: Callable[[], None] = lambda: None  # the grant is another one
         self.on_token: Callable[[], None] = lambda: None  # there is one, after there was none
         self.beat: Callable[[float], None] = lambda _within: None
-        self.inbox = Inbox(self.device, clock, renew=self._renew)
+        self.inbox = Inbox(self.device, clock, renew=self._renew, rotate=self._rotated)
         self._client = client
         self._store = store
         self._api_key = api_key
@@ -107,6 +108,7 @@ class Identity:
         self._retry_at = 0.0  # on the monotonic clock, like those below
         self._renew_at = 0.0
         self._heartbeat_at = 0.0
+        self._obey_at = 0.0
         self._keys_asked_at = -KEYS_EVERY
         self._tried_again_at = -AGAIN_EVERY
         self._shown = UNPROVISIONED
@@ -138,8 +140,11 @@ class Identity:
         """Return the access token. Raises Held, Deferred: see `Device.token`."""
         return self.device.token()
 
-    def unauthorized(self, token: str) -> None:
-        """Hear that a token was refused: have it renewed, and wait for that, within bounds."""
+    def unauthorized(self, token: str, gave_up: Callable[[], bool] = lambda: False) -> None:
+        """Hear that a token was refused: have it renewed, and wait for that, within bounds.
+
+        `gave_up` says whether the caller is wanted elsewhere; `abandon` has it asked.
+        """
         if not self.device.refused(token):
             return
         with self._tried:
@@ -151,9 +156,14 @@ class Identity:
         self._wake.set()
         with self._tried:
             self._tried.wait_for(
-                lambda: bool(self.device.access_token) or self._attempts > attempts,
+                lambda: bool(self.device.access_token) or self._attempts > attempts or gave_up(),
                 self._renew_within,
             )
+
+    def abandon(self) -> None:
+        """Let those who wait for a token look whether they gave up. From any thread."""
+        with self._tried:
+            self._tried.notify_all()
 
     def acknowledged(self, receipt: Receipt) -> None:
         """Hear that the platform took something: that is a contact, and may bring news."""
@@ -334,7 +344,8 @@ class Identity:
             self._renew()
         if self._policy_wanted.is_set() or self._clock.monotonic() >= self._heartbeat_at:
             self._wanted(self._policy_wanted, self._heartbeat)
-        if self._commands_wanted.is_set():
+        obeys = self.inbox.perform is not None and self._clock.monotonic() >= self._obey_at
+        if obeys and self._commands_wanted.is_set():
             self._wanted(self._commands_wanted, self._obey)
 
     def _wanted(self, flag: threading.Event, work: Callable[[], None]) -> None:
@@ -447,8 +458,9 @@ class Identity:
         )
 
     def _obey(self) -> None:
-        """Do what the platform asks."""
-        self.inbox.empty(self._client)
+        """Do what the platform asks; one that is not believed comes again at the next heartbeat."""
+        if not self.inbox.empty(self._client):
+            self._obey_at = self._heartbeat_at
 
     def adjust(self, *, failures: int, reset: float) -> None:
         """Take other limits of the breaker from now on. From any thread."""
@@ -470,17 +482,28 @@ class Identity:
     def deactivate(self, *, tell: bool = True) -> None:
         """Forget the activation; the platform is told first, so that the place is free.
 
-        Raises a DeliveryError where it cannot be told: with `tell` false that is left out.
+        A platform that has shut the device out need not be told. Raises AgentUnreachable where it
+        cannot be told otherwise, and StateError; with `tell` false it is not told.
         """
         kept = self.device.kept
         if tell and kept is not None and kept.refresh_token:
-            if not self.device.access_token:
-                self._renew()
-            self._authorized(lambda: self._client.deactivate(self.device.access_token))
+            try:
+                self._take_leave()
+            except DeliveryError as error:
+                if not isinstance(error, Held) or stop_for(error) is None:
+                    raise AgentUnreachable(
+                        f"the platform cannot be told: {error}",
+                        remedy="Try again, or forget it here alone: pgc deactivate --local-only.",
+                    ) from error
         self.device.forget()
         self._deactivated = True
         audit.warning("device %s deactivated", self.device.id)
         self._tell()
+
+    def _take_leave(self) -> None:
+        if not self.device.access_token:
+            self._renew()
+        self._authorized(lambda: self._client.deactivate(self.device.access_token))
 
     def _tell(self) -> None:
         """Say what has changed, and have the jobs laid out anew."""

@@ -2,21 +2,25 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
 from pg_collector.activation.client import Client
 from pg_collector.activation.device import Device
-from pg_collector.activation.signed import Kind, Untrusted, verified
+from pg_collector.activation.signed import KeySet, Kind, UnknownKey, Untrusted, verified
 from pg_collector.activation.state import COMMANDS_KEPT
 from pg_collector.clock import Clock, rfc3339
-from pg_collector.errors import CollectorError, OrderRefused
+from pg_collector.errors import CollectorError, Held, OrderRefused, Refused
 
+log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
 
 Perform = Callable[[str, Mapping[str, Any]], str]
+
+DETAIL: Final = 1000  # characters of a report
+_UNAUTHORIZED: Final = 401
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,33 +35,68 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inbox:
-    """For the thread `identity`. `perform` carries a command out, and returns a sentence."""
+    """For the thread `identity`. `perform` carries a command out, and returns a sentence.
 
-    def __init__(self, device: Device, clock: Clock, *, renew: Callable[[], None]) -> None:
-        self.perform: Perform = _nothing
+    While it is None nothing is to be fetched: nobody is there who could do it.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        clock: Clock,
+        *,
+        renew: Callable[[], None],
+        rotate: Callable[[KeySet], KeySet],
+    ) -> None:
+        self.perform: Perform | None = None
         self._device = device
         self._clock = clock
         self._renew = renew
+        self._rotate = rotate
         self._outcomes: dict[str, tuple[str, str]] = {}  # of commands that are not reported yet
 
-    def empty(self, client: Client) -> None:
-        """Do what the platform asks, once each. Raises a DeliveryError, StateError."""
-        kept = self._device.kept
-        if kept is None:
-            return
-        for signed in client.commands(self._device.access_token):
+    def empty(self, client: Client) -> bool:
+        """Do what the platform asks, once each; return whether all of it could be believed.
+
+        Raises a DeliveryError, StateError.
+        """
+        sound = True
+        fetched = client.commands(self._device.access_token)
+        arrived = self._clock.monotonic()
+        for signed in fetched:
             try:
-                command = verified(signed, kept.keys, Kind.COMMAND, Command)
+                command = self._believed(signed)
             except Untrusted as error:
                 audit.error("a command was refused: %s", error)
+                sound = False
                 continue
-            status, detail = self._outcome(command)
+            status, detail = self._outcome(command, arrived)
             audit.warning("command %s %s: %s", command.command, status, detail)
-            at = rfc3339(self._clock.now())
-            client.report(self._device.access_token, command.id, status, detail, at)
-            self._outcomes.pop(command.id, None)
+            self._report(client, command, status, detail)
+        return sound
 
-    def _outcome(self, command: Command) -> tuple[str, str]:
+    def _believed(self, signed: str) -> Command:
+        """Return what a command says. Raises Untrusted."""
+        kept = self._device.kept
+        if kept is None:
+            raise Untrusted("there is no activation")
+        try:
+            return verified(signed, kept.keys, Kind.COMMAND, Command)
+        except UnknownKey:
+            return verified(signed, self._rotate(kept.keys), Kind.COMMAND, Command)
+
+    def _report(self, client: Client, command: Command, status: str, detail: str) -> None:
+        """Say what came of a command; those behind it do not suffer from a refusal of that."""
+        at = rfc3339(self._clock.now())
+        try:
+            client.report(self._device.access_token, command.id, status, detail[:DETAIL], at)
+        except (Refused, Held) as error:
+            if isinstance(error, Held) and error.status == _UNAUTHORIZED:
+                raise
+            log.warning("the platform does not take what came of %s: %s", command.command, error)
+        self._outcomes.pop(command.id, None)
+
+    def _outcome(self, command: Command, arrived: float) -> tuple[str, str]:
         """Do one command; return its status and a sentence."""
         if command.id in self._outcomes:  # its report did not arrive
             return self._outcomes[command.id]
@@ -66,7 +105,7 @@ class Inbox:
             return "failed", "it was begun before; whether it was done is not known"
         self._device.keep(commands_done=(*done, command.id)[-COMMANDS_KEPT:])
         try:
-            outcome = "done", self._done(command)
+            outcome = "done", self._done(command, arrived)
         except OrderRefused as error:
             outcome = "refused", str(error)
         except CollectorError as error:
@@ -74,16 +113,14 @@ class Inbox:
         self._outcomes[command.id] = outcome
         return outcome
 
-    def _done(self, command: Command) -> str:
+    def _done(self, command: Command, arrived: float) -> str:
         if command.sub != self._device.id:
             raise OrderRefused("it is for another device")
-        if command.exp <= command.iat:
+        if self._clock.monotonic() - arrived >= command.exp - command.iat:
             raise OrderRefused("it has expired")
         if command.command == "rotate_token":
             self._renew()
             return "both tokens are new"
+        if self.perform is None:
+            raise OrderRefused(f"nobody here can do {command.command[:40]!r}")
         return self.perform(command.command, command.arguments)
-
-
-def _nothing(command: str, _arguments: Mapping[str, Any]) -> str:
-    raise OrderRefused(f"this agent knows no command {command[:40]!r}")

@@ -108,19 +108,24 @@ class DeviceStore:
         finally:
             os.close(fd)
 
-    def device_id(self) -> str:
-        """Return the name of this device; make it, the first time. Raises StateError."""
+    def device_id(self, kept: Kept | None) -> str:
+        """Return the name of this device; make it, the first time. Raises StateError.
+
+        What was activated has its name in the state, too: a lost file is mended from there.
+        """
         path = self.directory / "device_id"
+        written = ""
         try:
-            return str(uuid.UUID(path.read_text("ascii").strip()))
+            written = str(uuid.UUID(path.read_text("ascii").strip()))
         except FileNotFoundError:
             pass
         except (ValueError, UnicodeDecodeError):
-            log.error("%s is damaged: this device gets a new id", path)
+            log.error("%s is damaged: it is written anew", path)
         except OSError as error:
             raise self._unusable(error) from error
-        found = str(uuid.uuid4())
-        self._replace(path, f"{found}\n".encode("ascii"))
+        found = kept.device_id if kept is not None else written or str(uuid.uuid4())
+        if found != written:
+            self._replace(path, f"{found}\n".encode("ascii"))
         return found
 
     def read(self) -> Kept | None:

@@ -7,7 +7,6 @@ import typer
 from pg_collector.cli.device_access import Place
 from pg_collector.cli.options import ConfigOption, SetOption
 from pg_collector.device_verbs import DeactivateRequest
-from pg_collector.errors import AgentUnreachable, DeliveryError
 
 
 def deactivate(
@@ -38,11 +37,5 @@ def deactivate(
             if identity.device.kept is None:
                 print("the device is not activated: there is nothing to forget")
                 return
-            try:
-                identity.deactivate(tell=not local_only)
-            except DeliveryError as error:
-                raise AgentUnreachable(
-                    f"the platform cannot be told: {error}",
-                    remedy="Try again, or forget it here alone: pgc deactivate --local-only.",
-                ) from error
+            identity.deactivate(tell=not local_only)
     print("the device is deactivated")

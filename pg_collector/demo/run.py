@@ -110,7 +110,6 @@ def _run(
     far = None if options.local else Far(place, stopping)
     if far is not None:
         stack.callback(far.stop)
-    made = stack.enter_context(ThreadPoolExecutor(1, "demo-platform")).submit(_made, far)
     server = Server(place, binaries.reachable(tree, place), stopping)
     server.make()
     workload = Workload(server)
@@ -118,10 +117,12 @@ def _run(
     stack.callback(_leave, server, keep=options.keep)  # ends the workload's sessions
     stack.callback(workload.end)
     server.start(survives=options.keep)
+    # Not before: a child that is to die with us is not to be forked beside another thread.
+    making = stack.enter_context(ThreadPoolExecutor(1, "demo-platform")).submit(_made, far)
     passwords = shop.build(server)
     workload.start(passwords.owner)
+    making.result()
 
-    made.result()
     live = _live()
     password = place.write("password", passwords.monitor + "\n")
     config = _config(options, http, server, password, far, live=live)
@@ -133,7 +134,7 @@ def _run(
 
 
 def _made(far: Far | None) -> None:
-    """Set the platform up and start it, while PostgreSQL is set up."""
+    """Set the platform up and start it, while the shop is built."""
     if far is not None:
         far.make()
         far.start()

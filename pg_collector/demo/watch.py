@@ -94,13 +94,13 @@ class Watch:
 
     def _delivery(self) -> Delivery | None:
         agent = self._agent
-        if agent.identity is None:
+        if agent.uplink.identity is None:
             return None
-        account, grant = agent.buffer.account(), agent.identity.grant()
+        account, grant = agent.buffer.account(), agent.uplink.identity.grant()
         sender = agent.delivery.sender
         trouble = sender.trouble if sender is not None else None
         return Delivery(
-            agent.identity.standing().state,
+            agent.uplink.identity.standing().state,
             grant.plan if grant is not None else "none",
             account.delivered,
             account.buffered,

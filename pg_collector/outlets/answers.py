@@ -56,11 +56,6 @@ class Rejection(msgspec.Struct, frozen=True):
     code: str = ""
     detail: str = ""
 
-    @property
-    def reason(self) -> str:
-        """Code and detail in one line."""
-        return short(": ".join(part for part in (self.code, self.detail) if part))
-
 
 class Acknowledgement(msgspec.Struct, frozen=True):
     """What the platform says of a batch that it has committed."""
@@ -137,9 +132,13 @@ def short(text: str) -> str:
     return plain if len(plain) <= _LONGEST_TEXT else f"{plain[:_LONGEST_TEXT]}…"
 
 
+def _joined(reply: Reply, *parts: str) -> str:
+    """Put parts of an answer into one line, without what the far side was told in confidence."""
+    return short(reply.without_secrets(": ".join(filter(None, parts)))).strip()
+
+
 def _said(reply: Reply, problem: Problem) -> str:
-    parts = (f"{reply.status} {problem.title}", problem.detail)
-    return short(": ".join(part for part in parts if part)).strip()
+    return _joined(reply, f"{reply.status} {problem.title}", problem.detail)
 
 
 def _error(reply: Reply, problem: Problem, said: str, asked: float | None) -> DeliveryError:
@@ -182,7 +181,7 @@ def _receipt(reply: Reply, batch: Batch) -> Receipt:
         raise Unexpected("unexpected answer: it acknowledges what was not sent", remedy=_ASK)
     return Receipt(
         found.ack_through,
-        {one.seq: one.reason for one in found.rejected},
+        {one.seq: _joined(reply, one.code, one.detail) for one in found.rejected},
         policy_etag=found.policy_etag,
         commands_pending=found.commands_pending,
     )

@@ -4,6 +4,7 @@ import datetime as dt
 import gzip
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -24,6 +25,8 @@ else:
 
 log = logging.getLogger(__name__)
 
+Unauthorized = Callable[[str, Callable[[], bool]], None]
+
 SKEW_WORTH_TELLING: Final = 5.0  # seconds
 LEAST: Final = 0.1  # seconds for another attempt of the same delivery
 ATTEMPTS: Final = 3  # of one delivery: as it is, with another token, with another encoding
@@ -37,7 +40,9 @@ class PlatformOutlet:
 
     `token` gives the access token of the moment, and may raise a DeliveryError. When the platform
     refuses one, `unauthorized` is told which, and the batch is repeated once if `token` gives
-    another one then. Beside what these two take, a delivery takes `platform.timeout.total` at most.
+    another one then. It may wait for that one until the function it is given says that this outlet
+    was interrupted; `abandon` has that looked at. Beside what these two take, a delivery takes
+    `platform.timeout.total` at most.
     `acknowledged` hears of each success, `held` of what only a person can change.
     """
 
@@ -50,7 +55,8 @@ class PlatformOutlet:
         metrics: Metrics,
         *,
         token: Callable[[], str],
-        unauthorized: Callable[[str], None] = lambda _token: None,
+        unauthorized: Unauthorized = lambda _token, _gave_up: None,
+        abandon: Callable[[], None] = lambda: None,
         acknowledged: Callable[[Receipt], None] = lambda _receipt: None,
         held: Callable[[Held], None] = lambda _error: None,
         environ: Mapping[str, str] | None = None,
@@ -60,6 +66,8 @@ class PlatformOutlet:
         self._clock = clock
         self._token = token
         self._unauthorized = unauthorized
+        self._abandon = abandon
+        self._gave_up = threading.Event()
         self._acknowledged = acknowledged
         self._held = held
         self._encoding = platform.compression
@@ -83,6 +91,8 @@ class PlatformOutlet:
 
     def interrupt(self) -> None:
         """End a delivery under way, and refuse later ones: the agent stops. From any thread."""
+        self._gave_up.set()
+        self._abandon()
         self._web.interrupt()
 
     def close(self) -> None:
@@ -102,7 +112,7 @@ class PlatformOutlet:
                 log.info("the platform does not take %s: gzip from now on", self._encoding)
                 self._encoding = Compression.GZIP
             elif reply.status == HTTPStatus.UNAUTHORIZED:
-                self._unauthorized(token)
+                self._unauthorized(token, self._gave_up.is_set)
                 refused, token = token, self._token()
                 if token == refused:
                     return reply, sent
@@ -119,7 +129,9 @@ class PlatformOutlet:
             "Idempotency-Key": f"{batch.stream}/{batch.first}-{batch.last}",
             "Pgc-Life": batch.life,
         }
-        reply = self._web.request("POST", "/v1/samples", headers, packed, within=within)
+        reply = self._web.request(
+            "POST", "/v1/samples", headers, packed, within=within, secrets=(token,)
+        )
         self._bytes_total.inc(len(packed))
         return reply, len(packed)
 

@@ -36,6 +36,8 @@ COMMANDS: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
 }
 
 _LETTERS: Final = string.ascii_letters + string.digits
+_COMMANDS_AT_ONCE: Final = 50  # of these; an agent takes replies of 64 KiB
+_ARGUMENTS_MAX: Final = 400
 _SHOWN: Final = 8  # letters of a key that its prefix has
 _TOKENS_KEPT: Final = 90 * 86_400.0  # seconds for which a spent refresh token is recognized
 _SCHEMA: Final = """
@@ -379,22 +381,24 @@ class Identity:
         )
         if not sound:
             raise CollectorError(f"{name} takes {', '.join(wanted) or 'no arguments'}")
+        text = msgspec.json.encode(arguments).decode()
+        if len(text) > _ARGUMENTS_MAX:
+            raise CollectorError(f"its arguments are longer than {_ARGUMENTS_MAX} characters")
         command = str(uuid.uuid4())
         with self._writing() as db:
             db.execute(
                 "INSERT INTO commands (id, device, command, arguments, created, expires)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (command, device, name, msgspec.json.encode(arguments).decode(), time.time(),
-                 time.time() + ttl),
+                (command, device, name, text, time.time(), time.time() + ttl),
             )  # fmt: skip
         return command
 
     def commands(self, device: str) -> list[Command]:
-        """Return the commands that wait for a device's result, the oldest first."""
+        """Return commands that wait for a device's result, the oldest first: what fits a reply."""
         rows = self._all(
             "SELECT id, command, arguments, expires FROM commands"
-            " WHERE device = ? AND status IS NULL AND expires > ? ORDER BY created, rowid",
-            device, time.time(),
+            " WHERE device = ? AND status IS NULL AND expires > ? ORDER BY created, rowid LIMIT ?",
+            device, time.time(), _COMMANDS_AT_ONCE,
         )  # fmt: skip
         return [Command(i, name, msgspec.json.decode(a), end) for i, name, a, end in rows]
 

@@ -32,6 +32,7 @@ _BEARER = re.compile(r"\b(bearer[ \t]++)[a-z0-9._~+/=-]{6,}+", _FLAGS)
 _BASIC = re.compile(r"\b(Basic[ \t]++)[A-Za-z0-9+/=_-]{6,}+", re.ASCII)
 _TOKEN = re.compile(
     r"\beyJ[A-Za-z0-9_-]{8,}+[A-Za-z0-9_.-]*+"  # a JSON web token
+    r"|\bpgc_[A-Za-z0-9._-]{1,64}_[A-Za-z0-9]{32,}+|\bpg[ar]_[A-Za-z0-9_-]{20,}+"  # the platform's
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}+"  # an access key of AWS
     r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*+",
     re.ASCII | re.DOTALL,

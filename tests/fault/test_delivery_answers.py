@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import format_datetime
 
 import pytest
@@ -137,7 +137,7 @@ def test_a_refused_token_is_renewed_once_and_the_batch_repeated(far: FarSide, de
     delivery.put(3)
     renewals: list[str] = []
 
-    def renew(token: str) -> None:
+    def renew(token: str, _gave_up: Callable[[], bool]) -> None:
         renewals.append(token)
         delivery.tokens.append("newer")
 

@@ -25,7 +25,12 @@ narrow:
   inherits: fast
   ingest: {max_batch_bytes: 70000, max_line_bytes: 65536, encodings: [gzip]}
   min_interval: {vacuum: 0, statio: 0, locks: 0}
-calm: {inherits: fast, grace_s: 600, heartbeat_s: 5}
+calm:
+  inherits: fast
+  grace_s: 600
+  heartbeat_s: 5
+  min_interval: {activity: 0, database: 0, statements: 0, vacuum: 0}
+files: {inherits: calm, outputs: [local]}
 """
 )
 
@@ -208,6 +213,12 @@ def test_deactivate_through_the_agent_stops_collecting_and_frees_the_place(
     key = platform.new_key("fast", devices=1)
     with device(tmp_path, platform, newest_server, key) as daemon:
         until(lambda: state(daemon) == "ACTIVE", deadline=30, what="it is activated")
+        platform.kill()
+        done = daemon.pgc("deactivate")
+        assert done.returncode == 69, done.stderr
+        assert "pgc deactivate --local-only" in done.stderr
+        assert told(daemon)["state"] in {"ACTIVE", "GRACE"}, "nothing has changed"
+        platform.start()
         done = daemon.pgc("deactivate")
         assert (done.returncode, done.stdout) == (0, "the device is deactivated\n")
         until(lambda: state(daemon) == "UNPROVISIONED", deadline=10, what="it is deactivated")
@@ -236,6 +247,42 @@ def test_the_verbs_do_without_an_agent(platform, newest_server, tmp_path):
     assert key not in done.stderr
 
 
+def test_who_takes_a_single_turn_keeps_to_the_plan_and_leaves_orders_alone(
+    platform, newest_server, tmp_path
+):
+    key = platform.new_key("narrow")
+    daemon = device(tmp_path, platform, newest_server, key)
+    assert daemon.pgc("activate").returncode == 0
+    name = told(daemon)["device_id"]
+    platform.command(name, "flush")
+    with statements(newest_server.database(), 1000):
+        for verb in (("start", "--once"), ("activate",), ("start", "--once")):
+            done = daemon.pgc(*verb)
+            assert done.returncode == 0, done.stderr
+    with platform._identity() as identity:
+        assert [one["status"] for one in identity.results(name)] == [None]
+    platform.change_plan(key, "files")
+    done = daemon.pgc("start", "--once")
+    assert done.returncode == 78
+    assert "the plan files does not include the output platform" in done.stderr
+    assert platform.stop() == 0
+    (longest,) = platform.query("SELECT max(length(line)) FROM samples")
+    assert 30_000 < longest[0] <= 65_536
+    assert platform.query("SELECT count(*) FROM rejected") == [(0,)]
+
+
+def test_the_verbs_about_the_device_work_beside_an_agent_without_a_platform(
+    newest_server, tmp_path
+):
+    dsn = newest_server.dsn("pgcollector")
+    with Daemon(tmp_path, {"prod": dsn}, "files", state_dir=str(tmp_path / "state")) as daemon:
+        daemon.sampled()
+        assert told(daemon)["state"] == "UNPROVISIONED"
+        done = daemon.pgc("activate")
+        assert done.returncode == 78
+        assert "no platform is configured" in done.stderr
+
+
 def test_orders_are_carried_out(platform, newest_server, tmp_path):
     key = platform.new_key("calm")
     with device(tmp_path, platform, newest_server, key) as daemon:
@@ -244,6 +291,9 @@ def test_orders_are_carried_out(platform, newest_server, tmp_path):
         platform.command(name, "pause", {"sampler": "statements"})
         platform.command(name, "set_interval", {"sampler": "database", "seconds": 3600})
         platform.command(name, "collect_once", {"sampler": "database"})
+        platform.command(name, "pause", {"sampler": "vacuum"})
+        platform.command(name, "resume", {"sampler": "vacuum"})
+        platform.command(name, "collect_once", {"sampler": "vacuum"})
         platform.command(name, "resync")
         platform.command(name, "pause", {"sampler": "no such"})
 
@@ -253,12 +303,14 @@ def test_orders_are_carried_out(platform, newest_server, tmp_path):
         def done() -> list[str]:
             return [line["msg"] for line in daemon.said() if line["component"] == "audit"]
 
-        until(lambda: sum("command " in one for one in done()) >= 5, deadline=30, what="all done")
+        until(lambda: sum("command " in one for one in done()) >= 8, deadline=30, what="all done")
         paused = jobs()
         daemon.sampled_by("activity", "prod", 3)
         assert jobs() <= paused + 1
         assert any("command pause refused: there is no sampler" in one for one in done())
-        assert any("command collect_once done: a turn of database" in one for one in done())
+        for sampler in ("database", "vacuum"):
+            words = f"command collect_once done: a turn of {sampler}"
+            assert any(words in one for one in done())
 
 
 def test_the_platforms_limits_hold_for_lines_and_batches(platform, newest_server, tmp_path):

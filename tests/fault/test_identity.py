@@ -4,7 +4,9 @@ The numbers are those of docs/reliability.md.
 """
 
 import logging
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,22 @@ from pg_collector.activation.state import DeviceStore
 from pg_collector.breaker import Breaker
 from pg_collector.clock import SystemClock
 from pg_collector.config.model import Platform, PlatformTimeout
-from pg_collector.errors import Deferred, Held, OrderRefused, Unreachable
+from pg_collector.errors import (
+    AgentUnreachable,
+    Deferred,
+    DeliveryError,
+    Held,
+    OrderRefused,
+    Unreachable,
+)
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Receipt
+from pg_collector.outlets.platform import PlatformOutlet
 from pg_collector.plan import DeviceState
+from pg_collector.sample import Batch
 from pg_collector.secret import Secret
 from pg_collector.web import Web
+from tests.support.far_side import FarSide
 from tests.support.hand_clock import HandClock
 from tests.support.reference_platform import COMPRESSED, ReferencePlatform
 from tests.support.signing import Signer, key_set, policy
@@ -418,11 +430,192 @@ def test_deactivating_frees_the_place_and_keeps_the_id(bench, platform):
     assert bench.step() is DeviceState.ACTIVE
     assert bench.identity.device.id == device
     platform.kill()
-    with pytest.raises(Unreachable):
+    with pytest.raises(AgentUnreachable, match="cannot be told") as caught:
         bench.identity.deactivate()
+    assert "--local-only" in caught.value.remedy
     assert bench.identity.standing().state is DeviceState.ACTIVE
     bench.identity.deactivate(tell=False)
     assert bench.identity.standing().state is DeviceState.UNPROVISIONED
+
+
+@pytest.mark.parametrize("words", [("keys", "revoke"), ("devices", "revoke")])
+def test_who_was_shut_out_can_be_deactivated_and_activated_anew(bench, platform, words):
+    """That is what the remedy of these stops says."""
+    bench.step()
+    platform.pgc(*words, bench.identity.device.id if words[0] == "devices" else bench.key)
+    assert bench.step(1.0) is DeviceState.STOPPED
+    bench.identity.deactivate()
+    assert bench.identity.standing().state is DeviceState.UNPROVISIONED
+    bench.key = platform.new_key("other")
+    bench.restart()
+    if words[0] == "keys":
+        assert bench.step() is DeviceState.ACTIVE
+        assert bench.identity.grant().plan == "other"
+
+
+def test_commands_stay_where_they_are_until_somebody_can_carry_them_out(bench, platform):
+    bench.step()
+    before = platform.metric("requests_total", route="GET /v1/commands")
+    platform.command(bench.identity.device.id, "flush")
+    bench.identity.inbox.perform = None
+    bench.step(0.6)
+    bench.step(0.6)
+    assert platform.metric("requests_total", route="GET /v1/commands") == before
+    bench.identity.inbox.perform = bench.perform
+    bench.step(0.6)
+    assert bench.performed == [("flush", {})]
+
+
+def test_very_many_commands_come_in_parts(bench, platform):
+    bench.step()
+    device = bench.identity.device.id
+    with platform._identity() as identity:
+        for _ in range(180):
+            identity.command(device, "set_interval", {"sampler": "s" * 300, "seconds": 60}, 3600.0)
+    for _ in range(5):
+        bench.step(0.6)
+    assert len(bench.performed) == 180
+    assert bench.identity.trouble is None
+
+
+def test_a_report_that_is_refused_keeps_no_other_command_back(bench, platform, caplog):
+    bench.step()
+    device = bench.identity.device.id
+    first = platform.command(device, "flush")
+    platform.command(device, "resync")
+    genuine = bench.identity._client.report
+
+    def report(token: str, command: str, *told: Any) -> None:
+        if command == first:
+            raise Held("404 not found", problem="not-found", status=404)
+        genuine(token, command, *told)
+
+    bench.identity._client.report = report
+    bench.step(0.6)
+    assert bench.performed == [("flush", {}), ("resync", {})]
+    assert bench.identity.trouble is None
+    assert "does not take what came of flush" in caplog.text
+
+
+def test_a_command_is_not_carried_out_after_its_time(bench, platform):
+    bench.step()
+    signed = [platform.command(bench.identity.device.id, "flush") for _ in range(2)]
+    assert len(set(signed)) == 2
+
+    def late(*asked: Any) -> str:
+        bench.advance(3601)
+        bench.performed.append(asked)
+        return "done so"
+
+    bench.identity.inbox.perform = late
+    said = []
+    genuine = bench.identity._client.report
+
+    def report(*told: Any) -> None:
+        said.append(told[2:4])
+        genuine(*told)
+
+    bench.identity._client.report = report
+    bench.step(0.6)
+    assert len(bench.performed) == 1
+    assert said[1:] == [("refused", "it has expired")]
+
+
+def test_a_command_of_a_new_key_is_believed_where_an_old_one_vouches(bench, platform):
+    bench.step()
+    bench.identity._heartbeat_at = bench.clock.monotonic() + 1e6
+    bench.identity._policy_wanted.clear()
+    platform.pgc("keys", "rotate-signing")
+    platform.restart()
+    platform.command(bench.identity.device.id, "flush")
+    bench.identity.acknowledged(Receipt(1, commands_pending=True))
+    bench.step()
+    assert bench.performed == [("flush", {})]
+
+
+def test_a_command_that_is_not_believed_is_asked_for_at_the_heartbeats_pace(bench):
+    bench.step()
+    bench.step()
+    asked: list[str] = []
+
+    def commands(token: str) -> tuple[str, ...]:
+        asked.append(token)
+        return ("no.signature.atall",)
+
+    bench.identity._client.commands = commands
+    for _ in range(20):
+        bench.identity.acknowledged(Receipt(1, commands_pending=True))
+        bench.step(0.01)
+    assert len(asked) == 1
+    assert not bench.performed
+    bench.step(0.6)
+    bench.step()
+    assert len(asked) == 2
+
+
+def test_who_waits_for_a_token_is_let_go_when_it_is_called_away(bench, platform):
+    bench.step()
+    metrics = Metrics(bench.clock)
+    with FarSide() as far:
+        far.rules.tokens = frozenset()
+        outlet = PlatformOutlet(
+            Platform(url=far.url, timeout=QUICK),
+            SystemClock(),
+            metrics,
+            token=bench.identity.token,
+            unauthorized=bench.identity.unauthorized,
+            abandon=bench.identity.abandon,
+        )
+        assert platform.process is not None
+        platform.process.send_signal(signal.SIGSTOP)
+        try:
+            bench.identity.start(lambda work: work())
+            ended: list[DeliveryError] = []
+
+            def deliver() -> None:
+                try:
+                    outlet.deliver(Batch(1, 1, (b"{}",), stream="a-stream", life="1/x"))
+                except DeliveryError as error:
+                    ended.append(error)
+
+            sender = threading.Thread(target=deliver)
+            sender.start()
+            until(lambda: not bench.identity.device.access_token, what="it waits for another")
+            assert sender.is_alive()
+            began = time.monotonic()
+            outlet.interrupt()
+            sender.join(10)
+            assert time.monotonic() - began < 1.0
+            assert isinstance(ended[0], Deferred)
+        finally:
+            platform.process.send_signal(signal.SIGCONT)
+            outlet.close()
+
+
+@pytest.mark.root
+def test_a_full_disk_keeps_nobody_stopped_and_no_policy_back(platform, caplog):
+    with memory_volume(1 << 20) as volume:
+        key = platform.new_key("other")
+        bench = Bench(platform, volume.path, key)
+        bench.step()
+        platform.pgc("keys", "cancel", key)
+        assert bench.step(1.0) is DeviceState.STOPPED
+        volume.fill()
+        platform.pgc("keys", "renew", key)
+        assert bench.step(1.0) is DeviceState.ACTIVE
+        platform.change_plan(key, "fast")
+        changes = bench.changes
+        bench.step(1.0)
+        grant = bench.identity.grant()
+        assert grant is not None
+        assert grant.plan == "fast"
+        assert bench.changes == changes + 1
+        assert "what the platform said is not on disk yet" in caplog.text
+        volume.free()
+        bench.restart()
+        assert bench.identity.standing().state is DeviceState.ACTIVE
+        assert bench.identity.grant() == grant
+        bench.identity.stop(1.0)
 
 
 def test_no_secret_is_in_the_log(bench, platform, caplog):

@@ -54,7 +54,7 @@ class Delivery:
             self.clock,
             self.metrics,
             token=lambda: self.tokens[-1],
-            unauthorized=self.refused_tokens.append,
+            unauthorized=lambda token, _gave_up: self.refused_tokens.append(token),
             environ=environ or {},
         )
         caps = Pacing(

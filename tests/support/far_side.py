@@ -63,6 +63,7 @@ class Answer:
     drip: float = 0.0  # from byte to byte
     drip_after: int = 0  # bytes at full speed before
     continues: bool = False  # 100 Continue for ever
+    echo: bool = False  # the problem document repeats what was asked, credentials and all
     unread: bool = False  # answer before the body was read, and close
     alter: Callable[[Document], Document] = lambda document: document  # the acknowledgement
 
@@ -277,7 +278,11 @@ class _Handler(BaseHTTPRequestHandler):
         while answer.continues and not self.server.far.stopping.wait(0.02):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         status = answer.status or 0
-        content = _problem(status, answer.problem, answer.fields)
+        fields = dict(answer.fields)
+        if answer.echo:
+            told = f"{self.headers.get('Authorization')} {body.decode('utf-8', 'replace')}"
+            fields |= {"title": told, "detail": told}
+        content = _problem(status, answer.problem, fields)
         if answer.status is None or answer.commit:
             done, document = self._deliver(body)
             status = answer.status or done
@@ -380,7 +385,7 @@ def _problem(status: int, problem: str, fields: Mapping[str, Any]) -> bytes:
 def _document(status: int, problem: str, **fields: Any) -> Document:
     """Return a problem document (RFC 9457)."""
     kind = f"{URN}{problem}" if problem else "about:blank"
-    return {"type": kind, "title": problem.replace("-", " "), "status": status, **fields}
+    return {"type": kind, "title": problem.replace("-", " "), "status": status} | fields
 
 
 def _context(tls: Leaf, client_ca: Path | None) -> ssl.SSLContext:

@@ -79,6 +79,20 @@ def test_the_id_is_made_once_and_kept_for_life(bench):
     assert bench.fresh().kept is None
 
 
+@pytest.mark.parametrize("content", [None, "damaged", "9b2f6a4e-6c1f-4b8e-8d6e-0a7c5d1e2f30\n"])
+def test_a_lost_or_altered_id_is_that_of_the_activation_again(bench, content):
+    bench.activate()
+    before = bench.device.id
+    path = bench.store.directory / "device_id"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    found = bench.fresh()
+    assert found.id == before
+    assert found.grant() is not None, "its policy is believed still"
+    assert path.read_text().strip() == before
+
+
 def test_files_and_directory_are_nobody_elses(bench):
     bench.activate()
     with bench.store.held():
@@ -152,7 +166,7 @@ def test_a_policy_on_disk_that_was_altered_is_not_believed(bench, caplog):
 def test_a_directory_that_cannot_be_used_is_told_with_its_remedy(bench):
     elsewhere = DeviceStore(bench.store.directory / "device_id" / "no-directory")
     with pytest.raises(StateError, match="Not a directory") as caught:
-        elsewhere.device_id()
+        elsewhere.device_id(None)
     assert "state_dir" in caught.value.remedy
 
 
