@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pg_collector.errors import OrderRefused
+from tests.support.agents import configuration, running
 from tests.support.clocks import faked
 from tests.support.conditions.statements import statements
 from tests.support.daemon import Daemon
@@ -311,6 +313,20 @@ def test_orders_are_carried_out(platform, newest_server, tmp_path):
         for sampler in ("database", "vacuum"):
             words = f"command collect_once done: a turn of {sampler}"
             assert any(words in one for one in done())
+
+
+def test_what_was_just_resumed_can_be_collected_at_once(newest_server, tmp_path):
+    """Before the jobs are laid out anew: nobody waits in this agent, who would do that."""
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path)
+    with running(config) as agent:
+        agent._orders.perform("pause", {"sampler": "vacuum"})
+        agent.apply()
+        assert "vacuum" not in {job.sampler for job in agent.layout.jobs}
+        agent._orders.perform("resume", {"sampler": "vacuum"})
+        assert agent._orders.perform("collect_once", {"sampler": "vacuum"}).startswith("a turn")
+        agent._orders.perform("pause", {"sampler": "wal"})
+        with pytest.raises(OrderRefused, match="at work on no target"):
+            agent._orders.perform("collect_once", {"sampler": "wal"})
 
 
 def test_the_platforms_limits_hold_for_lines_and_batches(platform, newest_server, tmp_path):

@@ -26,6 +26,9 @@ LOG_LINES = [
     ("sent Basic aHVudGVyMg== to h", "sent Basic ? to h"),
     ("X-Amz-Signature=hunter2", "X-Amz-Signature=?"),
     ("token eyJhbGciOiJIUzI1NiJ9.eyJhIjoxfQ.hunter2 bad", "token ? bad"),
+    ("it said pgc_a-plan_hunter2Hunter2hunter2Hunter2hunt then", "it said ? then"),
+    ("it said pgr_hunter2-Hunter2_hunter2 then", "it said ? then"),
+    ("it said pga_hunter2-Hunter2_hunter2 then", "it said ? then"),
     ("alter role x password 'hunter2'", "alter role x password ?"),
     ("-----BEGIN RSA PRIVATE KEY-----\nhunter2", "?"),
     (
@@ -49,6 +52,7 @@ LOG_LINES = [
 PLAIN = [
     'connection to server at "10.0.0.1", port 5432 failed: FATAL:  no password for user "bob"',
     "sampler activity took 12 ms, 34 rows",
+    "pgc_platform_request_seconds_bucket of pga_hba, pgc_pro_",
     'relation "pg_stat_statements" does not exist',
     "the basic level is used, no token was given",
     "password_file: /etc/pgc/password is empty",
