@@ -6,26 +6,8 @@ import uuid
 import pytest
 
 from tests.support.platform_device import Device, checked, decoded, name
-from tests.support.reference_platform import COMPRESSED, ReferencePlatform
+from tests.support.reference_platform import ReferencePlatform
 from tests.support.until import until
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory):
-    with ReferencePlatform(tmp_path_factory.mktemp("devices"), plans=COMPRESSED) as platform:
-        yield platform
-
-
-@pytest.fixture(scope="module")
-def key(platform):
-    return platform.new_key("fast", devices=100)
-
-
-@pytest.fixture
-def device(platform, key):
-    device = Device(platform.url)
-    assert device.activate(key).ok
-    return device
 
 
 def test_an_activation_brings_tokens_a_policy_and_the_keys_that_signed_it(device):

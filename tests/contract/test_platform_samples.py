@@ -12,26 +12,8 @@ from backports import zstd
 
 from tests.support.lines import make
 from tests.support.platform_device import Device, gap, name
-from tests.support.reference_platform import COMPRESSED, ReferencePlatform
+from tests.support.reference_platform import ReferencePlatform
 from tests.support.until import until
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory):
-    with ReferencePlatform(tmp_path_factory.mktemp("samples"), plans=COMPRESSED) as platform:
-        yield platform
-
-
-@pytest.fixture(scope="module")
-def key(platform):
-    return platform.new_key("fast", devices=100)
-
-
-@pytest.fixture
-def device(platform, key):
-    device = Device(platform.url)
-    assert device.activate(key).ok
-    return device
 
 
 def lines(first, last):

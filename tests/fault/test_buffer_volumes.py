@@ -47,6 +47,16 @@ def works_again(rig: Rig) -> None:
     rig.written()
 
 
+def loses_nothing(rig: Rig) -> None:
+    """Assert that the disk is used again, and that all there was has arrived."""
+    works_again(rig)
+    until(lambda: rig.buffer.account().buffered == 0, RESUMES, "all is delivered")
+    assert rig.buffer.account().lost == {}
+    figures = rig.verify(returning=True)
+    assert figures.told == 0
+    assert figures.streams <= 3
+
+
 def test_a_disk_that_fills_up_and_is_freed_costs_what_the_policy_says():
     """Fault 7: nobody delivers at first; then somebody does, while it is still full."""
     with memory_volume(5 * MB) as volume, Rig(volume.path / "buffer", memory_max=300_000) as rig:
@@ -85,12 +95,7 @@ def test_a_disk_that_stays_full_while_lines_are_delivered_loses_nothing():
         until(lambda: rig.journal.trouble is not None, RESUMES, "it is noticed")
         until(lambda: rig.buffer.account().buffered == 0, 2 * RESUMES, "memory has to do")
         volume.free()
-        works_again(rig)
-        until(lambda: rig.buffer.account().buffered == 0, RESUMES, "all is delivered")
-        assert rig.buffer.account().lost == {}
-        figures = rig.verify(returning=True)
-        assert figures.told == 0
-        assert figures.streams <= 3
+        loses_nothing(rig)
 
 
 def test_a_disk_that_is_full_at_the_start_leaves_memory_and_harms_no_segment():
@@ -275,9 +280,4 @@ def test_a_volume_with_hardly_any_room_is_not_tried_with_a_new_stream_each_time(
             rig.put(1000, 1000)
             until(lambda: rig.buffer.account().buffered == 0, RESUMES, "memory has to do")
         volume.free()
-        works_again(rig)
-        until(lambda: rig.buffer.account().buffered == 0, RESUMES, "all is delivered")
-        assert rig.buffer.account().lost == {}
-        figures = rig.verify(returning=True)
-        assert figures.told == 0
-        assert figures.streams <= 3
+        loses_nothing(rig)

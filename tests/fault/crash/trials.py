@@ -154,7 +154,10 @@ def pairs(_kind: str, seed: int, place: Path) -> Result:
 
 def _fall(platform: ReferencePlatform, seconds: float) -> None:
     """Kill a platform after so many seconds, and start it again."""
-    time.sleep(seconds)
+    assert platform.process is not None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        platform.process.wait(seconds)
+        raise AssertionError(f"the platform ended by itself: {platform.log.read_text()[-500:]}")
     platform.kill()
     platform.start()
 
