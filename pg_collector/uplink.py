@@ -152,10 +152,11 @@ class Uplink:
         if identity is None:
             yield
             return
-        identity.inbox.perform = perform
+        service = identity.key_service
+        service.inbox.perform = perform
         identity.open()
-        identity.on_change = on_change
-        identity.on_token = delivery.hurry
+        service.on_change = on_change
+        service.on_token = delivery.hurry
         identity.beat = vitals.heart("identity").beat
         vitals.register("activation", partial(checks.activation, identity))
         identity.start(life.essential)

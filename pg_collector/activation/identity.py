@@ -16,14 +16,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from pg_collector import __version__
 from pg_collector.activation import elapsed
 from pg_collector.activation.client import Client
 from pg_collector.activation.device import Device, Told
 from pg_collector.activation.elapsed import Moments
-from pg_collector.activation.inbox import Inbox
-from pg_collector.activation.signed import KeySet, Kind, UnknownKey, Untrusted, verified
-from pg_collector.activation.state import DeviceStore, Kept, fingerprint
+from pg_collector.activation.key_service import KeyService
+from pg_collector.activation.signed import Untrusted
+from pg_collector.activation.state import DeviceStore, fingerprint
 from pg_collector.activation.stops import ENDED, stop_for
 from pg_collector.breaker import Breaker
 from pg_collector.clock import Clock
@@ -48,10 +47,6 @@ T = TypeVar("T")
 
 LOOK_EVERY: Final = 5.0  # seconds between two looks at the clock
 LEAST: Final = 0.05  # seconds between two looks
-KEYS_EVERY: Final = 60.0  # seconds between two questions for new keys
-AGAIN_EVERY: Final = 10.0  # seconds between two attempts with a token that was refused twice
-LEFT: Final = (0.2, 0.3)  # of a token's life when it is renewed
-EARLY: Final = (0.9, 1.0)  # of the heartbeat's interval
 CALL_WITHIN: Final = 15.0  # seconds that a command of the owner waits for this thread
 SPARE: Final = 30.0  # seconds that a step may take beside its calls, orders above all
 
@@ -78,39 +73,33 @@ class Identity:
     ) -> None:
         """Nothing is read or sent before `open`."""
         self.device = Device(store, clock, moments)
-        self.on_change: Callable[[], None] = lambda: None  # the grant is another one
-        self.on_token: Callable[[], None] = lambda: None  # there is one, after there was none
         self.beat: Callable[[float], None] = lambda _within: None
-        self.inbox = Inbox(self.device, clock, renew=self._renew, rotate=self._rotated)
-        self._client = client
+        self.key_service = KeyService(
+            client,
+            self.device,
+            clock,
+            metrics,
+            hostname=hostname,
+            moments=moments,
+            uniform=uniform,
+        )
         self._store = store
         self._api_key = api_key
-        self._hostname = hostname
         self._breaker = breaker
         self._clock = clock
         self._metrics = metrics
         self._renew_within = renew_within
-        self._moments = moments
-        self._uniform = uniform
         self._backoff = Backoff(uniform=uniform)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._policy_wanted = threading.Event()
-        self._commands_wanted = threading.Event()
-        self._refused = threading.Event()  # delivery is held for a token
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._held = contextlib.ExitStack()
         self._tried = threading.Condition()  # guards the next one
         self._attempts = 0
         # What follows is used in the thread, or before it starts.
         self._failures = 0
-        self._retry_at = 0.0  # on the monotonic clock, like those below
-        self._renew_at = 0.0
-        self._heartbeat_at = 0.0
-        self._obey_at = 0.0
-        self._keys_asked_at = -KEYS_EVERY
-        self._tried_again_at = -AGAIN_EVERY
+        self._retry_at = 0.0  # on the monotonic clock
         self._shown = UNPROVISIONED
         self._deactivated = False
         self._mismatch = False  # the configuration has another key, and that was told
@@ -167,11 +156,12 @@ class Identity:
 
     def acknowledged(self, receipt: Receipt) -> None:
         """Hear that the platform took something: that is a contact, and may bring news."""
+        service = self.key_service
         if self.device.contact(receipt):
-            self._policy_wanted.set()
+            service.policy_wanted.set()
         if receipt.commands_pending:
-            self._commands_wanted.set()
-        wanted = self._policy_wanted.is_set() or self._commands_wanted.is_set()
+            service.commands_wanted.set()
+        wanted = service.policy_wanted.is_set() or service.commands_wanted.is_set()
         if wanted or self._shown.state is not DeviceState.ACTIVE:
             self._wake.set()
 
@@ -182,9 +172,9 @@ class Identity:
         """
         refused = error.status == HTTPStatus.UNAUTHORIZED
         if refused:
-            self._refused.set()
+            self.key_service.refused.set()
         if refused or stop_for(error) is not None:
-            self._policy_wanted.set()
+            self.key_service.policy_wanted.set()
             self._wake.set()
 
     # The life of the thread.
@@ -195,7 +185,7 @@ class Identity:
             stack.enter_context(self._store.held())
             self.device.load()
             self._held = stack.pop_all()
-        self._policy_wanted.set()
+        self.key_service.policy_wanted.set()
         self._compare_keys()
         self._tell()
 
@@ -208,7 +198,7 @@ class Identity:
 
     def run(self) -> None:
         """Be the thread, until `stop`."""
-        self._client.on_call = lambda seconds: self.beat(seconds + SPARE)
+        self.key_service.client.on_call = lambda seconds: self.beat(seconds + SPARE)
         while not self._stopping.is_set():
             pause = self.step()
             self.beat(pause + SPARE)
@@ -219,13 +209,13 @@ class Identity:
         """End the thread; return whether it did within the seconds."""
         self._stopping.set()
         self._wake.set()
-        self._client.interrupt()
+        self.key_service.client.interrupt()
         if self._thread is not None:
             self._thread.join(deadline)
             if self._thread.is_alive():
                 return False
         self.device.checkpoint(now=True)
-        self._client.close()
+        self.key_service.client.close()
         self._held.close()
         return True
 
@@ -283,7 +273,7 @@ class Identity:
         """Do what is due with the key service; return the pause after a failure, else 0."""
         try:
             with self._breaker.guard():
-                self._work()
+                self.key_service.work(None if self._deactivated else self._api_key)
         except BreakerOpen as error:
             return error.retry_in
         except CollectorError as error:
@@ -334,134 +324,6 @@ class Identity:
                 audit.error(_MISMATCH)
             self.device.trouble = CollectorError(_MISMATCH, remedy=_MISMATCH_REMEDY)
 
-    def _work(self) -> None:
-        if self.device.kept is None and self._api_key is not None and not self._deactivated:
-            self._activate(self._api_key)
-        kept = self.device.kept
-        if kept is None or not kept.refresh_token:  # its tokens have ended: that is its owner's
-            return
-        if not self.device.access_token or self._clock.monotonic() >= self._renew_at:
-            self._renew()
-        if self._policy_wanted.is_set() or self._clock.monotonic() >= self._heartbeat_at:
-            self._wanted(self._policy_wanted, self._heartbeat)
-        obeys = self.inbox.perform is not None and self._clock.monotonic() >= self._obey_at
-        if obeys and self._commands_wanted.is_set():
-            self._wanted(self._commands_wanted, self._obey)
-
-    def _wanted(self, flag: threading.Event, work: Callable[[], None]) -> None:
-        """Do what is wanted, again with another token where one is refused; it stays wanted."""
-        flag.clear()
-        try:
-            self._authorized(work)
-        except BaseException:
-            flag.set()
-            raise
-
-    def _authorized(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Held as error:
-            if error.status != HTTPStatus.UNAUTHORIZED:
-                raise
-            self._renew()
-            work()
-
-    def _activate(self, api_key: Secret) -> None:
-        try:
-            found = self._client.activate(
-                api_key=api_key.reveal(),
-                device_id=self.device.id,
-                hostname=self._hostname,
-                version=__version__,
-            )
-        except Held as error:
-            audit.error("the activation was refused: %s", error)
-            raise
-        keys = found.jwks.check()
-        policy = self.device.believed(found.policy, keys, 0)
-        kept = Kept(
-            device_id=self.device.id,
-            key_sha256=fingerprint(api_key.reveal()),
-            refresh_token=found.refresh_token,
-            keys=keys,
-            policy=found.policy,
-            policy_version=policy.version,
-            seen=self._moments(),
-        )
-        self.device.activated(kept, policy)
-        self._take(found.access_token, found.expires_in)
-        self._policy_wanted.set()  # its answer has the ETag
-        told = {"device_id": self.device.id, "plan": policy.plan}
-        log.info("device activated: plan %s", policy.plan, extra=told)
-        audit.warning("device %s activated, plan %s", self.device.id, policy.plan)
-
-    def _renew(self) -> None:
-        kept = self.device.kept
-        if kept is None:
-            return
-        found = self._client.refresh(kept.device_id, kept.refresh_token)
-        # It is used only once it is on disk: until then the platform takes the one before, too.
-        try:
-            self.device.keep(refresh_token=found.refresh_token)
-        finally:
-            self._take(found.access_token, found.expires_in)
-
-    def _take(self, token: str, expires_in: float) -> None:
-        usable = self.device.usable
-        self.device.take(token, expires_in)
-        if not usable:
-            self.on_token()
-        share = 1.0 - self._uniform(*LEFT)
-        self._renew_at = self._clock.monotonic() + expires_in * share
-        expires_at = self._clock.now().timestamp() + expires_in
-        self._metrics.token_expiry_timestamp_seconds.set(expires_at)
-
-    def _heartbeat(self) -> None:
-        kept = self.device.kept
-        if kept is None:
-            return
-        fetched = self._client.policy(self.device.access_token)
-        try:
-            policy = self.device.believed(fetched.token, kept.keys, kept.policy_version)
-        except UnknownKey:
-            keys = self._rotated(kept.keys)
-            policy = self.device.believed(fetched.token, keys, kept.policy_version)
-        if fetched.commands_pending:
-            self._commands_wanted.set()
-        now = self._clock.monotonic()
-        if self._refused.is_set() and now - self._tried_again_at >= AGAIN_EVERY:
-            self._refused.clear()
-            self._tried_again_at = now
-            self.on_token()
-        self._heartbeat_at = self._clock.monotonic() + policy.heartbeat_s * self._uniform(*EARLY)
-        if self.device.accept(policy, fetched.token, fetched.etag):
-            log.info("policy %d is in force: plan %s", policy.version, policy.plan)
-            audit.warning("policy %d is in force: plan %s", policy.version, policy.plan)
-            self.on_change()
-
-    def _rotated(self, pinned: KeySet) -> KeySet:
-        """Take the platform's new keys, where a pinned one vouches for them. Raises Untrusted."""
-        now = self._clock.monotonic()
-        if now - self._keys_asked_at >= KEYS_EVERY:
-            self._keys_asked_at = now
-            for token in self._client.signed_keys():
-                with contextlib.suppress(UnknownKey):
-                    keys = verified(token, pinned, Kind.KEYS, KeySet).check()
-                    if keys.version > pinned.version:
-                        self.device.keep(keys=keys)
-                        audit.warning("the platform's keys are those of version %d", keys.version)
-                        return keys
-        raise Untrusted(
-            "signed by a key that no pinned key vouches for",
-            remedy="Is platform.url right? If the platform was set up anew: pgc deactivate, then "
-            "activate the device again.",
-        )
-
-    def _obey(self) -> None:
-        """Do what the platform asks; one that is not believed comes again at the next heartbeat."""
-        if not self.inbox.empty(self._client):
-            self._obey_at = self._heartbeat_at
-
     def adjust(self, *, failures: int, reset: float) -> None:
         """Take other limits of the breaker from now on. From any thread."""
         self._breaker.adjust(failures=failures, reset=reset)
@@ -471,9 +333,7 @@ class Identity:
         self._renew_within = renew_within
 
         def follow() -> None:
-            client.on_call = self._client.on_call
-            self._client.close()
-            self._client = client
+            self.key_service.exchange(client)
             self._hurry()
 
         self._asked.put(follow)
@@ -488,7 +348,7 @@ class Identity:
         kept = self.device.kept
         if tell and kept is not None and kept.refresh_token:
             try:
-                self._take_leave()
+                self.key_service.take_leave()
             except DeliveryError as error:
                 if not isinstance(error, Held) or stop_for(error) is None:
                     raise AgentUnreachable(
@@ -499,11 +359,6 @@ class Identity:
         self._deactivated = True
         audit.warning("device %s deactivated", self.device.id)
         self._tell()
-
-    def _take_leave(self) -> None:
-        if not self.device.access_token:
-            self._renew()
-        self._authorized(lambda: self._client.deactivate(self.device.access_token))
 
     def _tell(self) -> None:
         """Say what has changed, and have the jobs laid out anew."""
@@ -524,6 +379,6 @@ class Identity:
         elif now.state is DeviceState.ACTIVE and before.state is not DeviceState.UNPROVISIONED:
             log.info("the device is ACTIVE again")
         self._metrics.set_device_state(now.state)
-        self.on_change()
+        self.key_service.on_change()
         if before.state is DeviceState.STOPPED:
-            self.on_token()  # it is given out again
+            self.key_service.on_token()  # it is given out again

@@ -59,14 +59,14 @@ def test_tokens_and_key_are_not_in_what_the_device_tells(far, tmp_path, caplog):
             assert str(status) in str(identity.trouble)
             tell()
         assert far.seen
-        identity._client = provision.client(genuine, clock)
+        identity.key_service.client = provision.client(genuine, clock)
         identity._retry_at = 0.0
         identity.step()
         assert identity.token()
         kept = identity.device.kept
         assert kept is not None
         secrets = [key, identity.token(), kept.refresh_token]
-        identity._client = provision.client(config, clock)
+        identity.key_service.client = provision.client(config, clock)
         for status in STATUSES:  # the refresh token
             far.always = Answer(status, "some-problem", echo=True)
             identity._retry_at = 0.0

@@ -94,12 +94,12 @@ class Bench:
             moments=self.moment,
             uniform=lambda _low, high: high,
         )  # fmt: skip
-        identity.inbox.perform = self.perform
+        identity.key_service.inbox.perform = self.perform
 
         def changed() -> None:
             self.changes += 1
 
-        identity.on_change = changed
+        identity.key_service.on_change = changed
         identity.open()
         return identity
 
@@ -217,8 +217,8 @@ def test_a_lost_reply_to_a_renewal_strands_nobody(bench):
     bench.step()
     kept = bench.identity.device.kept
     # The platform has rotated, and the device never heard of it.
-    bench.identity._client.refresh(kept.device_id, kept.refresh_token)
-    bench.identity._client.refresh(kept.device_id, kept.refresh_token)
+    bench.identity.key_service.client.refresh(kept.device_id, kept.refresh_token)
+    bench.identity.key_service.client.refresh(kept.device_id, kept.refresh_token)
     bench.identity.unauthorized(bench.identity.token())
     assert bench.identity.token()
     assert bench.step(1.0) is DeviceState.ACTIVE
@@ -230,7 +230,7 @@ def test_a_stolen_refresh_token_ends_its_family_and_its_owner_goes_on(bench, cap
     for _ in range(2):
         bench.identity.unauthorized(bench.identity.token())
     with pytest.raises(Held, match="401"):
-        bench.identity._client.refresh(stolen.device_id, stolen.refresh_token)
+        bench.identity.key_service.client.refresh(stolen.device_id, stolen.refresh_token)
     bench.identity.unauthorized(bench.identity.token())
     with pytest.raises(Held, match="STOPPED"):
         bench.identity.token()
@@ -345,7 +345,7 @@ def test_a_platform_set_up_anew_is_not_believed(bench, caplog):
     bench.step()
     before = bench.identity.grant()
     stranger = Signer()
-    client = bench.identity._client
+    client = bench.identity.key_service.client
     genuine = client.policy
 
     def forged(token: str) -> Any:
@@ -364,7 +364,7 @@ def test_a_key_set_that_no_pinned_key_signed_changes_nothing(bench, caplog):
     pinned = bench.identity.device.kept.keys
     stranger = Signer()
     forged = msgspec.to_builtins(key_set(stranger, version=pinned.version + 5))
-    genuine = bench.identity._client.policy
+    genuine = bench.identity.key_service.client.policy
     payload = policy(bench.identity.device.id, 99, plan="enterprise", max_databases=None)
     sets = [
         (stranger.sign(forged, "jwks+jwt"),),
@@ -372,11 +372,11 @@ def test_a_key_set_that_no_pinned_key_signed_changes_nothing(bench, caplog):
         (stranger.sign(forged, "policy+jwt"), "no.signature.atall"),
         (),
     ]
-    bench.identity._client.policy = lambda token: genuine(token)._replace(
+    bench.identity.key_service.client.policy = lambda token: genuine(token)._replace(
         token=stranger.sign(payload)
     )
     for signed in sets:
-        bench.identity._client.signed_keys = lambda signed=signed: signed
+        bench.identity.key_service.client.signed_keys = lambda signed=signed: signed
         bench.step(61)
         assert bench.identity.device.kept.keys == pinned
         assert bench.identity.trouble is not None
@@ -387,12 +387,12 @@ def test_a_key_set_that_no_pinned_key_signed_changes_nothing(bench, caplog):
 def test_an_outcome_that_was_not_reported_is_reported_later(bench, platform):
     bench.step()
     platform.command(bench.identity.device.id, "flush")
-    report = bench.identity._client.report
+    report = bench.identity.key_service.client.report
 
     def lost(*_: Any) -> None:
         raise Unreachable("no answer")
 
-    bench.identity._client.report = lost
+    bench.identity.key_service.client.report = lost
     bench.step(0.6)
     assert bench.performed == [("flush", {})]
     said = []
@@ -401,7 +401,7 @@ def test_an_outcome_that_was_not_reported_is_reported_later(bench, platform):
         said.append(told[2:4])
         report(*told)
 
-    bench.identity._client.report = heard
+    bench.identity.key_service.client.report = heard
     for _ in range(4):
         bench.step(1.0)
     assert bench.performed == [("flush", {})]
@@ -457,11 +457,11 @@ def test_commands_stay_where_they_are_until_somebody_can_carry_them_out(bench, p
     bench.step()
     before = platform.metric("requests_total", route="GET /v1/commands")
     platform.command(bench.identity.device.id, "flush")
-    bench.identity.inbox.perform = None
+    bench.identity.key_service.inbox.perform = None
     bench.step(0.6)
     bench.step(0.6)
     assert platform.metric("requests_total", route="GET /v1/commands") == before
-    bench.identity.inbox.perform = bench.perform
+    bench.identity.key_service.inbox.perform = bench.perform
     bench.step(0.6)
     assert bench.performed == [("flush", {})]
 
@@ -483,14 +483,14 @@ def test_a_report_that_is_refused_keeps_no_other_command_back(bench, platform, c
     device = bench.identity.device.id
     first = platform.command(device, "flush")
     platform.command(device, "resync")
-    genuine = bench.identity._client.report
+    genuine = bench.identity.key_service.client.report
 
     def report(token: str, command: str, *told: Any) -> None:
         if command == first:
             raise Held("404 not found", problem="not-found", status=404)
         genuine(token, command, *told)
 
-    bench.identity._client.report = report
+    bench.identity.key_service.client.report = report
     bench.step(0.6)
     assert bench.performed == [("flush", {}), ("resync", {})]
     assert bench.identity.trouble is None
@@ -507,15 +507,15 @@ def test_a_command_is_not_carried_out_after_its_time(bench, platform):
         bench.performed.append(asked)
         return "done so"
 
-    bench.identity.inbox.perform = late
+    bench.identity.key_service.inbox.perform = late
     said = []
-    genuine = bench.identity._client.report
+    genuine = bench.identity.key_service.client.report
 
     def report(*told: Any) -> None:
         said.append(told[2:4])
         genuine(*told)
 
-    bench.identity._client.report = report
+    bench.identity.key_service.client.report = report
     bench.step(0.6)
     assert len(bench.performed) == 1
     assert said[1:] == [("refused", "it has expired")]
@@ -523,8 +523,8 @@ def test_a_command_is_not_carried_out_after_its_time(bench, platform):
 
 def test_a_command_of_a_new_key_is_believed_where_an_old_one_vouches(bench, platform):
     bench.step()
-    bench.identity._heartbeat_at = bench.clock.monotonic() + 1e6
-    bench.identity._policy_wanted.clear()
+    bench.identity.key_service._heartbeat_at = bench.clock.monotonic() + 1e6
+    bench.identity.key_service.policy_wanted.clear()
     platform.pgc("keys", "rotate-signing")
     platform.restart()
     platform.command(bench.identity.device.id, "flush")
@@ -542,7 +542,7 @@ def test_a_command_that_is_not_believed_is_asked_for_at_the_heartbeats_pace(benc
         asked.append(token)
         return ("no.signature.atall",)
 
-    bench.identity._client.commands = commands
+    bench.identity.key_service.client.commands = commands
     for _ in range(20):
         bench.identity.acknowledged(Receipt(1, commands_pending=True))
         bench.step(0.01)
