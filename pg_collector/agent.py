@@ -140,7 +140,8 @@ class Agent:
             self.samplers,
             self.scheduler,
             self.clock,
-            jobs=lambda: self._laid_out().jobs,
+            # While a reload is under way, a target may be wanted that is not built yet.
+            jobs=lambda: tuple(job for job in self._laid_out().jobs if job.target in self.targets),
             take=self._take,
             apply=lambda: self.life.post(self.apply),
             resync=self.runner.resync,

@@ -183,7 +183,7 @@ class Device:
         """Let a policy that was believed hold; return whether it says something new."""
         before, stopped = self._policy, bool(self._kept and self._kept.stop_reason)
         moved = before is None or before.version != policy.version
-        self._keep_now(
+        self.keep_now(
             lazily=not moved and not stopped,
             policy=token,
             policy_version=policy.version,
@@ -230,9 +230,7 @@ class Device:
             return
         audit.error("the device is stopped: %s", stop.reason)
         refresh_token = "" if ended else kept.refresh_token
-        self._keep_now(
-            stop_reason=stop.reason, stop_remedy=stop.remedy, refresh_token=refresh_token
-        )
+        self.keep_now(stop_reason=stop.reason, stop_remedy=stop.remedy, refresh_token=refresh_token)
 
     def forget(self) -> None:
         """Forget the activation. Raises StateError."""
@@ -256,7 +254,7 @@ class Device:
             kept = self._kept or kept  # a contact may have been noted meanwhile
             self._kept = msgspec.structs.replace(kept.aged(self._moments()), **changes)
 
-    def _keep_now(self, *, lazily: bool = False, **changes: Any) -> None:
+    def keep_now(self, *, lazily: bool = False, **changes: Any) -> None:
         """Change what is kept, though it may not be on disk yet: the platform's word holds."""
         try:
             self.keep(lazily=lazily, **changes)

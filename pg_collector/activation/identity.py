@@ -23,7 +23,7 @@ from pg_collector.activation.elapsed import Moments
 from pg_collector.activation.key_service import KeyService
 from pg_collector.activation.signed import Untrusted
 from pg_collector.activation.state import DeviceStore, fingerprint
-from pg_collector.activation.stops import ENDED, stop_for
+from pg_collector.activation.stops import ENDED, shut_out, stop_for
 from pg_collector.breaker import Breaker
 from pg_collector.clock import Clock
 from pg_collector.errors import (
@@ -151,6 +151,8 @@ class Identity:
 
     def abandon(self) -> None:
         """Let those who wait for a token look whether they gave up. From any thread."""
+        if self._thread is None:  # then they ask for it themselves
+            self.key_service.client.interrupt()
         with self._tried:
             self._tried.notify_all()
 
@@ -242,7 +244,10 @@ class Identity:
         except concurrent.futures.TimeoutError:
             answer.cancel()
             raise AgentUnreachable(
-                f"the key service did not answer within {CALL_WITHIN:g} s", remedy="Try again."
+                f"the platform did not answer within {CALL_WITHIN:g} s; what was asked for may be "
+                "done all the same",
+                remedy="Look with pgc device, and try again. To forget the activation here alone: "
+                "stop the agent, then pgc deactivate --local-only.",
             ) from None
 
     def step(self) -> float:
@@ -350,7 +355,7 @@ class Identity:
             try:
                 self.key_service.take_leave()
             except DeliveryError as error:
-                if not isinstance(error, Held) or stop_for(error) is None:
+                if not shut_out(error):
                     raise AgentUnreachable(
                         f"the platform cannot be told: {error}",
                         remedy="Try again, or forget it here alone: pgc deactivate --local-only.",

@@ -11,6 +11,7 @@ from pg_collector.activation.client import Client
 from pg_collector.activation.device import Device
 from pg_collector.activation.signed import KeySet, Kind, UnknownKey, Untrusted, verified
 from pg_collector.activation.state import COMMANDS_KEPT
+from pg_collector.activation.stops import stop_for
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.errors import CollectorError, Held, OrderRefused, Refused
 
@@ -56,11 +57,13 @@ class Inbox:
         self._outcomes: dict[str, tuple[str, str]] = {}  # of commands that are not reported yet
 
     def empty(self, client: Client) -> bool:
-        """Do what the platform asks, once each; return whether all of it could be believed.
+        """Do what the platform asks, once each; return whether that is settled.
 
-        Raises a DeliveryError, StateError.
+        It is not where a command could not be believed, or what came of it was refused: to ask at
+        once would lead to the same. Raises a DeliveryError, StateError.
         """
-        sound = True
+        settled = True
+        seen: set[str] = set()
         fetched = client.commands(self._device.access_token)
         arrived = self._clock.monotonic()
         for signed in fetched:
@@ -68,12 +71,16 @@ class Inbox:
                 command = self._believed(signed)
             except Untrusted as error:
                 audit.error("a command was refused: %s", error)
-                sound = False
+                settled = False
                 continue
+            seen.add(command.id)
+            new = command.id not in self._outcomes
             status, detail = self._outcome(command, arrived)
-            audit.warning("command %s %s: %s", command.command, status, detail)
-            self._report(client, command, status, detail)
-        return sound
+            if new:
+                audit.warning("command %s %s: %s", command.command, status, detail)
+            settled = self._reported(client, command, status, detail) and settled
+        self._outcomes = {one: told for one, told in self._outcomes.items() if one in seen}
+        return settled
 
     def _believed(self, signed: str) -> Command:
         """Return what a command says. Raises Untrusted."""
@@ -85,16 +92,25 @@ class Inbox:
         except UnknownKey:
             return verified(signed, self._rotate(kept.keys), Kind.COMMAND, Command)
 
-    def _report(self, client: Client, command: Command, status: str, detail: str) -> None:
-        """Say what came of a command; those behind it do not suffer from a refusal of that."""
+    def _reported(self, client: Client, command: Command, status: str, detail: str) -> bool:
+        """Say what came of a command; return whether that was taken.
+
+        Those behind it do not suffer where it is refused, unless the device itself is.
+        """
         at = rfc3339(self._clock.now())
         try:
             client.report(self._device.access_token, command.id, status, detail[:DETAIL], at)
-        except (Refused, Held) as error:
-            if isinstance(error, Held) and error.status == _UNAUTHORIZED:
+        except Refused as error:
+            refused: Refused | Held = error
+        except Held as error:
+            if error.status == _UNAUTHORIZED or stop_for(error) is not None:
                 raise
-            log.warning("the platform does not take what came of %s: %s", command.command, error)
-        self._outcomes.pop(command.id, None)
+            refused = error
+        else:
+            self._outcomes.pop(command.id, None)
+            return True
+        log.warning("the platform does not take what came of %s: %s", command.command, refused)
+        return False
 
     def _outcome(self, command: Command, arrived: float) -> tuple[str, str]:
         """Do one command; return its status and a sentence."""

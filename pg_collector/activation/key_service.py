@@ -194,7 +194,7 @@ class KeyService:
                 with contextlib.suppress(UnknownKey):
                     keys = verified(token, pinned, Kind.KEYS, KeySet).check()
                     if keys.version > pinned.version:
-                        self.device.keep(keys=keys)
+                        self.device.keep_now(keys=keys)
                         audit.warning("the platform's keys are those of version %d", keys.version)
                         return keys
         raise Untrusted(
@@ -204,6 +204,6 @@ class KeyService:
         )
 
     def _obey(self) -> None:
-        """Do what the platform asks; one that is not believed comes again at the next heartbeat."""
+        """Do what the platform asks; what is not settled comes again at the next heartbeat."""
         if not self.inbox.empty(self.client):
             self._obey_at = self._heartbeat_at

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Final
 
 from pg_collector.activation.standing import Stop
-from pg_collector.errors import Held
+from pg_collector.errors import DeliveryError, Held
 
 CANCELLED: Final = "subscription-cancelled"
 STOPS: Final[Mapping[str, Stop]] = {
@@ -15,7 +15,7 @@ STOPS: Final[Mapping[str, Stop]] = {
     ),
     "device-revoked": Stop(
         "device revoked: the platform has withdrawn this device",
-        "If that is a mistake, pgc deactivate and activate it again.",
+        "If that is a mistake, have it restored on the platform: collection resumes by itself.",
     ),
     CANCELLED: Stop("subscription cancelled", "Renew it: collection resumes by itself."),
 }
@@ -23,6 +23,7 @@ ENDED: Final = Stop(
     "the platform has ended this device's tokens: one of them was used twice, or is unknown there",
     "Has somebody copied the state directory? pgc deactivate, then activate the device again.",
 )
+_FOR_GOOD: Final = frozenset(("key-revoked", "device-revoked"))
 _ENDS: Final = frozenset(("refresh-token-unknown", "refresh-token-reused"))
 
 
@@ -33,3 +34,10 @@ def stop_for(error: Held) -> Stop | None:
     if error.status == HTTPStatus.PAYMENT_REQUIRED:
         return STOPS[CANCELLED]
     return ENDED if error.problem in _ENDS else None
+
+
+def shut_out(error: DeliveryError) -> bool:
+    """Whether an answer says that the platform knows this device no more: none need take leave."""
+    if not isinstance(error, Held):
+        return False
+    return error.problem in _FOR_GOOD or stop_for(error) is ENDED

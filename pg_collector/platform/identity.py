@@ -37,7 +37,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
 
 _LETTERS: Final = string.ascii_letters + string.digits
 _COMMANDS_AT_ONCE: Final = 50  # of these; an agent takes replies of 64 KiB
-_ARGUMENTS_MAX: Final = 400
+_ARGUMENTS_MAX: Final = 400  # bytes
 _SHOWN: Final = 8  # letters of a key that its prefix has
 _TOKENS_KEPT: Final = 90 * 86_400.0  # seconds for which a spent refresh token is recognized
 _SCHEMA: Final = """
@@ -381,15 +381,15 @@ class Identity:
         )
         if not sound:
             raise CollectorError(f"{name} takes {', '.join(wanted) or 'no arguments'}")
-        text = msgspec.json.encode(arguments).decode()
+        text = msgspec.json.encode(arguments)
         if len(text) > _ARGUMENTS_MAX:
-            raise CollectorError(f"its arguments are longer than {_ARGUMENTS_MAX} characters")
+            raise CollectorError(f"its arguments are longer than {_ARGUMENTS_MAX} bytes")
         command = str(uuid.uuid4())
         with self._writing() as db:
             db.execute(
                 "INSERT INTO commands (id, device, command, arguments, created, expires)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (command, device, name, text, time.time(), time.time() + ttl),
+                (command, device, name, text.decode(), time.time(), time.time() + ttl),
             )  # fmt: skip
         return command
 

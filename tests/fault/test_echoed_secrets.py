@@ -12,6 +12,7 @@ from pg_collector import checks
 from pg_collector.activation import provision
 from pg_collector.clock import SystemClock
 from pg_collector.config.model import Config, Platform
+from pg_collector.errors import AgentUnreachable, DeliveryError
 from pg_collector.metrics import Metrics
 from pg_collector.secret import Secret
 from tests.support.daemon import Daemon
@@ -67,10 +68,18 @@ def test_tokens_and_key_are_not_in_what_the_device_tells(far, tmp_path, caplog):
         assert kept is not None
         secrets = [key, identity.token(), kept.refresh_token]
         identity.key_service.client = provision.client(config, clock)
+        for status in STATUSES:  # the access token
+            far.always = Answer(status, "some-problem", echo=True)
+            with pytest.raises(DeliveryError, match=str(status)):
+                identity.key_service.client.report(secrets[1], "1", "done", "", "now")
+            if status != 401:
+                with pytest.raises(AgentUnreachable, match=f"{status} Bearer \\?"):
+                    identity.deactivate()
         for status in STATUSES:  # the refresh token
             far.always = Answer(status, "some-problem", echo=True)
             identity._retry_at = 0.0
             identity.unauthorized(identity.device.access_token)
+            assert str(status) in str(identity.trouble)
             tell()
         identity.stop(0.0)
     everything = caplog.text + "".join(told)

@@ -23,6 +23,7 @@ from pg_collector.clock import SystemClock
 from pg_collector.config.model import Platform, PlatformTimeout
 from pg_collector.errors import (
     AgentUnreachable,
+    CollectorError,
     Deferred,
     DeliveryError,
     Held,
@@ -438,19 +439,35 @@ def test_deactivating_frees_the_place_and_keeps_the_id(bench, platform):
     assert bench.identity.standing().state is DeviceState.UNPROVISIONED
 
 
-@pytest.mark.parametrize("words", [("keys", "revoke"), ("devices", "revoke")])
-def test_who_was_shut_out_can_be_deactivated_and_activated_anew(bench, platform, words):
-    """That is what the remedy of these stops says."""
+def test_who_was_shut_out_can_be_deactivated_and_activated_anew(bench, platform):
+    """That is what the remedy of a revoked key says."""
     bench.step()
-    platform.pgc(*words, bench.identity.device.id if words[0] == "devices" else bench.key)
+    platform.pgc("keys", "revoke", bench.key)
     assert bench.step(1.0) is DeviceState.STOPPED
     bench.identity.deactivate()
     assert bench.identity.standing().state is DeviceState.UNPROVISIONED
     bench.key = platform.new_key("other")
     bench.restart()
-    if words[0] == "keys":
-        assert bench.step() is DeviceState.ACTIVE
-        assert bench.identity.grant().plan == "other"
+    assert bench.step() is DeviceState.ACTIVE
+    assert bench.identity.grant().plan == "other"
+
+
+def test_a_revoked_device_that_is_restored_goes_on_by_itself(bench, platform):
+    bench.step()
+    platform.pgc("devices", "revoke", bench.identity.device.id)
+    assert bench.step(1.0) is DeviceState.STOPPED
+    assert "restored" in bench.identity.standing().remedy
+    platform.pgc("devices", "restore", bench.identity.device.id)
+    assert bench.step(1.0) is DeviceState.ACTIVE
+
+
+def test_a_place_is_not_given_up_unheard_while_the_subscription_rests(bench, platform):
+    bench.step()
+    platform.pgc("keys", "cancel", bench.key)
+    assert bench.step(1.0) is DeviceState.STOPPED
+    with pytest.raises(AgentUnreachable, match="cannot be told"):
+        bench.identity.deactivate()
+    assert bench.identity.device.kept is not None
 
 
 def test_commands_stay_where_they_are_until_somebody_can_carry_them_out(bench, platform):
@@ -471,7 +488,9 @@ def test_very_many_commands_come_in_parts(bench, platform):
     device = bench.identity.device.id
     with platform._identity() as identity:
         for _ in range(180):
-            identity.command(device, "set_interval", {"sampler": "s" * 300, "seconds": 60}, 3600.0)
+            identity.command(device, "set_interval", {"sampler": "é" * 170, "seconds": 60}, 3600.0)
+        with pytest.raises(CollectorError, match="longer than 400 bytes"):
+            identity.command(device, "pause", {"sampler": "é" * 200}, 3600.0)
     for _ in range(5):
         bench.step(0.6)
     assert len(bench.performed) == 180
@@ -487,14 +506,41 @@ def test_a_report_that_is_refused_keeps_no_other_command_back(bench, platform, c
 
     def report(token: str, command: str, *told: Any) -> None:
         if command == first:
+            refused.append(told[:2])
             raise Held("404 not found", problem="not-found", status=404)
         genuine(token, command, *told)
 
+    refused: list[tuple[Any, ...]] = []
     bench.identity.key_service.client.report = report
     bench.step(0.6)
     assert bench.performed == [("flush", {}), ("resync", {})]
     assert bench.identity.trouble is None
     assert "does not take what came of flush" in caplog.text
+    for _ in range(5):
+        bench.identity.acknowledged(Receipt(1, commands_pending=True))
+        bench.step()
+    assert len(refused) == 1, "not before the next heartbeat"
+    bench.step(0.6)
+    bench.step()
+    assert refused == [("done", "done so")] * 2
+    assert len(bench.performed) == 2
+
+
+def test_who_is_shut_out_amid_commands_carries_out_no_more(bench, platform):
+    bench.step()
+    for _ in range(3):
+        platform.command(bench.identity.device.id, "flush")
+    genuine = bench.identity.key_service.client.report
+
+    def report(*told: Any) -> None:
+        platform.pgc("keys", "revoke", bench.key)
+        genuine(*told)
+
+    bench.identity.key_service.client.report = report
+    bench.step(0.6)
+    bench.step(0.6)
+    assert len(bench.performed) == 1
+    assert bench.identity.standing().state is DeviceState.STOPPED
 
 
 def test_a_command_is_not_carried_out_after_its_time(bench, platform):
@@ -604,6 +650,8 @@ def test_a_full_disk_keeps_nobody_stopped_and_no_policy_back(platform, caplog):
         platform.pgc("keys", "renew", key)
         assert bench.step(1.0) is DeviceState.ACTIVE
         platform.change_plan(key, "fast")
+        platform.pgc("keys", "rotate-signing")
+        platform.restart()
         changes = bench.changes
         bench.step(1.0)
         grant = bench.identity.grant()
