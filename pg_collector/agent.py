@@ -222,6 +222,7 @@ class Agent:
         self.metrics.set_device_state(self._grants.standing().state)
         for target in self.targets:
             names = [job.sampler for job in self.layout.jobs if job.target == target]
+            self.targets[target].expect(names)
             if names:
                 self.metrics.introduce(target, names)
             self.vitals.register(f"postgres:{target}", partial(self._target_vital, target))
@@ -378,6 +379,7 @@ class Agent:
             clock=self.clock,
             stopping=self.stopping,
             limits=self.config.breakers.postgres,
+            budget=self.config.sampling.budget,
             password=self._password,
         )
 

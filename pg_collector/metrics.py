@@ -45,7 +45,7 @@ DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 
 # Of the reasons of `sample_errors_total`, those that come and go; the others are lasting states.
 _PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
-_SKIP_REASONS: Final = ("still_running", "lane_busy")
+_SKIP_REASONS: Final = ("still_running", "lane_busy", "budget")
 _MASKING_FAILURES: Final = ("exception", "budget")
 _COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
 _QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -85,6 +85,7 @@ class Metrics:
             self.samples_total,
             self.sample_errors_total,
             self.last_sample_timestamp_seconds,
+            self.sampler_interval_seconds,
         ):
             metric.remove_by_labels({"target": target})
         self.circuit_breaker_state.remove_by_labels({"component": f"postgres:{target}"})
@@ -160,6 +161,12 @@ class Metrics:
         )
         self.sampler_skipped_total = self._counter(
             "sampler_skipped_total", "Turns that were due and not taken.", "sampler", "reason"
+        )
+        self.sampler_interval_seconds = self._gauge(
+            "sampler_interval_seconds",
+            "Seconds between two turns, made longer where the budget of the target wants it.",
+            "target",
+            "sampler",
         )
         self.last_sample_timestamp_seconds = self._gauge(
             "last_sample_timestamp_seconds", "Unix time of the last sample.", "target", "sampler"

@@ -88,6 +88,7 @@ class Runner:
         TargetRefused when the session is of no further use.
         """
         started = self._clock.monotonic()
+        waited = session.waited
         asking = _Asking(turn, session, rfc3339(self._clock.now()), started, Tray(self._buffer))
         try:
             asking.at = session.moment().at
@@ -98,13 +99,14 @@ class Runner:
         else:
             introduce(session)
             elsewhere = states.elsewhere(turn.sampler, session.facts)
-            self._tell(asking, None, elsewhere or OK)
+            self._tell(asking, None, elsewhere or turn.slowed or OK)
             if elsewhere is None:
                 turn.renew(session, self._losses)
                 self._ask_all(asking)
         tray = asking.tray
         seconds = self._clock.monotonic() - started
-        turn.last = Outcome(tray.rows, tray.lines, tray.bytes, seconds, tray.failed)
+        waited = session.waited - waited
+        turn.last = Outcome(tray.rows, tray.lines, tray.bytes, seconds, tray.failed, waited)
         self._measure(turn)
         return turn.last
 
@@ -314,7 +316,14 @@ class Runner:
     def _tell(self, asking: _Asking, query: Query | None, state: State) -> None:
         turn = asking.turn
         name = query.set if query is not None else None
-        turn.states.tell(turn.sampler.name, name, state, at=asking.at, every=turn.every)
+        turn.states.tell(
+            turn.sampler.name,
+            name,
+            state,
+            at=asking.at,
+            every=turn.every,
+            database=turn.database,
+        )
 
 
 def _took_too_long(error: SamplerError) -> bool:

@@ -41,25 +41,34 @@ class States:
         self._target = target
         self._buffer = buffer
         self._lock = threading.Lock()
-        self._now: dict[tuple[str, str | None], State] = {}  # guarded by _lock
+        # By sampler, set and database; guarded by _lock.
+        self._now: dict[tuple[str, str | None, str | None], State] = {}
 
     def tell(
-        self, sampler: str, set_name: str | None, state: State, *, at: str, every: float
+        self,
+        sampler: str,
+        set_name: str | None,
+        state: State,
+        *,
+        at: str,
+        every: float,
+        database: str | None = None,
     ) -> None:
         """Note a state of a set, or of the whole sampler where the set is None.
 
-        If it is news, log it and put a `sampler_state` line into the buffer.
+        `database` is one that is visited, None the target's own. If it is news, log it and put a
+        `sampler_state` line into the buffer.
         """
         with self._lock:
-            before = self._now.get((sampler, set_name), OK)
-            self._now[sampler, set_name] = state
+            before = self._now.get((sampler, set_name, database), OK)
+            self._now[sampler, set_name, database] = state
         if state == before and state.state != "error":
             return
         if state != before and (set_name is not None or state.reason == Reason.ROLE):
-            self._log(set_name or sampler, state)
+            self._log(set_name or sampler, state, database)
         sample = Sample(
-            v=1, set="sampler_state", schema=1, target=self._target, at=at, every_s=every,
-            took_ms=0.0, c=_COLUMNS,
+            v=1, set="sampler_state", schema=1, target=self._target, database=database, at=at,
+            every_s=every, took_ms=0.0, c=_COLUMNS,
         )  # fmt: skip
         body = Body()
         body.add((sampler, set_name, *msgspec.structs.astuple(state)))
@@ -69,11 +78,16 @@ class States:
     def of(self, sampler: str) -> dict[str | None, State]:
         """Return the states told so far of a sampler's sets; under None that of the sampler."""
         with self._lock:
-            return {name: state for (owner, name), state in self._now.items() if owner == sampler}
+            return {
+                name: state
+                for (owner, name, database), state in self._now.items()
+                if owner == sampler and database is None
+            }
 
-    def _log(self, set_name: str, state: State) -> None:
+    def _log(self, set_name: str, state: State, database: str | None) -> None:
         extra = {
             "target": self._target,
+            "database": database,
             "set": set_name,
             "reason": state.reason,
             "sqlstate": state.sqlstate,

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -10,26 +10,37 @@ import msgspec
 
 from pg_collector import __version__
 from pg_collector.breaker import Breaker
+from pg_collector.budget import Budget, Slowed
 from pg_collector.buffer import Buffer
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Breaker as Limits
 from pg_collector.config.model import Database
-from pg_collector.errors import ConfigurationError, TargetDown, TargetError, TargetRefused
+from pg_collector.errors import (
+    ConfigurationError,
+    SamplerError,
+    TargetDown,
+    TargetError,
+    TargetRefused,
+)
 from pg_collector.metrics import Metrics
+from pg_collector.pg import databases
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
 from pg_collector.privacy.scrub import scrub_error
 from pg_collector.runner import Runner
 from pg_collector.sample import Body, Facts, Keep, Sample
-from pg_collector.samplers._sampler import LaneName, Sampler
+from pg_collector.samplers._sampler import LaneName, Sampler, Scope
 from pg_collector.schedule import Job
 from pg_collector.states import State, States
-from pg_collector.turn import Turn
+from pg_collector.tour import Tour
+from pg_collector.turn import Outcome, Turn
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+VISITS_KEPT = 64  # databases whose last lines a sampler remembers; others are sent whole
+_RARER = "Sample more seldom, or allow more: sampling.budget."
 _SERVER_COLUMNS = (
     "server_version_num",
     "in_recovery",
@@ -57,9 +68,14 @@ class Target:
         clock: Clock,
         stopping: threading.Event,
         limits: Limits | None = None,
+        budget: float | None = None,
         password: Callable[[], str] | None = None,
     ) -> None:
-        """Build it; nothing connects before a turn. `limits` are those of its breaker."""
+        """Build it; nothing connects before a turn.
+
+        `limits` are those of its breaker, `budget` the part of one core of the server that all its
+        samplers may take together; None: any.
+        """
         self.database = database
         self.name = database.name
         self.states = States(database.name, buffer)
@@ -72,6 +88,8 @@ class Target:
             metrics=metrics,
             clock=clock,
         )
+        self._budget = Budget(budget)
+        self._tours = {name: Tour(database.discover) for name in LaneName}
         self._samplers = samplers
         self._runner = runner
         self._buffer = buffer
@@ -80,7 +98,7 @@ class Target:
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
-        self._turns: dict[str, Turn] = {}  # guarded by _lock
+        self._turns: dict[tuple[str, str | None], Turn] = {}  # guarded by _lock
         self._turning: set[LaneName] = set()  # lanes that have turns; guarded by _lock
         self._introduced: bytes | None = None  # guarded by _lock
         self._losses = 0  # of the buffer, when it was introduced; guarded by _lock
@@ -122,20 +140,29 @@ class Target:
 
     @property
     def turns(self) -> dict[str, Turn]:
-        """The turns so far, by sampler."""
+        """The turns so far in the target's own database, by sampler."""
         with self._lock:
-            return dict(self._turns)
+            return {name: turn for (name, place), turn in self._turns.items() if place is None}
 
     def take(self, job: Job) -> None:
         """Be one run of a job: take the turn, or say why there was none.
 
         Raises nothing but what ends the process: MemoryError, SystemExit and their like.
         """
-        turn = self._turn(job)
+        if not self._budget.due(job.sampler):
+            self._metrics.sampler_skipped_total.labels(job.sampler, "budget").inc()
+            return
         lane = self._lanes[job.lane]
+        place: str | None = None
         try:
-            session = lane.session()
-            self._runner.take(turn, session, partial(self._introduce, job))
+            place = self._place(job, lane)
+            outcome = self._turned(job, lane, place)
+        except TargetRefused as error:
+            if place is None:
+                lane.drop(error)
+                self._missed(job, error)
+            else:
+                self._shut_out(job, place, error)
         except TargetError as error:
             lane.drop(error)
             self._missed(job, error)
@@ -152,6 +179,9 @@ class Target:
             self._tell(job, State(state="error", message="a fault of the agent; its log has more"))
         else:
             self._well(job)
+            slowed = self._budget.spent(job.sampler, job.every, outcome.waited)
+            if slowed is not None:
+                self._say(slowed)
 
     def lane_for(self, sampler: Sampler) -> LaneName:
         """Return the lane that a sampler's turns are taken on."""
@@ -175,12 +205,20 @@ class Target:
         """Whether a changed configuration of this target needs other sessions."""
         return database.postgres != self.database.postgres
 
-    def adopt(self, database: Database, limits: Limits) -> None:
+    def adopt(self, database: Database, limits: Limits, budget: float | None) -> None:
         """Take another configuration that needs no other sessions."""
         with self._lock:
             self._facts.clear()  # it introduces itself again: its tags may be others
             self.database = database
+        for name, tour in self._tours.items():
+            if tour.discover != database.discover:
+                self._tours[name] = Tour(database.discover)
         self.breaker.adjust(failures=limits.failures, reset=limits.reset)
+        self._budget.adjust(budget)
+
+    def expect(self, samplers: Collection[str]) -> None:
+        """Hear which samplers are at work: the time of the others is free again."""
+        self._budget.forget(frozenset(samplers))
 
     def leave(self) -> None:
         """Tell of no trouble any more: the target is about to be closed on purpose."""
@@ -241,14 +279,75 @@ class Target:
         for line in sample.lines(body):
             self._buffer.put(line, Keep.FACT)
 
-    def _turn(self, job: Job) -> Turn:
+    def _place(self, job: Job, lane: Lane) -> str | None:
+        """Return the database that a turn is taken in; None for the target's own.
+
+        Raises TargetError where the list of databases is due and cannot be had.
+        """
+        tour, now = self._tours[job.lane], self._clock.monotonic()
+        if not tour.enabled or self._samplers[job.sampler].scope is not Scope.DATABASE:
+            return None
+        if tour.stale(now):
+            session = lane.session()
+            try:
+                tour.learn(databases.visitable(session.fetch), session.facts.database, now)
+            except SamplerError as error:
+                tour.put_off(now)
+                log.warning("the databases of %s cannot be listed: %s", self.name, error)
+        return tour.next(job.sampler, now)
+
+    def _round(self, job: Job) -> int:
+        """Return how many turns it takes until a sampler is in the same database again."""
+        if self._samplers[job.sampler].scope is not Scope.DATABASE:
+            return 1
+        return self._tours[job.lane].length
+
+    def _turned(self, job: Job, lane: Lane, place: str | None) -> Outcome:
+        """Take a turn in a database. Raises TargetError, ConfigurationError."""
+        session = lane.session(place)
+        turn = self._turn(job, place)
+        if place is not None:
+            return self._runner.take(turn, session)
+        return self._runner.take(turn, session, partial(self._introduce, job))
+
+    def _shut_out(self, job: Job, place: str, error: TargetRefused) -> None:
+        """Go on without a database that is not to be had; the target is well."""
+        self._tours[job.lane].refused(place, self._clock.monotonic())
+        self._failed(job, "refused")
+        self._tell(job, _down(error), place)
+
+    def _turn(self, job: Job, place: str | None) -> Turn:
         with self._lock:
             self._turning.add(job.lane)
-            turn = self._turns.get(job.sampler)
-            if turn is None or turn.every != job.every:
+            turn = self._turns.pop((job.sampler, place), None)
+            if turn is None:
                 sampler = self._samplers[job.sampler]
-                turn = self._turns[job.sampler] = Turn(sampler, self.name, job.every, self.states)
+                turn = Turn(sampler, self.name, job.every, self.states, database=place)
+            self._turns[job.sampler, place] = turn  # the newest last
+            visited = [key for key in self._turns if key[0] == job.sampler and key[1] is not None]
+            if len(visited) > VISITS_KEPT:
+                del self._turns[visited[0]]
+            factor = self._budget.factor(job.sampler)
+            turn.every = job.every * factor * self._round(job)
+            if factor == 1:
+                turn.slowed = None
+            self._metrics.sampler_interval_seconds.labels(self.name, job.sampler).set(turn.every)
             return turn
+
+    def _say(self, slowed: Slowed) -> None:
+        """Tell that a sampler's turns have become rarer, or more frequent again."""
+        share = f"{slowed.share * 100:.1f} % of one core"
+        extra = {"target": self.name, "sampler": slowed.sampler}
+        words = "%s on %s: every %g s from now on, sampling takes %s of the server's time"
+        told = (slowed.sampler, self.name, slowed.every, share)
+        if slowed.factor == 1:
+            log.info(words, *told, extra=extra)
+            return
+        log.warning(words, *told, extra={**extra, "remedy": _RARER})
+        with self._lock:
+            turn = self._turns[slowed.sampler, None]
+        message = f"every {slowed.every:g} s for the time being: sampling took {share}"
+        turn.slowed = State(state="limited", reason="budget", message=message, remedy=_RARER)
 
     def _missed(self, job: Job, error: TargetError) -> None:
         if self._leaving or self._stopping.is_set():
@@ -261,14 +360,7 @@ class Target:
             log.warning("cannot use %s (%s lane): %s", self.name, job.lane, error, extra=extra)
         reason = "refused" if isinstance(error, TargetRefused) else "down"
         self._failed(job, reason)
-        state = State(
-            state="down",
-            reason=reason,
-            sqlstate=error.sqlstate,
-            message=scrub_error(error.sqlstate, str(error)),
-            remedy=error.remedy or None,
-        )
-        self._tell(job, state)
+        self._tell(job, _down(error))
 
     def _well(self, job: Job) -> None:
         with self._lock:
@@ -276,9 +368,9 @@ class Target:
         if was is not None:
             log.info("%s is back (%s lane)", self.name, job.lane, extra={"target": self.name})
 
-    def _tell(self, job: Job, state: State) -> None:
+    def _tell(self, job: Job, state: State, place: str | None = None) -> None:
         at = rfc3339(self._clock.now())
-        self.states.tell(job.sampler, None, state, at=at, every=job.every)
+        self.states.tell(job.sampler, None, state, at=at, every=job.every, database=place)
 
     def _failed(self, job: Job, reason: str) -> None:
         self._metrics.sample_errors_total.labels(
@@ -293,6 +385,16 @@ class Target:
             sum(lane.connected for lane in lanes)
         )
         self._metrics.pg_up.labels(target=self.name).set(any(lane.connected for lane in lanes))
+
+
+def _down(error: TargetError) -> State:
+    return State(
+        state="down",
+        reason="refused" if isinstance(error, TargetRefused) else "down",
+        sqlstate=error.sqlstate,
+        message=scrub_error(error.sqlstate, str(error)),
+        remedy=error.remedy or None,
+    )
 
 
 def _server_row(facts: Facts, database: Database) -> tuple[object, ...]:

@@ -57,7 +57,7 @@ class Targets:
             if name in wanted and not target.connects_elsewhere(wanted[name])
         }
         for name, target in stay.items():
-            target.adopt(wanted[name], config.breakers.postgres)
+            target.adopt(wanted[name], config.breakers.postgres, config.sampling.budget)
         leaving = [target for name, target in self._named.items() if name not in stay]
         _retire(leaving, scheduler, ending)
         gone = [target.name for target in leaving if target.name not in wanted]

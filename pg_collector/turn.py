@@ -7,20 +7,32 @@ from pg_collector.buffer import Buffer
 from pg_collector.changes import Changes, Known, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.sample import Body, Facts, Keep, Sample
-from pg_collector.samplers._sampler import Lookup, Query, Sampler, Statement, compose, statements
-from pg_collector.states import States
+from pg_collector.samplers._sampler import (
+    Lookup,
+    Query,
+    Sampler,
+    Scope,
+    Statement,
+    compose,
+    statements,
+)
+from pg_collector.states import State, States
 
 ROOM_PATIENCE = 2.0  # seconds that a line waits for room in the buffer, once a sample
 
 
 class Outcome(NamedTuple):
-    """What a turn gave: rows read, lines and bytes put, seconds taken, sets that failed."""
+    """What a turn gave: rows read, lines and bytes put, seconds taken, sets that failed.
+
+    `waited` are the seconds for which the server was waited for.
+    """
 
     rows: int
     lines: int
     bytes: int
     seconds: float
     failed: int
+    waited: float = 0.0
 
 
 class Tray:
@@ -107,7 +119,17 @@ class Search:
 class Turn:
     """A sampler on a target. One thread at a time uses it: that of its lane."""
 
-    def __init__(self, sampler: Sampler, target: str, every: float, states: States) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        target: str,
+        every: float,
+        states: States,
+        *,
+        database: str | None = None,
+    ) -> None:
+        """`database` is one that is visited: what concerns the whole server is not asked there."""
+        self.database = database
         self.sampler = sampler
         self.target = target
         self.every = every
@@ -118,6 +140,7 @@ class Turn:
         self.memories: dict[str, SetMemory] = {}
         self.epochs: dict[str, str] = {}  # what the server said last, per set
         self.checked_at = -math.inf
+        self.slowed: State | None = None  # why its turns are rarer than asked for
         self.last: Outcome | None = None
         self._gates = {query.gate for query in sampler.queries if query.gate is not None}
         self._facts: Facts | None = None
@@ -159,6 +182,9 @@ class Turn:
     def _lay_out(self, facts: Facts) -> None:
         before = {statement.query.set: statement.sql for statement in self.statements}
         self.statements, self.lacking = statements(self.sampler, facts)
+        if self.database is not None:
+            self.statements = [one for one in self.statements if self._is_local(one.query)]
+            self.lacking = [one for one in self.lacking if self._is_local(one)]
         after = {statement.query.set: statement.sql for statement in self.statements}
         for search in self.searches:
             search.statement = compose(self.sampler.name, search.lookup.query, facts)
@@ -166,6 +192,9 @@ class Turn:
             if before.get(name) != after.get(name):
                 memory.changes = None  # the columns are others
                 memory.retry_at = -math.inf  # and what was refused is not what is asked now
+
+    def _is_local(self, query: Query) -> bool:
+        return (query.scope or self.sampler.scope) is Scope.DATABASE
 
 
 def _changes(statement: Statement) -> Changes:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pg_collector import __version__
+from pg_collector.cli.verbs import Verbs
 from pg_collector.errors import (
     AgentUnreachable,
     CollectorError,
@@ -25,6 +26,7 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="pgc",
+    cls=Verbs,
     help="PG Collector samples PostgreSQL's statistics views and streams the samples away.\n\n"
     "\b\n"
     "  pgc demo                                  watch it work on a throw-away PostgreSQL\n"
@@ -79,7 +81,6 @@ def main() -> None:
     """Run `pgc`; end with the exit code that the documentation promises for each kind of error."""
     from pg_collector.cli.printable import printable
 
-    _mount()
     try:
         _run()
     except CollectorError as error:
@@ -123,37 +124,3 @@ def _exit_code(error: CollectorError) -> int:
     if isinstance(error, TargetError | AgentUnreachable):
         return EXIT_UNREACHABLE
     return EXIT_PROBLEM
-
-
-def _mount() -> None:
-    from pg_collector.cli import (
-        activate,
-        buffer,
-        config,
-        deactivate,
-        demo,
-        device,
-        platform,
-        reload,
-        sample,
-        samplers,
-        setup,
-        start,
-        version,
-    )
-
-    if app.registered_commands:
-        return
-    app.command("start")(start.start)
-    app.command("reload")(reload.reload)
-    app.command("sample")(sample.sample)
-    app.command("samplers")(samplers.samplers)
-    app.command("activate")(activate.activate)
-    app.command("deactivate")(deactivate.deactivate)
-    app.command("device")(device.device)
-    app.command("demo")(demo.demo)
-    app.command("version")(version.version)
-    app.add_typer(buffer.app, name="buffer")
-    app.add_typer(config.app, name="config")
-    app.add_typer(platform.app, name="platform")
-    app.add_typer(setup.app, name="setup")

@@ -28,9 +28,7 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ),
     ("databases.*.postgres.aws_iam", None),
     ("databases.*.postgres.azure_ad", None),
-    ("databases.*.discover", None),
     ("sampling.jitter", None),
-    ("sampling.budget", None),
     ("sampling.query_text_max", None),
     ("http.trusted_proxies", None),
     (

@@ -53,6 +53,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     deadline = math.inf
     cancel_first = False  # at the deadline the server may be well and still at work: stop it
+    waited = 0.0  # seconds that statements took the server, as far as we waited for it
     cancels = True  # whether psycopg may send a cancel request where it gives up early
     wire: Wire
 
@@ -67,7 +68,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         Raises `DeadlineExceeded` or `Interrupted`, the connection is closed then; with
         `cancel_first` also `QueryCanceled`, and the connection is at rest.
         """
-        left = max(self.deadline - time.monotonic(), 0.0)
+        began = time.monotonic()
+        left = max(self.deadline - began, 0.0)
         if timeout is not None:
             left = min(left, timeout)
         try:
@@ -88,6 +90,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 raise
             self.pgconn.finish()
             raise Interrupted("interrupted") from None
+        finally:
+            self.waited += time.monotonic() - began
 
     def abandon(self, rows: Generator[object, None, None]) -> None:
         """End a stream of rows early, within about a second: idle afterwards, or closed."""

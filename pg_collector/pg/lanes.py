@@ -79,6 +79,7 @@ class Lane:
         self._wire: Wire | None = None
         self._closed = False
         self._session: Session | None = None
+        self._place: str | None = None  # the database of the session; None: the target's own
         self._lifetime = LIFETIME
         self._failures = 0
         self._not_before = 0.0
@@ -90,8 +91,11 @@ class Lane:
         session = self._session
         return session is not None and session.alive
 
-    def session(self) -> Session:
-        """Return the live session, or open one.
+    def session(self, dbname: str | None = None) -> Session:
+        """Return the live session, or open one; with `dbname` in another database of the server.
+
+        There is one at a time: the one in another database is closed first. Where that database
+        alone is not to be had (TargetRefused), the lane does not back off.
 
         Raises `TargetDown` or `TargetRefused`: without touching the network while the last failure
         is younger than its back-off. Raises `ConfigurationError`.
@@ -99,7 +103,8 @@ class Lane:
         if self._stopping.is_set() or self._closed:
             raise TargetDown(f"{self._database.name}: the agent is stopping")
         session = self._session
-        if session is not None and session.alive and session.age < self._lifetime:
+        lasts = session is not None and session.alive and session.age < self._lifetime
+        if session is not None and lasts and self._place == dbname:
             return session
         if session is not None:
             if not session.alive:
@@ -109,11 +114,12 @@ class Lane:
         self._wait_is_over()
         try:
             with self._breaker.guard():
-                return self._open()
+                return self._open(dbname)
         except BreakerOpen as error:
             raise self._left_alone(error) from None
         except TargetError as error:
-            self._failed(error)
+            if dbname is None or not isinstance(error, TargetRefused):
+                self._failed(error)
             raise
 
     def drop(self, error: TargetError) -> None:
@@ -148,7 +154,7 @@ class Lane:
         if session is not None:
             self._end(session)
 
-    def _open(self) -> Session:
+    def _open(self, dbname: str | None) -> Session:
         wire = Wire()
         with self._lock:
             if self._closed:
@@ -159,11 +165,12 @@ class Lane:
             relations=self._relations,
             password=self._password,
             clock=self._clock,
+            dbname=dbname,
             lane=self.name,
             wire=wire,
             resolver=self._resolver,
         )
-        self._session = session
+        self._session, self._place = session, dbname
         self._lifetime = LIFETIME * random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311
         self._last = None
         self._tell(connected=True)

@@ -165,6 +165,11 @@ class Session:
         """The process of the server behind it."""
         return self._pid
 
+    @property
+    def waited(self) -> float:
+        """Seconds that its statements took so far, as seen from here."""
+        return self._connection.waited
+
     def close(self) -> None:
         """End it, without waiting for the far side. From another thread: `interrupt` it first.
 

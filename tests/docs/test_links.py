@@ -102,7 +102,7 @@ def _complaint(words: list[str]) -> str:
         elif verbs := getattr(command, "commands", None):
             if word not in verbs:
                 return f"no verb {word!r}"
-            command = verbs[word]
+            command = command.get_command(None, word)
         elif not any(one.param_type_name == "argument" for one in command.params):
             return f"{word!r} is one word too many"
     return ""
@@ -119,5 +119,4 @@ def _option(command: Any, name: str) -> bool | None:
 
 
 def _pgc() -> Any:
-    cli._mount()
     return typer.main.get_command(cli.app)

@@ -255,7 +255,6 @@ CASES: list[tuple[str, str, str, str]] = [
      "not available in this version (aws_iam)"),
     (f"{PG}      azure_ad: {{client_id: x}}\n", "4:17", "databases[0].postgres.azure_ad",
      "not available in this version"),
-    (f"{DB}    discover: {{enabled: true}}\n", "3:15", "databases[0].discover", "not available"),
     (f"{DB}security: {{query_masking_level: none}}\n", "3:33", "security.query_masking_level",
      "not available in this version (none)"),
     (f"{DB}security: {{audit_logging: true}}\n", "3:27", "security.audit_logging", "not available"),

@@ -1,0 +1,55 @@
+"""The verbs of `pgc`, each imported only when it is wanted: `pgc --help` is there at once."""
+
+from importlib import import_module
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+# In the order of the help, with what it says of each.
+VERBS: Final = {
+    "start": "Run the agent, until SIGTERM or Ctrl-C",
+    "reload": "Have the running agent read its configuration anew",
+    "sample": "Run samplers once and print their masked rows",
+    "samplers": "List the samplers: what each one learns, how often",
+    "activate": "Exchange the api_key for a plan, and show it",
+    "deactivate": "Forget the activation, and free the device's place",
+    "device": "Show this device: its state, its plan, what it allows",
+    "demo": "Watch it work on a throw-away PostgreSQL",
+    "version": "Print the versions of pgc, Python and the libraries",
+    "buffer": "Look at what waits to be delivered, deliver it",
+    "config": "Check, show, make and explain the configuration",
+    "platform": "Run a platform of your own",
+    "setup": "Print what the monitored PostgreSQL needs",
+}
+
+
+class Verbs(TyperGroup):
+    """A group that finds a verb in the module of its name: a function, or an `app` of its own."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands.update(dict.fromkeys(VERBS))  # type: ignore[arg-type]  # the names are known
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  # typer calls it so
+        """Return a verb; None where there is none of that name."""
+        if cmd_name not in VERBS:
+            return None
+        if self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _load(cmd_name)
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # likewise
+        """Write the list of verbs."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _load(name: str) -> Any:
+    module = import_module(f"pg_collector.cli.{name}")
+    if hasattr(module, "app"):
+        return get_group(module.app)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name)(getattr(module, name))
+    return get_command(alone)

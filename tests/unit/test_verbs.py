@@ -1,0 +1,44 @@
+"""The verbs of `pgc`: all there, each with its help, and none imported in vain."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from pg_collector.cli import app
+from pg_collector.cli.verbs import VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_there_and_explains_itself(verb):
+    result = CliRunner().invoke(app, [verb, "-h"])
+    assert result.exit_code == 0, result.output
+    assert f" {verb} [OPTIONS]" in result.output
+    assert "--install-completion" not in result.output
+
+
+def test_the_help_lists_them_all_in_whole_lines():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for verb, words in VERBS.items():
+        assert any(line.split() == [verb, *words.split()] for line in result.output.splitlines())
+
+
+def test_a_word_that_is_no_verb_is_told_with_the_one_that_was_meant():
+    result = CliRunner().invoke(app, ["smaple"])
+    assert result.exit_code == 2
+    assert "'sample'" in result.output
+
+
+def test_the_help_is_there_without_what_the_verbs_need():
+    program = (
+        "import sys; from pg_collector.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([n for n in ('psycopg', 'requests', 'yaml', 'msgspec', 'apscheduler') "
+        "if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
