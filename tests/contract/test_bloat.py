@@ -123,6 +123,7 @@ def pages(database: Database, name: str) -> int:
     return int(database.value(sql, [name]))
 
 
+@pytest.mark.ends
 def test_tables_of_every_layout_are_estimated_when_fresh_and_when_rows_are_gone(furnished):
     off = {}
     for name in LAYOUTS:

@@ -275,11 +275,18 @@ def test_a_first_start_with_many_large_texts_loses_nothing(fresh_server, tmp_pat
     config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
     with running(config) as agent:
 
-        def texts():
-            lines = written(tmp_path, "prod", "query_text")
-            return {row["queryid"] for line in lines for row in line.rows}
+        sizes = [0]
 
-        until(lambda: len(texts()) >= 1_000, deadline=60.0, what="all texts")
+        def all_came():
+            files = (tmp_path / "prod" / "query_text").glob("*")
+            size = sum(path.stat().st_size for path in files)
+            if size == sizes[-1]:
+                return False  # to read them takes long
+            sizes.append(size)
+            lines = written(tmp_path, "prod", "query_text")
+            return len({row["queryid"] for line in lines for row in line.rows}) >= 1_000
+
+        until(all_came, deadline=60.0, what="all texts")
         account = agent.buffer.account()
         assert account.balanced
         assert not account.lost
