@@ -119,7 +119,7 @@ def _lateness(taken: list[float]) -> dict[str, float]:
     """Return how late turns were, in ms, against the phase of the earliest ones."""
     every = statistics.median(b - a for a, b in itertools.pairwise(taken))
     every = max(1.0, round(every))
-    phases = [at % every for at in taken[5:]]
+    phases = [at % every for at in taken[5:] or taken]
     # The phase of a set is where its earliest turns are; it may lie just before a full interval.
     best = min(phases, key=lambda p: sum((q - p) % every for q in phases))
     late = sorted((phase - best) % every * 1000 for phase in phases)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Self
 
-from pg_collector import __version__, checks, logs, signals
+from pg_collector import __version__, allocator, checks, logs, signals
 from pg_collector.buffer import storage
 from pg_collector.buffer.upkeep import Upkeep
 from pg_collector.buffer_verbs import BufferVerbs
@@ -475,6 +475,7 @@ def run(
         around=around,
     )
     agent.own_the_process()
+    allocator.tune()
     handlers: dict[signal.Signals, signals.Handler] = {}
 
     def on_end(number: int, _frame: FrameType | None) -> None:

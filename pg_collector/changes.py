@@ -1,13 +1,14 @@
 """What a set remembers between two turns: which rows it sent, which keys it knows.
 
-Both memories hold hashes only, about 150 bytes a row, and no text.
+They hold hashes and counters only, about 150 bytes a row, and no text.
 """
 
 import heapq
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+_NULL = b"\\N"
 LEAST_BATCH = 20  # values that are asked for at once, however slow that is
 FULL_EVERY = 900.0  # seconds: a full line follows at least that often (docs/specs/samples.md)
 
@@ -36,6 +37,11 @@ class Changes:
         self._next = {}
         self._fell = 0
         return None if self._full else self._base
+
+    @property
+    def full(self) -> bool:
+        """Whether this turn's line is to be a full one."""
+        return self._full
 
     def changed(self, row: Sequence[Any]) -> bool:
         """Remember the row; return whether it has to be sent."""
@@ -68,6 +74,60 @@ class Changes:
             self._base = at
 
 
+class Moved(Changes):
+    """Tells the same by a probe: a few columns of every row, as lines of which few are parsed.
+
+    `look` takes them all, after `begin`; what the rows themselves then bring is all to be sent.
+    About 150 bytes a row.
+    """
+
+    def __init__(self, key: int, by: int) -> None:
+        """Know that the first `key` columns of a line identify a row, and the next one counts.
+
+        `by` is the column whose values `look` returns.
+        """
+        super().__init__(range(key), key)
+        self._key_ends = key
+        self._by = by
+        self._lines: set[bytes] = set()
+        self._lines_next: set[bytes] = set()
+        self._reset = False
+
+    def look(self, chunks: Iterable[Sequence[bytes]]) -> tuple[list[bytes], int]:
+        """Take the lines of a probe; return the values of those that moved, and how many all are.
+
+        Lines in which that value is NULL are counted, and nothing else.
+        """
+        now, total = _gathered(chunks)
+        new = {self._row(line) for line in now - self._lines}
+        counts = {key: count for key, count, value in new if value != _NULL}
+        old = {key: count for key, count, _ in map(self._row, self._lines - now)}
+        fell = sum(count < old.get(key, 0) for key, count in counts.items())
+        gone = len(old.keys() - counts.keys())
+        self._reset = gone + fell > len(self._lines) / 2
+        self._lines_next = now
+        return [value for _, _, value in new if value != _NULL], total
+
+    def changed(self, row: Sequence[Any]) -> bool:  # noqa: ARG002  # the probe has told
+        """Say yes: only what moved is asked for."""
+        return True
+
+    @property
+    def reset(self) -> bool:
+        """Whether this turn's probe tells that counting began anew since the turn before."""
+        return self._reset
+
+    def commit(self, now: float, at: str) -> None:
+        """Remember this turn: its line is in the buffer."""
+        super().commit(now, at)
+        self._lines, self._lines_next = self._lines_next, set()
+
+    def _row(self, line: bytes) -> tuple[tuple[bytes, ...], int, bytes]:
+        """Return key, counter and value of a line."""
+        parts = line.split(b"\t", max(self._key_ends, self._by) + 1)
+        return tuple(parts[: self._key_ends]), int(parts[self._key_ends]), parts[self._by]
+
+
 class Ranks:
     """Tells which objects of many moved most since the turn before.
 
@@ -75,8 +135,8 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self._before: dict[int, int] = {}
-        self._now: dict[int, int] = {}
+        self._before: set[bytes] = set()
+        self._now: set[bytes] = set()
         self._fell = 0
 
     @property
@@ -89,27 +149,42 @@ class Ranks:
         """Whether most measures fell: counting began anew."""
         return self._fell > len(self._before) / 2
 
-    def choose(self, measured: Iterable[tuple[int, int]], top: int) -> list[int]:
+    def choose(self, chunks: Iterable[Sequence[bytes]], top: int) -> list[int]:
         """Return the keys of the `top` objects that moved most; those that rest are not among them.
 
-        An object that is new, or was reset, moved by all it counts.
+        Each line has an object's key and its measure. An object that is new, or was reset, moved
+        by all it counts.
         """
-        self._now = {}
+        self._now, _ = _gathered(chunks)
+        before = dict(map(_measured, self._before - self._now))
+        moves: list[tuple[int, int]] = []
         self._fell = 0
-        return [key for _, key in heapq.nlargest(top, self._moves(measured))]
+        for key, measure in map(_measured, self._now - self._before):
+            last = before.get(key, 0)
+            self._fell += measure < last
+            moved = measure - last if measure >= last else measure
+            if moved:
+                moves.append((moved, key))
+        return [key for _, key in heapq.nlargest(top, moves)]
 
     def commit(self) -> None:
         """Remember this turn. Objects that went away are forgotten."""
-        self._before, self._now = self._now, {}
+        self._before, self._now = self._now, set()
 
-    def _moves(self, measured: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        for key, measure in measured:
-            self._now[key] = measure
-            before = self._before.get(key, 0)
-            self._fell += measure < before
-            moved = measure - before if measure >= before else measure
-            if moved:
-                yield moved, key
+
+def _gathered(chunks: Iterable[Sequence[bytes]]) -> tuple[set[bytes], int]:
+    """Return the lines, and how many there were."""
+    found: set[bytes] = set()
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        found.update(chunk)
+    return found, total
+
+
+def _measured(line: bytes) -> tuple[int, int]:
+    key, _, measure = line.partition(b"\t")
+    return int(key), int(measure)
 
 
 class Known:
@@ -123,11 +198,20 @@ class Known:
         self._own: set[int] = set()
         self._wanted: dict[int, Any] = {}
         self._seen: set[int] = set()
+        self._partly = False
+
+    def begin(self, *, partly: bool) -> None:
+        """Begin a turn; `partly`: only rows that moved are shown, the others are as they were."""
+        self._partly = partly
+        if not partly:
+            self._wanted.clear()
+            self._seen.clear()
 
     def note(self, key: tuple[Any, ...], value: object, now: float) -> bool:
         """See a key; `value` is what to ask for. Return whether it is of our own making."""
         hashed = hash(key)
         if hashed in self._own:
+            self._wanted.pop(hashed, None)
             return True
         self._seen.add(hashed)
         if now - self._known.get(hashed, -math.inf) >= self._refresh:
@@ -164,14 +248,10 @@ class Known:
 
         `left` are the hashes of keys whose answer was left behind for want of room.
         """
-        for hashed, value in self._wanted.items():
+        for hashed, value in tuple(self._wanted.items()):
             if value in asked and hashed not in left:
                 self._known[hashed] = now
-        self._wanted.clear()
-        self._known = {key: at for key, at in self._known.items() if key in self._seen}
-        self._seen.clear()
-
-    def idle(self) -> None:
-        """Nothing was asked this turn; what was wanted is noted again next time."""
-        self._wanted.clear()
+                del self._wanted[hashed]
+        if not self._partly:
+            self._known = {key: at for key, at in self._known.items() if key in self._seen}
         self._seen.clear()

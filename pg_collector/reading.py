@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pg_collector.changes import Moved
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
 from pg_collector.privacy.utility import without_utility
 from pg_collector.sample import MAX_LINE_BYTES, Body
-from pg_collector.samplers._sampler import Query, Statement, derived
+from pg_collector.samplers._sampler import Probing, Query, Statement, derived
 from pg_collector.turn import Search, SetMemory, Turn
 
 Values = Sequence[Any]
@@ -47,6 +48,9 @@ class Reader:
         """Ask for one set and keep what is to be sent of it. Raises what the session raises."""
         reading = Reading(Body(self.part_bytes))
         changes = memory.changes
+        for search in turn.searches:
+            if search.lookup.of == statement.query.set:
+                search.known.begin(partly=isinstance(changes, Moved) and not changes.full)
         prepare = self.preparation(statement)
         secret = _hidden_keys(statement)
         notes = [_noting(search, statement, now) for search in turn.searches]
@@ -93,12 +97,11 @@ def _rows(
     params: dict[str, Any] | None = memory.parameters(query)
     ranks = memory.ranks
     if statement.ranking is not None and query.ranking is not None and ranks is not None:
-        measured = (
-            (row[0], row[1])
-            for answer in session.stream(statement.ranking, timeout=query.timeout)
-            for row in answer.rows
-        )
-        params = {"ids": ranks.choose(measured, query.ranking.top)}
+        lines = session.copy(statement.ranking, timeout=query.timeout)
+        params = {"ids": ranks.choose(lines, query.ranking.top)}
+    if isinstance(memory.changes, Moved) and statement.probe is not None:
+        yield from _probed(session, statement, statement.probe, memory.changes, reading)
+        return
     asked = _asked(session, statement, params, reading)
     if query.derive is None:
         yield from asked
@@ -110,6 +113,24 @@ def _rows(
         reading.total = reading.total if query.cap is not None else found
     if ranks is not None:
         reading.total = ranks.total
+
+
+def _probed(
+    session: Session, statement: Statement, probe: Probing, moved: Moved, reading: Reading
+) -> Iterator[Values]:
+    """Yield the rows that moved, or all of them where the line is to be a full one."""
+    timeout = statement.query.timeout
+    values, total = moved.look(session.copy(probe.sql, timeout=timeout))
+    if moved.full or len(values) > total / 2:
+        answers = session.stream(statement.sql, timeout=timeout)
+    elif values:
+        ids = [value.decode("ascii") for value in dict.fromkeys(values)]
+        answers = session.stream(probe.found, {"ids": ids}, timeout=timeout)
+    else:
+        answers = iter(())
+    for answer in answers:
+        yield from answer.rows
+    reading.total = total
 
 
 def _asked(

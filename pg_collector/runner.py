@@ -14,7 +14,7 @@ from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.reading import Reader, Reading, open_gate
 from pg_collector.sample import MAX_LINE_BYTES, Body, Keep, Sample, Unavailable
-from pg_collector.samplers._sampler import OWN_TAG, Query, Scope, Statement
+from pg_collector.samplers._sampler import OWN_STARTS, Query, Scope, Statement
 from pg_collector.states import OK, State
 from pg_collector.turn import Outcome, Search, SetMemory, Tray, Turn
 
@@ -147,13 +147,10 @@ class Runner:
         if not open_gate(query, asking.gates):
             return
         try:
-            try:
-                blind = self._ask(asking, statement, memory)
-            except SamplerUnavailable:
-                again = self._anew(asking, statement)
-                if again is None:
-                    raise
-                blind = self._ask(asking, again, memory)
+            if self._rests(asking, statement, memory):
+                memory.asked_at = asking.now
+                return
+            blind = self._asked(asking, statement, memory)
         except SamplerError as error:
             asking.tray.failed += 1
             if isinstance(error, SamplerUnavailable):
@@ -168,6 +165,24 @@ class Runner:
             memory.asked_at = asking.now
             sampler, facts = asking.turn.sampler, asking.session.facts
             self._tell(asking, query, states.holes(sampler, query, facts, blind))
+
+    def _asked(self, asking: _Asking, statement: Statement, memory: SetMemory) -> int:
+        """Ask for one set, twice where another statement for it may fare better."""
+        try:
+            return self._ask(asking, statement, memory)
+        except SamplerUnavailable:
+            again = self._anew(asking, statement)
+            if again is None:
+                raise
+            return self._ask(asking, again, memory)
+
+    @staticmethod
+    def _rests(asking: _Asking, statement: Statement, memory: SetMemory) -> bool:
+        """Whether a set's stamp says that its last line holds."""
+        if statement.stamp is None:
+            return False
+        answer = asking.session.fetch(statement.stamp, timeout=statement.query.timeout)
+        return memory.rests(answer.rows[0], asking.now)
 
     def _anew(self, asking: _Asking, statement: Statement) -> Statement | None:
         """Return another statement for the set, if the facts, read again, lead to one.
@@ -239,13 +254,11 @@ class Runner:
         statement = search.statement
         wanted = search.known.wanted()
         if statement is None or not wanted or asking.now < search.retry_at:
-            search.known.idle()
             return
         try:
             self._find(asking, search, statement, wanted)
         except SamplerError as error:
             asking.tray.failed += 1
-            search.known.idle()
             # Too much for the time there is: next turn less. Anything else will take a while.
             smaller = isinstance(error, SamplerTimeout) and search.known.shrink()
             search.retry_at = asking.now if smaller else asking.now + RECHECK
@@ -267,7 +280,7 @@ class Runner:
         for answer in asking.session.stream(statement.sql, {"ids": wanted}):
             for row in answer.rows:
                 found = tuple(row[position] for position in key)
-                own = tag is not None and str(row[tag]).startswith(OWN_TAG)
+                own = tag is not None and str(row[tag]).startswith(OWN_STARTS)
                 search.known.found(found, own=own)
                 if not own and room > 0:
                     room -= body.add(prepare(row))

@@ -15,15 +15,17 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import pq
+from psycopg import generators, pq
 from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
+from psycopg.waiting import Wait
 
 from pg_collector.pg.loaders import ADAPTERS
 from pg_collector.wire import Wire, WireCut
 
 T = TypeVar("T")
 
+COPY_CHUNK = 1_000  # rows
 CANCEL_WITHIN = 0.4  # seconds: a second connection, a few bytes
 _POLL_EVENTS = {
     pq.PollingStatus.READING: select.POLLIN,
@@ -93,6 +95,38 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         finally:
             self.waited += time.monotonic() - began
 
+    def copied(self, sql: bytes) -> Generator[list[bytes], None, None]:
+        """Run a query through COPY, and yield its rows as lines of text, in chunks, unparsed.
+
+        https://www.postgresql.org/docs/current/sql-copy.html describes a line. It costs a tenth of
+        what rows of values cost. Raises as `wait` does; left early, the connection is closed.
+        """
+        pgconn = self.pgconn
+        self.wait(_begin_copy(pgconn, b"COPY (" + sql + b") TO STDOUT"))
+        complete = False
+        lines: list[bytes] = []
+        try:
+            while (size := (found := pgconn.get_copy_data(1))[0]) >= 0:
+                if size == 0:
+                    self.wait(_receive(pgconn))
+                    continue
+                lines.append(bytes(found[1]))
+                if len(lines) >= COPY_CHUNK:
+                    if time.monotonic() >= self.deadline:
+                        raise DeadlineExceeded("no answer within the time limit")
+                    yield lines
+                    lines = []
+            self.wait(_end_copy(pgconn))
+            complete = True
+            if lines:
+                yield lines
+        except psycopg.Error:
+            complete = pgconn.transaction_status == pq.TransactionStatus.IDLE
+            raise
+        finally:
+            if not complete:
+                pgconn.finish()
+
     def abandon(self, rows: Generator[object, None, None]) -> None:
         """End a stream of rows early, within about a second: idle afterwards, or closed."""
         self.deadline = time.monotonic() + 2 * CANCEL_WITHIN
@@ -113,6 +147,33 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return _drained(self.pgconn, deadline)
         except psycopg.Error:
             return False
+
+
+def _begin_copy(pgconn: pq.abc.PGconn, command: bytes) -> PQGen[None]:
+    pgconn.send_query(command)
+    _checked(pgconn, (yield from generators.execute(pgconn)), pq.ExecStatus.COPY_OUT)
+
+
+def _receive(pgconn: pq.abc.PGconn) -> PQGen[None]:
+    while not (yield Wait.R):
+        pass
+    pgconn.consume_input()
+
+
+def _end_copy(pgconn: pq.abc.PGconn) -> PQGen[None]:
+    _checked(pgconn, (yield from generators.fetch_many(pgconn)), pq.ExecStatus.COMMAND_OK)
+
+
+def _checked(pgconn: pq.abc.PGconn, results: list[pq.abc.PGresult], wanted: pq.ExecStatus) -> None:
+    for result in results:
+        if result.status != wanted:
+            encoding = pgconn.parameter_status(b"client_encoding") or b"utf-8"
+            raise psycopg.errors.error_from_result(result, encoding=_python_name(encoding))
+
+
+def _python_name(encoding: bytes) -> str:
+    name = psycopg._encodings.pg2pyenc(encoding)  # noqa: SLF001  # what psycopg itself asks
+    return str(name)
 
 
 def _drained(pgconn: pq.abc.PGconn, deadline: float) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import psycopg
 
@@ -28,6 +28,8 @@ from pg_collector.wire import Wire
 OLDEST = 12  # the first major version that is supported
 
 CLOSE_WITHIN = 2.0  # seconds that `close` waits for another thread to let go
+
+T = TypeVar("T")
 
 Params = Mapping[str, Any] | None
 _Rows = Generator[tuple[Any, ...], None, None]
@@ -65,7 +67,7 @@ class Session:
         self._opened = clock.monotonic()
         self._pid = connection.pgconn.backend_pid
         self._in_use = threading.Lock()  # while libpq works: closing then would crash it
-        self._stream: _Stream | None = None
+        self._stream: _Stream[Any] | None = None
 
     @classmethod
     def open(
@@ -140,8 +142,18 @@ class Session:
         Nothing is yielded where there is no row. Raises as `fetch` does.
         """
         self._settle()
-        self._stream = _Stream(self._chunks(sql, params, timeout, chunk), self._in_use)
-        return self._stream
+        self._stream = stream = _Stream(self._chunks(sql, params, timeout, chunk), self._in_use)
+        return stream
+
+    def copy(self, sql: str, *, timeout: float | None = None) -> Iterator[list[bytes]]:
+        """Run one query and yield its rows in chunks, each row a line of COPY's text format.
+
+        Nothing is parsed: for many rows of which few are looked at. What `stream` says of bounds
+        and other calls holds here, too; a stream that is cut off costs the session.
+        """
+        self._settle()
+        self._stream = stream = _Stream(self._lines(sql, timeout), self._in_use)
+        return stream
 
     def refresh(self) -> None:
         """Read the facts again. Raises `SamplerError`, `TargetDown`; the old ones stay then."""
@@ -267,6 +279,10 @@ class Session:
         if stream is not None:
             stream.cut()
 
+    def _lines(self, sql: str, timeout: float | None) -> Generator[list[bytes], None, None]:
+        with self._translating():
+            yield from self._bounded(timeout).copied(sql.encode())
+
     def _chunks(
         self, sql: str, params: Params, timeout: float | None, chunk: int
     ) -> Generator[Answer, None, None]:
@@ -291,15 +307,15 @@ class Session:
                     connection.abandon(rows)
 
 
-class _Stream(Iterator[Answer]):
+class _Stream(Iterator[T]):
     """The chunks of one answer, until the session is used for something else."""
 
-    def __init__(self, chunks: Generator[Answer, None, None], in_use: threading.Lock) -> None:
+    def __init__(self, chunks: Generator[T, None, None], in_use: threading.Lock) -> None:
         self._chunks = chunks
         self._in_use = in_use
         self._ended = self._cut = False
 
-    def __next__(self) -> Answer:
+    def __next__(self) -> T:
         if self._cut:
             raise SamplerError("the answer was cut off: the session was used for something else")
         try:

@@ -50,6 +50,7 @@ TextSource = Literal["activity", "statements"]
 # Every statement of ours starts with it. The comment comes after the first word because from
 # PostgreSQL 18 on pg_stat_statements drops what stands before.
 OWN_TAG = "SELECT /* pgc:"
+OWN_STARTS = (OWN_TAG, f"COPY ({OWN_TAG}")  # how pg_stat_statements shows them
 
 
 # Makes rows of a set, as tuples in the order of `Query.row`, out of the rows of `Query.raw`.
@@ -59,14 +60,29 @@ Derivation = Callable[[Iterable[Mapping[str, Any]], Facts], Iterable[tuple[Any, 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """Asked before a large set: which of its objects moved most since the turn before.
 
-    `key` and `measure` are SQL; `source` the text from FROM on, with the aliases of the query. The
-    query then finds the keys of the first `top` objects in `%(ids)s`.
+    `key` and `measure` are SQL; `source` the text from FROM on, with the aliases of the query. It
+    should leave out what has never moved. The query then finds the keys of the first `top` objects
+    in `%(ids)s`.
     """
 
     key: str
     measure: str
     source: str
     top: int
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked before a large set: which of its rows moved since the turn before.
+
+    `columns` are fields of the set; where none of them changed, nothing of the row did. The first
+    `key` of them identify a row, the next one is its counter. Of rows that moved, the query finds
+    the values of the column `by` in `%(ids)s` of `where`. All must be numbers or booleans.
+    """
+
+    columns: tuple[str, ...]
+    key: int
+    by: str
+    where: str
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +98,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     A set that the agent works out has `raw`, the row type of what is selected, and `derive`, which
     makes the rows of it. `gate` names a set asked before and a column of its row: only where that
     is not 0 is this one asked. `blind` is a boolean column: true in rows of which the role may not
-    see all. A scope of its own has a set that is not of its sampler's.
+    see all. A scope of its own has a set that is not of its sampler's. `stamp` is SQL from the
+    columns on that gives one row: while that is as it was, the set is not asked, and its last line
+    holds, but a whole line follows now and then.
     """
 
     set: str
@@ -109,6 +127,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     scope: Scope | None = None
     timeout: float | None = None  # seconds, where less than the session's query_timeout
     ranking: Ranking | None = None
+    probe: Probe | None = None
+    stamp: str | None = None
     raw: type[Row] | None = None
     derive: Derivation | None = None
     gate: tuple[str, str] | None = None
@@ -167,6 +187,19 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(name for query in self.all_queries for name in query.relations.values())
 
 
+class Probing(NamedTuple):
+    """A probe as the connected server can answer it.
+
+    The first `key` columns of a row identify it, the next one is its counter; `by` is where the
+    value stands that the rows themselves, with the SQL `found`, are asked for by.
+    """
+
+    sql: str
+    found: str
+    key: int
+    by: int
+
+
 class Statement(NamedTuple):
     """A query as the connected server can answer it.
 
@@ -179,6 +212,8 @@ class Statement(NamedTuple):
     sent: tuple[str, ...]
     missing: tuple[Unavailable, ...]
     ranking: str | None = None  # SQL that gives key and measure
+    probe: Probing | None = None
+    stamp: str | None = None  # SQL that gives one row
 
 
 def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
@@ -206,22 +241,40 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
         return None
     if query.cap is not None:
         chosen.append("count(*) OVER () AS total_rows")
-    sql = f"{OWN_TAG}{sampler} */ {', '.join(chosen)} {query.source}"
-    if query.cap is not None:
-        sql += f" LIMIT {query.cap}"
-    ranking = query.ranking
+
+    def select(wanted: Iterable[str]) -> str:
+        sql = f"{OWN_TAG}{sampler} */ {', '.join(wanted)} {query.source}"
+        return sql.replace("{schema}", schema)
+
+    sql = select(chosen)
+    ranking, probe = query.ranking, query.probe
+    by_field = dict(zip(columns, chosen, strict=False))
     return Statement(
         query,
-        sql.replace("{schema}", schema),
+        sql if query.cap is None else f"{sql} LIMIT {query.cap}",
         tuple(columns),
         _sent(query, columns, missing),
         tuple(missing),
         None if ranking is None else _ranking(sampler, ranking),
+        None if probe is None else _probing(probe, sql, select, by_field),
+        None if query.stamp is None else f"{OWN_TAG}{sampler} */ {query.stamp}",
     )
 
 
 def _ranking(sampler: str, ranking: Ranking) -> str:
     return f"{OWN_TAG}{sampler} */ {ranking.key}, {ranking.measure} {ranking.source}"
+
+
+def _probing(
+    probe: Probe, sql: str, select: Callable[[Iterable[str]], str], chosen: Mapping[str, str]
+) -> Probing | None:
+    """Return a probe as SQL; None where this server lacks what it needs."""
+    if not {probe.by, probe.columns[probe.key]} <= chosen.keys():
+        return None
+    there = [name for name in probe.columns if name in chosen]
+    key = sum(name in chosen for name in probe.columns[: probe.key])
+    found = f"{sql} WHERE {probe.where}"
+    return Probing(select(chosen[name] for name in there), found, key, there.index(probe.by))
 
 
 def _sent(query: Query, columns: Iterable[str], missing: Iterable[Unavailable]) -> tuple[str, ...]:

@@ -232,7 +232,9 @@ _TABLES = Query(
         key="c.oid",
         measure=f"{_fetched('c.oid')} + CASE WHEN c.reltoastrelid <> 0"
         f" THEN {_fetched('c.reltoastrelid')} ELSE 0 END",
-        source=f"FROM pg_class AS c WHERE c.relkind IN ('r', 'm') AND {_NOT_SYSTEM.format('c')}",
+        source=f"FROM pg_class AS c WHERE c.relkind IN ('r', 'm') AND {_NOT_SYSTEM.format('c')}"
+        f" AND ({_fetched('c.oid')} <> 0 OR c.reltoastrelid <> 0"
+        f" AND {_fetched('c.reltoastrelid')} <> 0)",
         top=300,
     ),
 )
@@ -277,7 +279,8 @@ _INDEXES = Query(
     ranking=Ranking(
         key="i.oid",
         measure=_fetched("i.oid"),
-        source=f"FROM pg_class AS i WHERE i.relkind = 'i' AND {_NOT_SYSTEM.format('i')}",
+        source=f"FROM pg_class AS i WHERE i.relkind = 'i' AND {_NOT_SYSTEM.format('i')}"
+        f" AND {_fetched('i.oid')} <> 0",
         top=300,
     ),
 )

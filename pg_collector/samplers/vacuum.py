@@ -300,8 +300,12 @@ class CopyProgressRow(Row, frozen=True):
 
 _KINDS = "c.relkind IN ('r', 'm', 't') AND c.relpersistence <> 't' AND c.relfrozenxid <> '0'"
 
-# A TOAST table without options of its own follows those of its table.
-_PARENT = " LEFT JOIN pg_class AS parent ON c.relkind = 't' AND parent.reltoastrelid = c.oid"
+# A TOAST table without options of its own follows those of its table, whose oid is in its name.
+# There is no index on reltoastrelid: to look for that alone reads all of pg_class.
+_PARENT = (
+    " LEFT JOIN pg_class AS parent ON c.relkind = 't' AND parent.reltoastrelid = c.oid"
+    " AND parent.oid = substring(c.relname FROM '^pg_toast_([0-9]+)$')::oid"
+)
 _TOAST_OF = (
     "CASE WHEN c.relkind = 't' THEN (SELECT m.oid::regclass::text FROM pg_class AS m"
     " WHERE m.reltoastrelid = c.oid) END"
@@ -452,21 +456,24 @@ _HOLDERS = (
 _LAST = "greatest(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid))"
 
 
-def _worst(order: str, count: int) -> str:
-    return (
-        f"(SELECT c.oid FROM pg_class AS c WHERE {_KINDS}"
-        f" ORDER BY {order} DESC, c.relpages DESC, c.oid LIMIT {count})"
+def _worst(**most: int) -> str:
+    """Return SQL that finds the oids of so many tables by each measure, in one pass over all."""
+    measures = {
+        "dead": _DEAD,
+        "xid_age": "age(c.relfrozenxid)",
+        "mxid_age": "mxid_age(c.relminmxid)",
+    }
+    taken = "".join(f", {sql} AS {name}" for name, sql in measures.items() if name in most)
+    first = " UNION ".join(
+        f"(SELECT e.oid FROM every AS e ORDER BY e.{name} DESC, e.relpages DESC, e.oid"
+        f" LIMIT {count})"
+        for name, count in most.items()
     )
+    every = f"SELECT c.oid, c.relpages{taken} FROM pg_class AS c WHERE {_KINDS}"
+    return f"WITH every AS MATERIALIZED ({every}) {first}"
 
 
-_WORST = " UNION ".join(
-    (
-        _worst(_DEAD, 50),
-        _worst("age(c.relfrozenxid)", 25),
-        _worst("mxid_age(c.relminmxid)", 25),
-        _worst("c.relpages", 100),
-    )
-)
+_WORST = _worst(dead=50, xid_age=25, mxid_age=25, relpages=100)
 
 _TABLES = Query(
     set="vacuum.tables",
@@ -545,8 +552,7 @@ _OLDEST = Query(
         "mxid_age": "mxid_age(c.relminmxid)",
     },
     source=(
-        f"FROM ({_worst('age(c.relfrozenxid)', 25)} UNION {_worst('mxid_age(c.relminmxid)', 25)})"
-        " AS worst JOIN pg_class AS c ON c.oid = worst.oid"
+        f"FROM ({_worst(xid_age=25, mxid_age=25)}) AS worst JOIN pg_class AS c ON c.oid = worst.oid"
         f" JOIN pg_namespace AS n ON n.oid = c.relnamespace{_PARENT}"
         " ORDER BY age(c.relfrozenxid) DESC, c.oid"
     ),

@@ -274,7 +274,6 @@ def test_a_first_start_with_many_large_texts_loses_nothing(fresh_server, tmp_pat
             session.execute(f"{distinct_statement(number)}{', 1' * 1000}", prepare=False)
     config = configuration({"prod": fresh_server.dsn("pgcollector")}, tmp_path)
     with running(config) as agent:
-
         sizes = [0]
 
         def all_came():

@@ -1,0 +1,26 @@
+"""What the C library is told about memory."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import threading
+from pg_collector import allocator
+tuned = allocator.tune()
+def work():
+    for _ in range(200):
+        bytearray(100_000), [b"x" * 700 for _ in range(100)]
+threads = [threading.Thread(target=work) for _ in range(12)]
+for one in threads: one.start()
+for one in threads: one.join()
+print(tuned)
+"""
+
+
+def test_it_is_told_where_it_is_glibc_and_nothing_breaks():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    libc = subprocess.run(["ldd", "--version"], capture_output=True, text=True, check=False)
+    glibc = "GNU" in libc.stdout or "GLIBC" in libc.stdout
+    assert done.stdout == f"{glibc}\n"
