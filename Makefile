@@ -67,8 +67,12 @@ lint: $(READY) ## Mend what can be mended, show the rest
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY) ## Print what the agent costs, as ratios to a floor of the same run
-	@for program in bench/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+bench: $(READY) ## Measure the agent beside the floor and the peers (half an hour)
+	$(BIN)/python -m bench
+
+.PHONY: bench-guard
+bench-guard: $(READY) ## Fail where the agent has become dearer than bench/baseline.json says
+	$(BIN)/python -m bench.guard
 
 .PHONY: cost
 cost: $(READY) ## Measure what each set costs a server, for docs/samplers.md

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from bench import contestants, databases, report
 from bench.contestants import CYCLE, SETTINGS, Agent, Running
 from bench.databases import SIZES, Size
@@ -21,8 +23,10 @@ from tests.support.lab.server import Server
 from tests.support.until import until
 
 Figures = dict[str, Any]
+TARGETS: Final = 100
+MANY: Final = "benchmany"  # a role without a limit of sessions
 IDLE: Final = 20.0  # seconds that tell what the server does by itself
-NEVER: Final = 1e9
+PAGE: Final = Path(__file__).parents[1] / "docs/performance.md"
 
 
 def main() -> int:
@@ -31,10 +35,20 @@ def main() -> int:
     found: list[Figures] = []
     for name in options.sizes.split(","):
         found += _measured(SIZES[name], options)
-    figures = {"machine": report.machine(), "major": options.major, "runs": found}
+    figures = {
+        "machine": report.machine(),
+        "day": time.strftime("%Y-%m-%d", time.gmtime()),
+        "major": options.major,
+        "cycles": options.cycles,
+        "runs": found,
+    }
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if options.page:
+        PAGE.write_text(report.page(figures))
     print(report.table(figures))
+    print()
+    print(report.goals(figures))
     return 0
 
 
@@ -43,10 +57,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sizes", default="medium,large", help=f"of {', '.join(SIZES)}")
     parser.add_argument(
         "--who", default="floor,15s,fast,defaults,floor-defaults,peers",
-        help=f"of floor, floor-defaults, peers, {', '.join(SETTINGS)}",
+        help=f"of floor, floor-defaults, peers, targets, {', '.join(SETTINGS)}",
     )  # fmt: skip
     parser.add_argument("--cycles", type=int, default=10, help="of 15 seconds each")
     parser.add_argument("--major", type=int, default=17, help="PostgreSQL's version")
+    parser.add_argument("--page", action="store_true", help="write docs/performance.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser.parse_args()
 
@@ -73,6 +88,8 @@ def _runs(who: str, server: Server) -> list[tuple[str, Callable[[float, float], 
     """Return what is meant by a word: each run takes its seconds and the idle server's cost."""
     if who in SETTINGS:
         return [(f"agent {who}", partial(_agent, server, who))]
+    if who == "targets":
+        return [(f"agent {TARGETS} targets", partial(_many, server))]
     if who == "peers":
         if contestants.exporter() is None:
             _say(f"{contestants.EXPORTER} is not installed: it is left out")
@@ -106,6 +123,23 @@ def _agent(server: Server, name: str, seconds: float, idle: float) -> Figures:
         taken = agent.moments("activity.counts") or agent.moments("activity.sessions")
         figures["first_sample_s"] = _first(agent)
         figures["lateness_ms"] = _lateness(taken)
+        return figures
+
+
+def _many(server: Server, seconds: float, idle: float) -> Figures:
+    """Measure one agent that has the same database many times, as so many targets."""
+    server.query(f"drop role if exists {MANY}")
+    server.query(f"create role {MANY} login in role pg_monitor")
+    one = server.dsn(MANY, databases.DATABASE, sslmode="disable")
+    with tempfile.TemporaryDirectory(prefix="pgc-bench-") as home:
+        names = {f"t{number}": one for number in range(TARGETS)}
+        agent = Agent(Path(home) / "agent", names, SETTINGS["defaults"])
+        with agent.running() as running:
+            _rest(SETTINGS["defaults"].warm_up)
+            figures = _watched(server, running, seconds, idle)
+            count = "select count(*) from pg_stat_activity where usename = %s"
+            figures["sessions"] = server.query(count, [MANY])[0][0]
+            figures["threads"] = psutil.Process(running.pid).num_threads()
         return figures
 
 
