@@ -37,7 +37,7 @@ ANSWER_WITHIN: Final = (
     20.0  # seconds that the agent takes for a request: less than who waits for it
 )
 CONNECTIONS: Final = 4  # served at once; further ones wait in the kernel's queue
-POLL: Final = 0.2  # seconds between two signs of life
+POLL: Final = 1.0  # seconds between two signs of life; each costs a tenth of a millisecond
 
 _CHUNK: Final = 64 * 1024  # bytes read at once
 

@@ -19,7 +19,7 @@ Source: TypeAlias = Literal["activity", "statements", "error"]
 
 LEVELS: Final = ("none", "basic", "full", "custom")
 TEXT_LIMIT: Final = 65_536  # code points read of one text; a prefix is lexed as the whole would be
-CACHE_BYTES: Final = 2 * 1024 * 1024
+CACHE_BYTES: Final = 1024 * 1024
 BUDGET_SECONDS: Final = 0.5  # CPU time of one text; the worst ones read once need a tenth of it
 _ENTRY_BYTES: Final = 256  # a cache entry's key, slot and objects, beside its text
 _SPACE = re.compile(r"\s+")
