@@ -108,7 +108,7 @@ each 10 min; *fast*: the shortest intervals of the plan enterprise, with the bud
   statements a cycle, each with its answer and its line.
 - **The server's.** With 10,000 tables, `vacuum` makes two passes over all of them for what
   autovacuum would do, `statio` two for what moved; 50 blocked sessions cost `locks` 30 ms of
-  `pg_blocking_pids`. Bloat, which follows from ANALYZE, is asked only when something was analyzed.
+  `pg_blocking_pids`. `bloat`, hourly as it comes, costs 150 ms.
 """
 
 

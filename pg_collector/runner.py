@@ -147,9 +147,6 @@ class Runner:
         if not open_gate(query, asking.gates):
             return
         try:
-            if self._rests(asking, statement, memory):
-                memory.asked_at = asking.now
-                return
             blind = self._asked(asking, statement, memory)
         except SamplerError as error:
             asking.tray.failed += 1
@@ -175,14 +172,6 @@ class Runner:
             if again is None:
                 raise
             return self._ask(asking, again, memory)
-
-    @staticmethod
-    def _rests(asking: _Asking, statement: Statement, memory: SetMemory) -> bool:
-        """Whether a set's stamp says that its last line holds."""
-        if statement.stamp is None:
-            return False
-        answer = asking.session.fetch(statement.stamp, timeout=statement.query.timeout)
-        return memory.rests(answer.rows[0], asking.now)
 
     def _anew(self, asking: _Asking, statement: Statement) -> Statement | None:
         """Return another statement for the set, if the facts, read again, lead to one.

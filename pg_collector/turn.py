@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from pg_collector.buffer import Buffer
-from pg_collector.changes import FULL_EVERY, Changes, Known, Moved, Ranks
+from pg_collector.changes import Changes, Known, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import (
@@ -63,9 +63,6 @@ class SetMemory:
         self.part: int | None = None
         self.changes: Changes | None = None
         self.ranks: Ranks | None = None
-        self.stamp: tuple[object, ...] | None = None  # the one of the last line
-        self._stamped_at = -math.inf
-        self._stamp_next: tuple[object, ...] | None = None
         self.epoch: str | None = None  # the one of the last line
         self.resets: dict[object, str | None] = {}  # of its rows, where they are reset one by one
 
@@ -86,13 +83,6 @@ class SetMemory:
         memory = self.changes or self.ranks
         return memory is not None and memory.reset
 
-    def rests(self, stamp: tuple[object, ...], now: float) -> bool:
-        """Whether the stamp is that of the last line, and that line is not too old."""
-        if stamp == self.stamp and now - self._stamped_at < FULL_EVERY:
-            return True
-        self.stamp, self._stamp_next = None, stamp
-        return False
-
     def commit(
         self,
         query: Query,
@@ -104,7 +94,6 @@ class SetMemory:
         """Remember this turn: its line is in the buffer."""
         self.epoch = epoch
         self.resets = resets
-        self.stamp, self._stamped_at = self._stamp_next, now
         self.advance(query)
         if self.changes is not None:
             self.changes.commit(now, at)
@@ -179,7 +168,7 @@ class Turn:
         if over or session is not self._session:
             self._session = session
             for memory in self.memories.values():
-                memory.changes = memory.stamp = None
+                memory.changes = None
         if session.facts is not self._facts:
             self._facts = session.facts
             self._lay_out(session.facts)
@@ -201,7 +190,7 @@ class Turn:
             search.statement = compose(self.sampler.name, search.lookup.query, facts)
         for name, memory in self.memories.items():
             if before.get(name) != after.get(name):
-                memory.changes = memory.stamp = None  # the columns are others
+                memory.changes = None  # the columns are others
                 memory.retry_at = -math.inf  # and what was refused is not what is asked now
 
     def _is_local(self, query: Query) -> bool:

@@ -208,7 +208,7 @@ def _config(
     )
     config = Config(
         databases=(Database(name=TARGET, postgres=postgres),),
-        sampling=Sampling(every=intervals),
+        sampling=Sampling(every=intervals, budget=None),  # it is there to be watched
         http=Http(address=http),
         log=Log(level=LogLevel.WARNING if live else LogLevel.INFO, format=LogFormat.CONSOLE),
     )

@@ -98,9 +98,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     A set that the agent works out has `raw`, the row type of what is selected, and `derive`, which
     makes the rows of it. `gate` names a set asked before and a column of its row: only where that
     is not 0 is this one asked. `blind` is a boolean column: true in rows of which the role may not
-    see all. A scope of its own has a set that is not of its sampler's. `stamp` is SQL from the
-    columns on that gives one row: while that is as it was, the set is not asked, and its last line
-    holds, but a whole line follows now and then.
+    see all. A scope of its own has a set that is not of its sampler's.
     """
 
     set: str
@@ -128,7 +126,6 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None  # seconds, where less than the session's query_timeout
     ranking: Ranking | None = None
     probe: Probe | None = None
-    stamp: str | None = None
     raw: type[Row] | None = None
     derive: Derivation | None = None
     gate: tuple[str, str] | None = None
@@ -213,7 +210,6 @@ class Statement(NamedTuple):
     missing: tuple[Unavailable, ...]
     ranking: str | None = None  # SQL that gives key and measure
     probe: Probing | None = None
-    stamp: str | None = None  # SQL that gives one row
 
 
 def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
@@ -257,7 +253,6 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
         tuple(missing),
         None if ranking is None else _ranking(sampler, ranking),
         None if probe is None else _probing(probe, sql, select, by_field),
-        None if query.stamp is None else f"{OWN_TAG}{sampler} */ {query.stamp}",
     )
 
 

@@ -437,15 +437,7 @@ def _indexes(method: str, statistics: str, relations: Mapping[str, str], readabl
     )
 
 
-# What an estimate follows from, but for rows that changed since the last ANALYZE.
-_STAMP: Final = (
-    "count(*), sum(c.relpages), sum(c.reltuples::float8), sum(hashtext(c.reloptions::text)),"
-    " max(greatest(pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)))"
-    f" FROM pg_class AS c WHERE c.relkind IN ('r', 'm', 'i') AND {_NOT_SYSTEM}"
-    f" AND c.relpages >= {LEAST_PAGES}"
-)
 _SHARED: Final[dict[str, Any]] = {
-    "stamp": _STAMP,
     "blind": "hidden",
     "timeout": 3.0,
     "keep": Keep.EVENT,

@@ -346,20 +346,3 @@ def test_wide_histograms_are_read_in_time(database):
         (line,) = there.take("bloat")["bloat.tables"]
         assert len(line.rows) == 10
         assert line.head["took_ms"] < 1000
-
-
-def test_nothing_is_asked_or_said_while_nothing_was_analyzed(database):
-    database.query("create table rests as select g as id from generate_series(1, 10000) as g")
-    analyze(database, "rests")
-    with sampling(database.dsn()) as there:
-        there.turns["bloat"].every = 60.0
-        assert "bloat.tables" in there.take("bloat")
-        assert "bloat.tables" not in there.take("bloat")
-        database.query("alter table rests set (fillfactor = 50)")
-        assert "bloat.tables" in there.take("bloat")
-        assert "bloat.tables" not in there.take("bloat")
-        database.query("insert into rests select g from generate_series(1, 10000) as g")
-        analyze(database, "rests")
-        (line,) = there.take("bloat")["bloat.tables"]
-        pages = database.value("select relpages from pg_class where relname = 'rests'")
-        assert [row["relpages"] for row in line.rows if row["relname"] == "rests"] == [pages]

@@ -179,8 +179,6 @@ def _sql(query: Query) -> Iterator[str]:
     yield "```sql"
     if statement.ranking is not None:
         yield f"{statement.ranking};"
-    if statement.stamp is not None:
-        yield f"{statement.stamp};"
     if statement.probe is not None:
         yield f"{statement.probe.sql};"
     yield f"{statement.sql};"

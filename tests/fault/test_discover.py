@@ -7,7 +7,6 @@ import pytest
 
 from tests.support.agents import written
 from tests.support.daemon import Daemon
-from tests.support.sampling import SAMPLERS
 from tests.support.until import until
 
 pytestmark = pytest.mark.ends
@@ -42,7 +41,6 @@ def test_per_database_samplers_visit_each_database_and_the_others_do_not(many, t
                 "discover": {"enabled": True, "exclude": ["template*", "else*"]},
             }
         ],
-        sampling=dict.fromkeys(SAMPLERS, "1s"),
     )
     with daemon:
         wanted = {"postgres", "shop_a", "shop_b"}

@@ -24,7 +24,7 @@ select count(*), count(*) filter (where state like 'idle in transaction%%'),
 from pg_stat_activity where usename = 'pgcollector'
 """
 STATEMENTS = """
-select max(s.{time}), count(*) filter (where s.query !~* '^(/\\*.*?\\*/ *)?(select|set)')
+select max(s.{time}), count(*) filter (where s.query !~* '^(/\\*.*?\\*/ *)?(copy \\()?(select|set)')
 from pg_stat_statements s join pg_roles r on r.oid = s.userid where r.rolname = 'pgcollector'
 """
 

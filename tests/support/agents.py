@@ -22,7 +22,7 @@ def configuration(
             msgspec.structs.replace(target(dsn, **postgres), name=name)
             for name, dsn in dsns.items()
         ),
-        sampling=Sampling(every=dict.fromkeys(SAMPLERS, every)),
+        sampling=Sampling(every=dict.fromkeys(SAMPLERS, every), budget=None),
         local=Local(enabled=True, path=output, fsync=Fsync.NEVER),
         http=Http(address="127.0.0.1:0"),
     )

@@ -44,7 +44,7 @@ class Daemon:
             "http": {"address": f"127.0.0.1:{self.port}"},
             "buffers": {"durability": "memory"},
             "log": {"repeat_window": "0s"},
-            "sampling": dict.fromkeys(SAMPLERS, "1s"),
+            "sampling": {**dict.fromkeys(SAMPLERS, "1s"), "budget": "off"},
             **keys,
         }
         self.write()

@@ -107,7 +107,7 @@ def configuration(errand: Errand) -> Config:
     platform = {"linger": errand.linger, "resume_delay_max": 0.0, **errand.platform}
     return Config(
         databases=databases,
-        sampling=Sampling(every=dict.fromkeys(SAMPLERS, 1.0)),
+        sampling=Sampling(every=dict.fromkeys(SAMPLERS, 1.0), budget=None),
         state_dir=Path(errand.state),
         api_key=Secret(errand.api_key) if errand.api_key else None,
         buffers=Buffers(
