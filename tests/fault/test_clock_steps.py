@@ -14,7 +14,7 @@ import pytest
 from tests.support.clocks import faked
 from tests.support.daemon import Daemon
 from tests.support.far_side import FarSide
-from tests.support.sampling import Line
+from tests.support.sampling import SAMPLERS, Line
 from tests.support.until import until
 
 PROGRAM = """
@@ -100,24 +100,25 @@ def test_a_step_of_the_wall_clock_costs_at_most_an_interval_and_a_second(stepped
 
 @pytest.mark.slow
 def test_a_whole_agent_keeps_its_pace_while_the_clock_jumps_by_an_hour(newest_server, tmp_path):
-    """Fault 38: twelve samplers each second, delivered to a platform."""
+    """Fault 38: twelve samplers each two seconds, delivered to a platform."""
     setting = tmp_path / "offset"
     setting.write_text("+0\n")
     steps = (3600, 0, -3600)
     with FarSide() as far:
         keys = {
             "local": {"enabled": False},
+            "sampling": {**dict.fromkeys(SAMPLERS, "2s"), "budget": "off"},
             "platform": {"url": far.url, "linger": "0s"},
             "buffers": {"durability": "wal"},
         }
         it = Daemon(tmp_path, {"prod": newest_server.dsn("pgcollector")}, "platform", **keys)
         it.environment |= faked(setting)
         with it:
-            until(lambda: len(turns(far)) > 5, deadline=20, what="it samples")
+            until(lambda: len(turns(far)) > 3, deadline=20, what="it samples")
             for offset in steps:
                 before = len(turns(far))
                 setting.write_text(f"{offset:+d}\n")
-                until(lambda: len(turns(far)) >= before + 5, deadline=20, what="it goes on")  # noqa: B023
+                until(lambda: len(turns(far)) >= before + 4, deadline=20, what="it goes on")  # noqa: B023
             it.signal(signal.SIGTERM)
             assert it.ended()[0] == 0
             said = it.said()
@@ -128,8 +129,8 @@ def test_a_whole_agent_keeps_its_pace_while_the_clock_jumps_by_an_hour(newest_se
     assert (last - first).total_seconds() < -3000, "the agent's own clock was set"
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert min(gaps) > 0
-    assert max(gaps) < 1.0 + 1.0 + LATE
-    assert len(gaps) <= sum(gaps) / 1.0 + 1 + len(steps)  # what was missed is not made up for
+    assert max(gaps) < 2.0 + 1.0 + LATE
+    assert len(gaps) <= sum(gaps) / 2.0 + 1 + len(steps)  # what was missed is not made up for
 
 
 def turns(far):

@@ -117,7 +117,9 @@ def test_intervals_samplers_and_tags_change_without_a_new_session(
         wanted = replace(
             config,
             sampling=Sampling(
-                every=dict.fromkeys(SAMPLERS, 1.0) | {"activity": 2.0}, enabled={"wal": False}
+                budget=None,
+                every=dict.fromkeys(SAMPLERS, 1.0) | {"activity": 2.0},
+                enabled={"wal": False},
             ),
             databases=(replace(config.databases[0], tags={"env": "prod"}),),
             breakers=Breakers(postgres=Breaker(failures=9, reset=9.0)),
