@@ -101,7 +101,8 @@ class Moved(Changes):
         now, total = _gathered(chunks)
         new = {self._row(line) for line in now - self._lines}
         counts = {key: count for key, count, value in new if value != _NULL}
-        old = {key: count for key, count, _ in map(self._row, self._lines - now)}
+        before = map(self._row, self._lines - now)
+        old = {key: count for key, count, value in before if value != _NULL}
         fell = sum(count < old.get(key, 0) for key, count in counts.items())
         gone = len(old.keys() - counts.keys())
         self._reset = gone + fell > len(self._lines) / 2

@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+from collections.abc import Collection
 
 import msgspec
 
@@ -31,6 +32,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OK = State(state="ok")
+_GONE = State(state="unavailable", message="this database is not visited any more")
 _COLUMNS = ("sampler", "set", *State.__struct_fields__)
 
 
@@ -74,6 +76,21 @@ class States:
         body.add((sampler, set_name, *msgspec.structs.astuple(state)))
         for line in sample.lines(body):
             self._buffer.put(line, Keep.EVENT)
+
+    def retain(self, databases: Collection[str], *, at: str, every: float) -> None:
+        """Forget the databases that are not visited any more; tell it where one was not well."""
+        with self._lock:
+            gone = {
+                key: state
+                for key, state in self._now.items()
+                if key[2] is not None and key[2] not in databases
+            }
+        for (sampler, set_name, database), state in gone.items():
+            if state != OK:
+                self.tell(sampler, set_name, _GONE, at=at, every=every, database=database)
+        with self._lock:
+            for key in gone:
+                del self._now[key]
 
     def of(self, sampler: str) -> dict[str | None, State]:
         """Return the states told so far of a sampler's sets; under None that of the sampler."""

@@ -6,9 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TypeVar
 
-import msgspec
-
-from pg_collector import __version__
 from pg_collector.breaker import Breaker
 from pg_collector.budget import Budget, Slowed
 from pg_collector.buffer import Buffer
@@ -22,16 +19,16 @@ from pg_collector.errors import (
     TargetError,
     TargetRefused,
 )
+from pg_collector.introduction import Introduction
 from pg_collector.metrics import Metrics
 from pg_collector.pg import databases
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
 from pg_collector.privacy.scrub import scrub_error
 from pg_collector.runner import Runner
-from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import LaneName, Sampler, Scope
 from pg_collector.schedule import Job
-from pg_collector.states import State, States
+from pg_collector.states import OK, State, States
 from pg_collector.tour import Tour
 from pg_collector.turn import Outcome, Turn
 
@@ -41,17 +38,6 @@ T = TypeVar("T")
 
 VISITS_KEPT = 64  # databases whose last lines a sampler remembers; others are sent whole
 _RARER = "Sample more seldom, or allow more: sampling.budget."
-_SERVER_COLUMNS = (
-    "server_version_num",
-    "in_recovery",
-    "current_user",
-    "postmaster_start_time",
-    "timeline_id",
-    "extensions",
-    "settings",
-    "tags",
-    "agent_version",
-)
 
 
 class Target:
@@ -90,21 +76,19 @@ class Target:
         )
         self._budget = Budget(budget)
         self._tours = {name: Tour(database.discover) for name in LaneName}
+        self._introduction = Introduction(database, buffer, clock)
         self._samplers = samplers
         self._runner = runner
-        self._buffer = buffer
         self._stopping = stopping
         self._leaving = False
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._turns: dict[tuple[str, str | None], Turn] = {}  # guarded by _lock
+        self._visited: frozenset[str] = frozenset()  # databases, by any lane; guarded by _lock
+        self._slowed: dict[str, State] = {}  # what to tell of those that are; guarded by _lock
         self._turning: set[LaneName] = set()  # lanes that have turns; guarded by _lock
-        self._introduced: bytes | None = None  # guarded by _lock
-        self._losses = 0  # of the buffer, when it was introduced; guarded by _lock
         self._troubles: dict[LaneName, TargetError] = {}  # guarded by _lock
-        self._facts: dict[LaneName, Facts] = {}  # those of each lane; guarded by _lock
-        self._sessions: dict[LaneName, Session] = {}  # guarded by _lock
         relations = frozenset(name for one in samplers.values() for name in one.relations)
         lanes = (LaneName.FAST, LaneName.SLOW)[: database.postgres.max_connections]
         self._lanes = {
@@ -157,15 +141,8 @@ class Target:
         try:
             place = self._place(job, lane)
             outcome = self._turned(job, lane, place)
-        except TargetRefused as error:
-            if place is None:
-                lane.drop(error)
-                self._missed(job, error)
-            else:
-                self._shut_out(job, place, error)
         except TargetError as error:
-            lane.drop(error)
-            self._missed(job, error)
+            self._lost(job, lane, place, error)
         except ConfigurationError as error:
             # Something that was well at the start, as a password file, is so no more.
             self._missed(job, TargetRefused(str(error), remedy=error.remedy))
@@ -178,7 +155,7 @@ class Target:
             self._failed(job, "panic")
             self._tell(job, State(state="error", message="a fault of the agent; its log has more"))
         else:
-            self._well(job)
+            self._well(job, place)
             slowed = self._budget.spent(job.sampler, job.every, outcome.waited)
             if slowed is not None:
                 self._say(slowed)
@@ -207,9 +184,8 @@ class Target:
 
     def adopt(self, database: Database, limits: Limits, budget: float | None) -> None:
         """Take another configuration that needs no other sessions."""
-        with self._lock:
-            self._facts.clear()  # it introduces itself again: its tags may be others
-            self.database = database
+        self._introduction.renew(database)
+        self.database = database
         for name, tour in self._tours.items():
             if tour.discover != database.discover:
                 self._tours[name] = Tour(database.discover)
@@ -244,47 +220,13 @@ class Target:
         for lane in self._lanes.values():
             lane.close()
 
-    def _introduce(self, job: Job, session: Session) -> None:
-        """Put a `server` line into the buffer where a lane's facts are new, and tell news.
-
-        After a connection of the fast lane, and after a loss, they are told all the same.
-        """
-        facts = session.facts
-        losses = self._buffer.losses
-        with self._lock:
-            lost = losses != self._losses
-            if facts is self._facts.get(job.lane) and not lost:
-                return
-            again = job.lane is LaneName.FAST and session is not self._sessions.get(job.lane)
-            self._facts[job.lane], self._sessions[job.lane] = facts, session
-            row = _server_row(facts, self.database)
-            encoded = msgspec.json.encode(row)
-            if encoded == self._introduced and not again and not lost:
-                return
-            self._introduced, self._losses = encoded, losses
-        sample = Sample(
-            v=1,
-            set="server",
-            schema=1,
-            target=self.name,
-            at=rfc3339(self._clock.now()),
-            every_s=job.every,
-            took_ms=0.0,
-            server=facts.system_identifier,
-            epoch=facts.shared_stats_reset,
-            c=_SERVER_COLUMNS,
-        )
-        body = Body()
-        body.add(row)
-        for line in sample.lines(body):
-            self._buffer.put(line, Keep.FACT)
-
     def _place(self, job: Job, lane: Lane) -> str | None:
         """Return the database that a turn is taken in; None for the target's own.
 
         Raises TargetError where the list of databases is due and cannot be had.
         """
         tour, now = self._tours[job.lane], self._clock.monotonic()
+        self._forget_unvisited(job)
         if not tour.enabled or self._samplers[job.sampler].scope is not Scope.DATABASE:
             return None
         if tour.stale(now):
@@ -296,6 +238,17 @@ class Target:
                 log.warning("the databases of %s cannot be listed: %s", self.name, error)
         return tour.next(job.sampler, now)
 
+    def _forget_unvisited(self, job: Job) -> None:
+        """Forget what belongs to databases that no lane visits any more."""
+        visited = frozenset[str]().union(*(tour.visited for tour in self._tours.values()))
+        with self._lock:
+            if visited == self._visited:
+                return
+            self._visited = visited
+            for key in [key for key in self._turns if key[1] is not None and key[1] not in visited]:
+                del self._turns[key]
+        self.states.retain(visited, at=rfc3339(self._clock.now()), every=job.every)
+
     def _round(self, job: Job) -> int:
         """Return how many turns it takes until a sampler is in the same database again."""
         if self._samplers[job.sampler].scope is not Scope.DATABASE:
@@ -304,17 +257,28 @@ class Target:
 
     def _turned(self, job: Job, lane: Lane, place: str | None) -> Outcome:
         """Take a turn in a database. Raises TargetError, ConfigurationError."""
+        began = self._clock.monotonic()
         session = lane.session(place)
+        opening = self._clock.monotonic() - began
         turn = self._turn(job, place)
         if place is not None:
-            return self._runner.take(turn, session)
-        return self._runner.take(turn, session, partial(self._introduce, job))
+            outcome = self._runner.take(turn, session)
+        else:
+            outcome = self._runner.take(turn, session, partial(self._introduction.tell, job))
+        return outcome._replace(waited=outcome.waited + opening)
 
-    def _shut_out(self, job: Job, place: str, error: TargetRefused) -> None:
-        """Go on without a database that is not to be had; the target is well."""
-        self._tours[job.lane].refused(place, self._clock.monotonic())
-        self._failed(job, "refused")
-        self._tell(job, _down(error), place)
+    def _lost(self, job: Job, lane: Lane, place: str | None, error: TargetError) -> None:
+        """Hear that a session, or the attempt to have one, came to nothing."""
+        tour = self._tours[job.lane]
+        if place is not None and isinstance(error, TargetRefused):  # that database alone
+            tour.refused(place, self._clock.monotonic())
+            self._failed(job, "refused")
+            self._tell(job, _down(error), place)
+            return
+        lane.drop(error)
+        if place is not None:
+            tour.again(job.sampler)
+        self._missed(job, error)
 
     def _turn(self, job: Job, place: str | None) -> Turn:
         with self._lock:
@@ -329,8 +293,7 @@ class Target:
                 del self._turns[visited[0]]
             factor = self._budget.factor(job.sampler)
             turn.every = job.every * factor * self._round(job)
-            if factor == 1:
-                turn.slowed = None
+            turn.slowed = self._slowed.get(job.sampler) if factor > 1 else None
             self._metrics.sampler_interval_seconds.labels(self.name, job.sampler).set(turn.every)
             return turn
 
@@ -344,10 +307,10 @@ class Target:
             log.info(words, *told, extra=extra)
             return
         log.warning(words, *told, extra={**extra, "remedy": _RARER})
-        with self._lock:
-            turn = self._turns[slowed.sampler, None]
         message = f"every {slowed.every:g} s for the time being: sampling took {share}"
-        turn.slowed = State(state="limited", reason="budget", message=message, remedy=_RARER)
+        state = State(state="limited", reason="budget", message=message, remedy=_RARER)
+        with self._lock:
+            self._slowed[slowed.sampler] = state
 
     def _missed(self, job: Job, error: TargetError) -> None:
         if self._leaving or self._stopping.is_set():
@@ -362,9 +325,12 @@ class Target:
         self._failed(job, reason)
         self._tell(job, _down(error))
 
-    def _well(self, job: Job) -> None:
+    def _well(self, job: Job, place: str | None) -> None:
         with self._lock:
             was = self._troubles.pop(job.lane, None)
+        own = self.states.of(job.sampler).get(None, OK)
+        if place is not None and own.state == "down":
+            self._tell(job, OK)  # its turn in the target's own database may be long to come
         if was is not None:
             log.info("%s is back (%s lane)", self.name, job.lane, extra={"target": self.name})
 
@@ -394,18 +360,4 @@ def _down(error: TargetError) -> State:
         sqlstate=error.sqlstate,
         message=scrub_error(error.sqlstate, str(error)),
         remedy=error.remedy or None,
-    )
-
-
-def _server_row(facts: Facts, database: Database) -> tuple[object, ...]:
-    return (
-        facts.version,
-        facts.in_recovery,
-        facts.role,
-        facts.started_at,
-        facts.timeline,
-        {name: extension.version for name, extension in facts.extensions.items()},
-        facts.settings,
-        database.tags,
-        __version__,
     )

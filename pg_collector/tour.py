@@ -41,6 +41,11 @@ class Tour:
         return self.discover.enabled
 
     @property
+    def visited(self) -> frozenset[str]:
+        """The databases of a round, beside the target's own."""
+        return frozenset(name for name in self._names if name is not None)
+
+    @property
     def length(self) -> int:
         """How many databases a round has."""
         return len(self._names)
@@ -52,8 +57,9 @@ class Tour:
     def learn(self, names: Iterable[str], own: str, now: float) -> None:
         """Hear which databases one may connect to; `own` is the target's."""
         self._learnt_at = now
-        others = (name for name in names if name != own and self._wanted(name))
-        self._names = (None, *sorted(others))
+        others = sorted(name for name in names if name != own and self._wanted(name))
+        self._names = (None, *others)
+        self._refused = {name: until for name, until in self._refused.items() if name in others}
 
     def put_off(self, now: float) -> None:
         """Look again later: it could not be learnt."""
@@ -70,6 +76,10 @@ class Tour:
             if name is None or now >= self._refused.get(name, -math.inf):
                 return name
         return None
+
+    def again(self, sampler: str) -> None:
+        """Go there once more the next time: it came to nothing, and not because of the database."""
+        self._turns[sampler] = max(self._turns.get(sampler, 0) - 1, 0)
 
     def refused(self, name: str, now: float) -> None:
         """Leave a database out for a while."""

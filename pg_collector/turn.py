@@ -144,7 +144,7 @@ class Turn:
         self.last: Outcome | None = None
         self._gates = {query.gate for query in sampler.queries if query.gate is not None}
         self._facts: Facts | None = None
-        self._session: Session | None = None
+        self._origin: tuple[object, ...] = ()
         self._losses = 0
         self._losing = False
 
@@ -155,9 +155,10 @@ class Turn:
     def renew(self, session: Session, losses: int) -> None:
         """Fit the turn to its session: on a new one everything is sent in full.
 
-        So it is after a loss, texts included, as soon as no more is lost: while the buffer
-        overflows, more lines would only push out more. The statements follow the server's facts
-        whenever those were read again.
+        A session that follows another one without a break, as from one database to the next, goes
+        on where that left off, unless the server has started anew. In full it is after a loss, too,
+        texts included, as soon as no more is lost: while the buffer overflows, more lines would
+        only push out more. The statements follow the server's facts whenever those were read again.
         """
         over = self._losing and losses == self._losses
         self._losing = losses != self._losses
@@ -165,13 +166,15 @@ class Turn:
         if over:
             for search in self.searches:
                 search.known.forget()
-        if over or session is not self._session:
-            self._session = session
+        facts = session.facts
+        origin = (session.lineage, facts.system_identifier, facts.started_at)
+        if over or origin != self._origin:
+            self._origin = origin
             for memory in self.memories.values():
                 memory.changes = None
-        if session.facts is not self._facts:
-            self._facts = session.facts
-            self._lay_out(session.facts)
+        if facts is not self._facts:
+            self._facts = facts
+            self._lay_out(facts)
         for statement in self.statements:
             memory = self.memories.setdefault(statement.query.set, SetMemory())
             if memory.changes is None and statement.query.key:

@@ -182,8 +182,11 @@ def _drained(pgconn: pq.abc.PGconn, deadline: float) -> bool:
     poll.register(pgconn.socket, select.POLLIN)
     while True:
         while not pgconn.is_busy():
-            if pgconn.get_result() is None:
+            result = pgconn.get_result()
+            if result is None:
                 return True
+            if result.status == pq.ExecStatus.COPY_OUT:  # it would come again and again
+                return False
         left = deadline - time.monotonic()
         if left <= 0 or not poll.poll(math.ceil(left * 1000)):
             return False

@@ -24,6 +24,9 @@ LIFETIME_JITTER = 0.1
 STEADY = 60.0  # a session that lived this long ends a row of failures
 DOWN = (1.0, 60.0)  # seconds of back-off: first, longest
 REFUSED = (120.0, 600.0)
+# At the start of a session these may concern its database alone: its limit of connections, a lock
+# on its catalogs, a statement that took too long there. Of the server the own database tells.
+_OF_ONE_DATABASE = frozenset(("53300", "55P03", "57014"))
 
 
 class Guard(Protocol):
@@ -80,6 +83,8 @@ class Lane:
         self._closed = False
         self._session: Session | None = None
         self._place: str | None = None  # the database of the session; None: the target's own
+        self._lineage = object()
+        self._well_since: float | None = None  # the first success after the last failure
         self._lifetime = LIFETIME
         self._failures = 0
         self._not_before = 0.0
@@ -94,11 +99,11 @@ class Lane:
     def session(self, dbname: str | None = None) -> Session:
         """Return the live session, or open one; with `dbname` in another database of the server.
 
-        There is one at a time: the one in another database is closed first. Where that database
-        alone is not to be had (TargetRefused), the lane does not back off.
+        There is one at a time: the one in another database is closed first.
 
         Raises `TargetDown` or `TargetRefused`: without touching the network while the last failure
-        is younger than its back-off. Raises `ConfigurationError`.
+        is younger than its back-off. With `dbname`, `TargetRefused` says that this database alone
+        is not to be had: the lane does not back off. Raises `ConfigurationError`.
         """
         if self._stopping.is_set() or self._closed:
             raise TargetDown(f"{self._database.name}: the agent is stopping")
@@ -110,8 +115,8 @@ class Lane:
             if not session.alive:
                 self.drop(TargetDown(f"{self._database.name}: the session was lost"))
             else:
-                self._end(session)
-        self._wait_is_over()
+                self._end(session, follows=lasts)
+        self._wait_is_over(dbname)
         try:
             with self._breaker.guard():
                 return self._open(dbname)
@@ -127,7 +132,8 @@ class Lane:
         session = self._session
         if session is None:
             return
-        if session.age >= STEADY:
+        well_since = self._well_since
+        if well_since is not None and self._clock.monotonic() - well_since >= STEADY:
             self._failures = 0
         self._end(session)
         self._failed(error)
@@ -160,23 +166,34 @@ class Lane:
             if self._closed:
                 wire.cut()
             self._wire = wire
-        session = Session.open(
-            self._database,
-            relations=self._relations,
-            password=self._password,
-            clock=self._clock,
-            dbname=dbname,
-            lane=self.name,
-            wire=wire,
-            resolver=self._resolver,
-        )
+        try:
+            session = Session.open(
+                self._database,
+                relations=self._relations,
+                password=self._password,
+                clock=self._clock,
+                dbname=dbname,
+                lane=self.name,
+                wire=wire,
+                resolver=self._resolver,
+            )
+        except TargetDown as error:
+            if dbname is None or error.sqlstate not in _OF_ONE_DATABASE:
+                raise
+            raise TargetRefused(str(error), remedy=error.remedy, sqlstate=error.sqlstate) from error
+        session.lineage = self._lineage
+        if self._well_since is None:
+            self._well_since = self._clock.monotonic()
         self._session, self._place = session, dbname
         self._lifetime = LIFETIME * random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311
         self._last = None
         self._tell(connected=True)
         return session
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: Session, *, follows: bool = False) -> None:
+        """Close it; `follows`: the next one goes on where it left off."""
+        if not follows:
+            self._lineage = object()
         self._session = None
         session.close()
         self._tell(connected=False)
@@ -188,14 +205,18 @@ class Lane:
             first, longest = DOWN[0], min(DOWN[1], self._breaker.reset)
         delay = min(first * 2.0 ** min(self._failures, 16), longest)
         self._failures += 1
+        self._well_since = None
         self._last = error
         # Half of it is certain, the rest is chance: agents must not come back all at once.
         self._not_before = self._clock.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311
 
-    def _wait_is_over(self) -> None:
+    def _wait_is_over(self, dbname: str | None) -> None:
         left = self._not_before - self._clock.monotonic()
-        if left > 0 and self._last is not None:
-            raise _again(self._last, left)
+        if left <= 0 or self._last is None:
+            return
+        if dbname is not None:  # what refused was the target's own: nobody has asked this one
+            raise _again(self._last, left, TargetDown)
+        raise _again(self._last, left)
 
     def _left_alone(self, error: BreakerOpen) -> TargetError:
         """Return what this lane has to say while the breaker is open: what it said before."""
@@ -208,6 +229,9 @@ class Lane:
             self._on_change(connected)
 
 
-def _again(error: TargetError, retry_in: float) -> TargetError:
+def _again(
+    error: TargetError, retry_in: float, kind: type[TargetError] | None = None
+) -> TargetError:
     """Return the same error once more, with the seconds until it is worth another attempt."""
-    return type(error)(str(error), remedy=error.remedy, sqlstate=error.sqlstate, retry_in=retry_in)
+    kind = kind or type(error)
+    return kind(str(error), remedy=error.remedy, sqlstate=error.sqlstate, retry_in=retry_in)

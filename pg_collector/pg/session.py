@@ -59,6 +59,9 @@ class Session:
     ) -> None:
         self.stale = False
         self.facts: Facts
+        # The same for sessions that follow each other without a break: what was sent on one is a
+        # base for what is sent on the next.
+        self.lineage = object()
         self._postgres = database.postgres
         self._connection = connection
         self._relations = relations

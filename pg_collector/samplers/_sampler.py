@@ -76,7 +76,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
     `columns` are fields of the set; where none of them changed, nothing of the row did. The first
     `key` of them identify a row, the next one is its counter. Of rows that moved, the query finds
-    the values of the column `by` in `%(ids)s` of `where`. All must be numbers or booleans.
+    the values of the column `by` in `%(ids)s` of `where`. Key, counter and `by` must be numbers or
+    booleans.
     """
 
     columns: tuple[str, ...]

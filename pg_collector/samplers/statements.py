@@ -126,10 +126,13 @@ _COUNTERS = Query(
     required=("userid", "dbid", "queryid", "calls"),
     counter="calls",
     hidden=("queryid",),
-    # Whatever changes in an entry, its calls or plans do. Two thirds of the server's work for the
+    # Whatever changes in an entry, one of these does. Two thirds of the server's work for the
     # other columns, and nearly all of ours, is saved where few entries move.
     probe=Probe(
-        columns=("userid", "dbid", "queryid", "toplevel", "calls", "plans", "total_exec_time"),
+        columns=(
+            *("userid", "dbid", "queryid", "toplevel"),
+            *("calls", "plans", "total_exec_time", "minmax_stats_since"),
+        ),
         key=4,
         by="queryid",
         where="s.queryid = ANY (%(ids)s::int8[])",

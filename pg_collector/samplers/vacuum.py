@@ -304,7 +304,8 @@ _KINDS = "c.relkind IN ('r', 'm', 't') AND c.relpersistence <> 't' AND c.relfroz
 # There is no index on reltoastrelid: to look for that alone reads all of pg_class.
 _PARENT = (
     " LEFT JOIN pg_class AS parent ON c.relkind = 't' AND parent.reltoastrelid = c.oid"
-    " AND parent.oid = substring(c.relname FROM '^pg_toast_([0-9]+)$')::oid"
+    " AND parent.oid = CASE WHEN c.relkind = 't'"
+    " THEN substring(c.relname FROM '^pg_toast_([0-9]+)$')::oid END"
 )
 _TOAST_OF = (
     "CASE WHEN c.relkind = 't' THEN (SELECT m.oid::regclass::text FROM pg_class AS m"

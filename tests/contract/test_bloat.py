@@ -90,6 +90,7 @@ def fill(database: Database, name: str) -> None:
 
 def analyze(database: Database, name: str) -> None:
     """Vacuum and analyze until the server knows of no change since: its counts come late."""
+    settle(database, name)
     changed = "select n_mod_since_analyze from pg_stat_all_tables where relname = %s"
 
     def analyzed() -> bool:
