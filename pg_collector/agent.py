@@ -489,6 +489,7 @@ def run(
 
     if reload is not None:
         handlers[signal.SIGHUP] = on_hangup
-    with signals.handled({**handlers, signal.SIGTERM: on_end, signal.SIGINT: on_end}), agent:
+    handlers |= {signal.SIGTERM: on_end, signal.SIGINT: on_end}
+    with signals.handled(handlers, agent.life.rope), agent:
         on_start(agent)
         return agent.wait()

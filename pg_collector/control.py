@@ -37,7 +37,8 @@ ANSWER_WITHIN: Final = (
     20.0  # seconds that the agent takes for a request: less than who waits for it
 )
 CONNECTIONS: Final = 4  # served at once; further ones wait in the kernel's queue
-POLL: Final = 1.0  # seconds between two signs of life; each costs a tenth of a millisecond
+POLL: Final = 5.0  # seconds between two signs of life; each costs a tenth of a millisecond
+END: Final = 1.0  # seconds for the thread's end
 
 _CHUNK: Final = 64 * 1024  # bytes read at once
 
@@ -170,12 +171,14 @@ class ControlServer:
         """Close the socket and remove it."""
         if self._server is None or self._thread is None or self.path is None:
             return
+        with contextlib.suppress(OSError):  # the thread notices at once, not at its next poll
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         # The server's own end waits for its thread without a bound, and that may be stuck.
         ending = threading.Thread(target=self._server.shutdown, name="control-stop", daemon=True)
         ending.start()
-        ending.join(1.0)
+        ending.join(END)
         self._server.server_close()
-        self._thread.join(POLL)
+        self._thread.join(END)
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

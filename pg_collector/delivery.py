@@ -123,7 +123,7 @@ class Delivery:
         running, self._running = self._running, None
         if running is None:
             return
-        running.stopping.set()
+        running.stop()
         stuck = self._vitals.heart_state("sender") is vitals.State.DOWN
         if self._ending.wait(running.joined, FORCED if stuck else DRAIN):
             return
@@ -150,18 +150,26 @@ class _Running:
         self._ending = ending
         self._clock = clock
         self._let_go = False
+        self._sender: Sender | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, sender: Sender) -> None:
         """Start the thread."""
+        self._sender = sender
         work: Callable[[], None] = partial(self._send, sender)
         self._thread = threading.Thread(target=work, name="sender", daemon=True)
         self._thread.start()
 
+    def stop(self) -> None:
+        """Let the thread end after the delivery that is under way."""
+        self.stopping.set()
+        if self._sender is not None:
+            self._sender.urge()
+
     def let_go(self) -> None:
         """End a delivery that is under way."""
         self._let_go = True
-        self.stopping.set()
+        self.stop()
         if isinstance(self._outlet, RemoteOutlet):
             self._outlet.interrupt()
 

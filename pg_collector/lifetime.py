@@ -1,7 +1,11 @@
 """The life of the process: what its main thread waits for, why it ends, how long that may take."""
 
+import contextlib
 import logging
+import os
 import queue
+import select
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -9,9 +13,7 @@ from pg_collector.clock import Clock
 
 log = logging.getLogger(__name__)
 
-# A thread that changes its signal mask, as libpq does, may be given a signal for the process:
-# Python notes it, and nobody wakes the main thread. So that never waits longer, in seconds.
-SIGNAL_SEEN: Final = 0.5
+LOOKS_EVERY: Final = 60.0  # seconds: the main thread's longest silence, whatever happens
 SLICE: Final = 0.05  # seconds after which a wait looks whether it is still wanted
 
 
@@ -80,17 +82,22 @@ class Lifetime:
         # Work for the main thread; None is the end. `put` is reentrant, as a handler needs it:
         # https://docs.python.org/3/library/queue.html#simplequeue-objects
         self._posted: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # A byte written to the rope wakes the main thread, which looks for work.
+        self._bell, self.rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for end in (self._bell, self.rope):
+            weakref.finalize(self, os.close, end)
 
     def post(self, work: Callable[[], None]) -> None:
         """Have `work` done in the main thread, unless the end comes first."""
-        self._posted.put(work)
+        self._post(work)
 
     def wait(self) -> int:
         """Be the main thread: do what is posted, until the end; return the exit code, 0 or 1."""
         while True:
             try:
-                work = self._posted.get(timeout=SIGNAL_SEEN)
+                work = self._posted.get_nowait()
             except queue.Empty:
+                self._sleep()
                 continue
             if work is None:
                 break
@@ -98,12 +105,25 @@ class Lifetime:
         log.info("stopping: %s", self._why)
         return 1 if self.failed else 0
 
+    def _sleep(self) -> None:
+        """Wait until the bell is rung. What was posted before, or comes meanwhile, rings it."""
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        poll.poll(LOOKS_EVERY * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 4096)
+
+    def _post(self, work: Callable[[], None] | None) -> None:
+        self._posted.put(work)
+        with contextlib.suppress(BlockingIOError):  # full of what nobody has heard yet
+            os.write(self.rope, b"\0")
+
     def end(self, why: str, *, failed: bool = False) -> None:
         """Let `wait` return."""
         self.failed = self.failed or failed
         self._why = self._why or why
         self.begin_to_end()
-        self._posted.put(None)
+        self._post(None)
 
     def begin_to_end(self) -> None:
         """Let the time of the end run; later calls change nothing."""

@@ -3,8 +3,8 @@
 A lane's executor queues what is due while its session is busy, in order of due time; the wait costs
 a queue entry, not a thread. What has waited longer than its own interval is skipped, and counted.
 
-APScheduler follows the wall clock: stepped back by an hour it would run nothing for an hour. A
-watchdog on the monotonic clock lays all jobs anew when the two clocks part.
+APScheduler follows the wall clock: stepped back by an hour it would run nothing for an hour. So its
+thread looks at the monotonic one, too, and lays all jobs anew when the two clocks part.
 """
 
 import concurrent.futures
@@ -31,10 +31,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOCK_STEP = 1.0  # seconds by which the clocks may part before the jobs are laid anew
-WATCH_EVERY = 1.0  # seconds
-LOOK_EVERY = 5.0  # seconds: the scheduling thread's longest silence
+LOOK_EVERY = 1.0  # seconds: the scheduling thread's longest silence
 STOP_WITHIN = 1.0  # seconds that APScheduler's own end may take
-FIRST_RUN_SPREAD = 1.0  # seconds within which all first runs fall: at once, but not all together
+# Seconds within which all first runs fall, each target's together: every time that something has to
+# be done costs more than what is done, in this process, on its disk and on the wire.
+FIRST_RUN_SPREAD = 1.0
 
 
 class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has no types
@@ -57,11 +58,23 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
 class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
     """APScheduler with a sign of life: it looks at its jobs now and then, due or not."""
 
-    def __init__(self, beat: Callable[[float], None], **options: Any) -> None:
+    def __init__(
+        self,
+        essential: Callable[[Callable[[], None]], object],
+        look: Callable[[], None],
+        beat: Callable[[float], None],
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._essential = essential
+        self._look = look
         self._beat = beat
 
+    def _main_loop(self) -> None:
+        self._essential(super()._main_loop)
+
     def _process_jobs(self) -> float:
+        self._look()
         pause: float | None = super()._process_jobs()
         pause = LOOK_EVERY if pause is None else min(pause, LOOK_EVERY)
         self._beat(pause)
@@ -97,8 +110,8 @@ class Scheduler:
     ) -> None:
         """Build it; nothing runs before `start`.
 
-        `run` is called in the lane's thread and must not raise. `essential` runs the watchdog: an
-        exception there says that nothing is scheduled any more. The scheduling thread calls `beat`
+        `run` is called in the lane's thread and must not raise. `essential` runs the scheduling
+        thread: an exception there says that nothing is scheduled any more. That thread calls `beat`
         with the seconds that it will be silent.
         """
         self._run = run
@@ -111,10 +124,10 @@ class Scheduler:
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
-        self._watchdog = threading.Thread(
-            target=essential, args=(self._watch,), name="clock-watchdog", daemon=True
-        )
+        self._clocks_apart = self._apart()  # used in the scheduling thread
         self._aps = LivelyScheduler(
+            essential,
+            self._follow_the_clock,
             beat,
             timezone=dt.UTC,
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -123,9 +136,8 @@ class Scheduler:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
     def start(self) -> None:
-        """Start the scheduling thread and the watchdog."""
+        """Start the scheduling thread."""
         self._aps.start()
-        self._watchdog.start()
 
     def stop(self, deadline: float) -> bool:
         """Start no more turns and wait for the running ones, `deadline` seconds at most.
@@ -137,15 +149,13 @@ class Scheduler:
             # Nothing is cancelled: APScheduler takes a cancelled run for a fault, and logs it so.
             executor.pool.shutdown(wait=False)
         with self._idle:
-            ended = self._idle.wait_for(lambda: self._running == 0, deadline)
-        if self._watchdog.is_alive() and self._stopping.is_set():
-            self._watchdog.join(WATCH_EVERY)
-        return ended
+            return self._idle.wait_for(lambda: self._running == 0, deadline)
 
     @property
     def alive(self) -> bool:
-        """Whether both threads run."""
-        return self._watchdog.is_alive() and self._schedules()
+        """Whether the scheduling thread runs."""
+        thread = getattr(self._aps, "_thread", None)  # the one way to see that it died
+        return thread is not None and thread.is_alive()
 
     @property
     def busy(self) -> bool:
@@ -156,6 +166,7 @@ class Scheduler:
     def apply(self, jobs: Iterable[Job]) -> None:
         """Make these the jobs: new ones run at once, changed ones at their new interval."""
         wanted = {job.id: job for job in jobs}
+        begin = _Beginning()
         with self._lock:
             for gone in self._jobs.keys() - wanted.keys():
                 self._aps.remove_job(gone)
@@ -165,7 +176,7 @@ class Scheduler:
                     continue
                 if before is not None:
                     self._aps.remove_job(job.id)
-                self._add(job, at_once=before is None)
+                self._add(job, begin.at_once(job) if before is None else begin.in_a_turn(job))
             self._jobs = wanted
 
     def next_run(self, job_id: str) -> dt.datetime | None:
@@ -212,16 +223,15 @@ class Scheduler:
 
     def reanchor(self) -> None:
         """Lay every job anew on the wall clock as it is now."""
+        begin = _Beginning()
         with self._lock:
             for job in self._jobs.values():
                 self._aps.remove_job(job.id)
-                self._add(job, at_once=True)
+                self._add(job, begin.at_once(job))
 
-    def _add(self, job: Job, *, at_once: bool) -> None:
+    def _add(self, job: Job, first: dt.datetime) -> None:
         alias = f"{job.target}/{job.lane}"
         self._lane(alias)
-        wait = random.uniform(0, min(FIRST_RUN_SPREAD, job.every / 10))  # noqa: S311
-        first = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=wait if at_once else job.every)
         self._aps.add_job(
             self._take,
             # Its own jitter would only ever lengthen the interval; the first run's spread remains.
@@ -294,24 +304,34 @@ class Scheduler:
     def _skipped(self, job: Job, reason: str) -> None:
         self._metrics.sampler_skipped_total.labels(sampler=job.sampler, reason=reason).inc()
 
-    def _watch(self) -> None:
-        """Be the watchdog thread: notice when the wall clock is set, or the scheduler is dead."""
-        apart = self._apart()
-        while not self._stopping.wait(WATCH_EVERY):
-            if not self._schedules():
-                raise RuntimeError("the scheduling thread died")
-            now = self._apart()
-            if abs(now - apart) > CLOCK_STEP:
-                log.warning("the wall clock moved by %.1f s; jobs are laid anew", now - apart)
-                self.reanchor()
-            apart = now
-
-    def _schedules(self) -> bool:
-        thread = getattr(self._aps, "_thread", None)  # the one way to see that it died
-        return thread is not None and thread.is_alive()
+    def _follow_the_clock(self) -> None:
+        """Lay all jobs anew when the wall clock was set; in the scheduling thread."""
+        before, self._clocks_apart = self._clocks_apart, self._apart()
+        moved = self._clocks_apart - before
+        if abs(moved) > CLOCK_STEP:
+            log.warning("the wall clock moved by %.1f s; jobs are laid anew", moved)
+            self.reanchor()
 
     def _apart(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()
+
+
+class _Beginning:
+    """The moment from which jobs are laid: those of a target all together."""
+
+    def __init__(self) -> None:
+        self._now = dt.datetime.now(dt.UTC)
+        self._waits: dict[str, float] = {}
+
+    def at_once(self, job: Job) -> dt.datetime:
+        """Return when a job has its first run: at once, but not with those of all targets."""
+        spread = random.uniform(0, FIRST_RUN_SPREAD)  # noqa: S311
+        wait = self._waits.setdefault(job.target, spread)
+        return self._now + dt.timedelta(seconds=min(wait, job.every / 10))
+
+    def in_a_turn(self, job: Job) -> dt.datetime:
+        """Return when a job that ran before has its first run at another interval."""
+        return self._now + dt.timedelta(seconds=job.every)
 
 
 def _stopping() -> AgentUnreachable:

@@ -30,7 +30,6 @@ from pg_collector.sample import Batch
 
 log = logging.getLogger(__name__)
 
-URGED_WITHIN: Final = 0.5  # seconds until a pause notices that somebody does not want to wait
 NOTICE_LASTS: Final = 3600.0  # seconds that a change of the stream is told in the health report
 
 # The reasons of `output_errors_total`; a class that is not here counts as its parent.
@@ -81,7 +80,8 @@ class Sender:
 
     `linger` is the pause, in seconds, after the buffer was found empty. The sender calls `beat`
     with the seconds that it will be silent: after every step, and before each attempt where one may
-    take `attempt_max` seconds. While `breaker` lets nothing pass, nothing is tried.
+    take `attempt_max` seconds. While `breaker` lets nothing pass, nothing is tried. Who sets
+    `stopping` calls `urge`, too, where a pause may be under way.
     """
 
     def __init__(
@@ -176,13 +176,15 @@ class Sender:
     def _rest(self, pause: float) -> bool:
         """Wait so many seconds, or until somebody urges; return whether the end has come."""
         end = self._clock.monotonic() + pause
-        while True:
-            left = max(0.0, end - self._clock.monotonic())
-            if self._stopping.wait(min(left, URGED_WITHIN)):
-                return True
-            if left <= URGED_WITHIN or (self._urged.is_set() and not self._firm):
-                self._urged.clear()
+        while not self._stopping.is_set():
+            left = end - self._clock.monotonic()
+            if left <= 0:
                 return False
+            urged = self._urged.wait(left)
+            self._urged.clear()
+            if urged and not self._firm:
+                return self._stopping.is_set()
+        return True
 
     def _attempt(self) -> Step:
         try:

@@ -45,7 +45,7 @@ audit = logging.getLogger("pg_collector.audit")
 
 T = TypeVar("T")
 
-LOOK_EVERY: Final = 5.0  # seconds between two looks at the clock
+LOOK_EVERY: Final = 15.0  # seconds between two looks at the clock
 LEAST: Final = 0.05  # seconds between two looks
 CALL_WITHIN: Final = 15.0  # seconds that a command of the owner waits for this thread
 SPARE: Final = 30.0  # seconds that a step may take beside its calls, orders above all

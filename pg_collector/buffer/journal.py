@@ -6,7 +6,6 @@ used is a state, not an end: lines stay in memory meanwhile, and it is tried aga
 """
 
 import concurrent.futures
-import contextlib
 import logging
 import os
 import queue
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COMMIT_EVERY: Final = 0.5  # seconds; what was put before is on disk within twice that
-TEND_EVERY: Final = 2.0
+TEND_EVERY: Final = 5.0
 RETRY_FIRST: Final = 1.0
 RETRY_LONGEST: Final = 5.0
 SEGMENTS_LOST: Final = 3  # damaged one after the other, then the disk has a rest
@@ -50,6 +49,10 @@ class Source(Protocol):
 
     def written(self, through: int) -> None:
         """Hear that records up to there are on disk; 0 if they could not be written."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is not on disk yet; when that begins, it calls `stir`."""
 
     def lost(self, count: int, reason: str) -> None:
         """Hear of lines that are lost."""
@@ -96,7 +99,8 @@ class Journal:
         self._retry = RETRY_FIRST
         self._retry_at = 0.0
         self._tended_at = 0.0
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._next = 0.0  # when the next step is due; used in the thread
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
@@ -145,12 +149,18 @@ class Journal:
             self.beat(pause + ANSWER_WITHIN)
             if self._stopping.is_set():
                 return
-            with contextlib.suppress(queue.Empty):
-                command = self._commands.get(timeout=pause)
-                while True:
-                    if command is not None:
-                        command()
-                    command = self._commands.get_nowait()
+            self._next = self._clock.monotonic() + pause
+            self._serve()
+
+    def _serve(self) -> None:
+        """Do what is asked for until the next step is due."""
+        while (left := self._next - self._clock.monotonic()) > 0:
+            try:
+                command = self._commands.get(timeout=left)
+            except queue.Empty:
+                return
+            command()
+            self._next = min(self._next, self._clock.monotonic() + COMMIT_EVERY)
 
     def step(self) -> float:
         """Write what is due and look after the directory; return the seconds until the next."""
@@ -170,7 +180,9 @@ class Journal:
         if self._stopping.is_set():
             self._let_go()
             return 0.0
-        return COMMIT_EVERY
+        if self._trouble is not None or self._source.waits:
+            return COMMIT_EVERY
+        return TEND_EVERY
 
     def _work(self, now: float) -> None:
         if self._spool is None:
@@ -223,14 +235,21 @@ class Journal:
 
     def urge(self) -> None:
         """Write what is due at once."""
-        self._commands.put(None)
+        self._commands.put(self._hurry)
+
+    def stir(self) -> None:
+        """Write what is due within COMMIT_EVERY, with what comes until then."""
+        self._commands.put(lambda: None)
+
+    def _hurry(self) -> None:
+        self._next = 0.0
 
     def stop(self, deadline: float) -> bool:
         """Write everything, close, end the thread; return whether it did within the seconds."""
         self._stopping.set()
         if self._inherited:
             return False
-        self._commands.put(None)
+        self.urge()
         if self._thread is None:
             self.step()
             return True

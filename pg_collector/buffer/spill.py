@@ -111,15 +111,17 @@ class SpillingBuffer:
                 gap = record._replace(line=None, reason="too_large")
                 self._tier.add(gap, fixed=self._fixed())
                 self._accounts.lose(1, "too_large")
+                stirs = True
             else:
+                stirs = not self._unwritten
                 self._tier.add(record)
                 self._unwritten += size(record)
                 self._make_room()
             urgent = self._unwritten > self._max_bytes // 2 and not self._urged
             self._urged = self._urged or urgent
             number = position - self._numbering.origin
-        if urgent and self.journal is not None:
-            self.journal.urge()
+        if self.journal is not None and (urgent or stirs):
+            (self.journal.urge if urgent else self.journal.stir)()
         self._tell_backlog()
         return position, number
 
@@ -256,6 +258,11 @@ class SpillingBuffer:
                 found.append(record)
             self._writing = found[-1].last if found else 0
             return found
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is not on disk, nor delivered, yet."""
+        return self._unwritten > 0
 
     def to_promise(self) -> int:
         """Return the position up to which numbers may leave without having been written."""

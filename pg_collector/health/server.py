@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_THREADS: Final = 8
 
-_POLL: Final = 1.0  # seconds between signs of life
+_POLL: Final = 5.0  # seconds between signs of life
+_END: Final = 1.0  # second for the accepting thread's end
 _PATIENT: Final = 0.5  # seconds for which a client without a request keeps its thread in any case
 _ROOM: Final = 0.1  # seconds that a client waits for a thread
 _GOODBYE: Final = 0.3  # seconds for the last answers
@@ -89,7 +90,7 @@ class HealthServer:
         # The server's own end waits for its thread without a bound, and that may be stuck.
         ending = threading.Thread(target=self._server.shutdown, name="http-stop", daemon=True)
         ending.start()
-        ending.join(_POLL)
+        ending.join(_END)
         self._server.server_close()
         self._server.end(_GOODBYE)
         self._server = self._thread = None

@@ -15,7 +15,8 @@ from pg_collector.health.vitals import State, Vitals
 
 log = logging.getLogger(__name__)
 
-EVERY: Final = 1.0  # seconds between two looks
+EVERY: Final = 2.0  # seconds between two looks
+AGAIN: Final = 1.0  # the same while a thread seems to be lost
 LOOKS: Final = 3  # in a row before a thread counts as lost
 STOOD_STILL: Final = 5.0  # seconds between two looks: the process slept, nobody is at fault
 
@@ -23,7 +24,7 @@ Essential = Callable[[Callable[[], None]], object]
 
 
 class Watchdog:
-    """Looks at every heart once a second, in a thread of its own."""
+    """Looks at every heart, in a thread of its own."""
 
     def __init__(self, vitals: Vitals, clock: Clock, on_dead: Callable[[str], None]) -> None:
         """`on_dead` is told once, in the watchdog's thread, what is lost and why."""
@@ -81,11 +82,12 @@ class Watchdog:
             self._on_dead(why)
 
     def _overdue(self, now: float) -> float:
+        pause = AGAIN if self._lost else EVERY
         if self._end_by is None:
-            return EVERY
+            return pause
         by, last_resort = self._end_by
         if now < by:
-            return min(EVERY, by - now)
+            return min(pause, by - now)
         self._end_by = None
         last_resort()
-        return EVERY
+        return pause

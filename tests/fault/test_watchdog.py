@@ -51,9 +51,7 @@ def ends_with_one(agent):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize(
-    "name", ["sender", "journal", "APScheduler", "clock-watchdog", "http", "control"]
-)
+@pytest.mark.parametrize("name", ["sender", "journal", "APScheduler", "http", "control"])
 def test_a_thread_that_dies_ends_the_process(config, name):
     with built(config) as agent:
         until(lambda: agent.buffer.account().delivered > 0, deadline=20, what="it delivers")

@@ -233,4 +233,5 @@ def test_urging_ends_a_pause_unless_the_far_side_asked_for_it(failure, hurries):
             assert outlet.tried == 1
     finally:
         stopping.set()
+        sender.urge()
         thread.join(5)

@@ -119,6 +119,7 @@ from pg_collector.clock import SystemClock
 from pg_collector.lifetime import Ending, Lifetime
 life = Lifetime(Ending(SystemClock(), 1.0))
 signal.signal(signal.SIGTERM, lambda *_: life.end("SIGTERM"))
+signal.set_wakeup_fd(life.rope)
 idle = threading.Thread(target=threading.Event().wait, daemon=True)
 idle.start()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -254,6 +254,7 @@ def test_the_thread_delivers_and_stops_in_the_middle_of_a_long_pause():
     thread.start()
     until(lambda: 3000.0 in bench.beats, 5)
     bench.stopping.set()
+    bench.sender.urge()
     thread.join(1)
     assert not thread.is_alive()
     assert outlet.took == lines(1)
