@@ -8,7 +8,9 @@ ends at the deadline all the same, and the connection with it, because the wire'
 
 import ctypes
 import math
+import os
 import select
+import socket
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -127,6 +129,21 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if not complete:
                 pgconn.finish()
 
+    def leave(self, seconds: float) -> None:
+        """Close, and wait that long at most until the server's process is gone: its place is free.
+
+        The server counts it among the sessions of its role and database until then.
+        """
+        if self.closed:
+            return
+        with socket.socket(fileno=os.dup(self.pgconn.socket)) as link:
+            self.close()
+            try:
+                with self.wire.holding(link.fileno()):
+                    _wait_for_end(link, time.monotonic() + seconds)
+            except WireCut:
+                return
+
     def abandon(self, rows: Generator[object, None, None]) -> None:
         """End a stream of rows early, within about a second: idle afterwards, or closed."""
         self.deadline = time.monotonic() + 2 * CANCEL_WITHIN
@@ -191,6 +208,17 @@ def _drained(pgconn: pq.abc.PGconn, deadline: float) -> bool:
         if left <= 0 or not poll.poll(math.ceil(left * 1000)):
             return False
         pgconn.consume_input()
+
+
+def _wait_for_end(link: socket.socket, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0 and poll.poll(math.ceil(left * 1000)):
+        try:
+            if not link.recv(4096):
+                return
+        except OSError:
+            return
 
 
 def connect(conninfo: str, deadline: float, wire: Wire) -> Connection:

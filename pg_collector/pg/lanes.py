@@ -115,6 +115,7 @@ class Lane:
             if not session.alive:
                 self.drop(TargetDown(f"{self._database.name}: the session was lost"))
             else:
+                session.leave()  # the role may have no more places than there are lanes
                 self._end(session, follows=lasts)
         self._wait_is_over(dbname)
         try:

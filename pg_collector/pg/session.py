@@ -28,6 +28,7 @@ from pg_collector.wire import Wire
 OLDEST = 12  # the first major version that is supported
 
 CLOSE_WITHIN = 2.0  # seconds that `close` waits for another thread to let go
+LEAVE_WITHIN = 1.0  # seconds that `leave` waits for the server to let go
 
 T = TypeVar("T")
 
@@ -190,18 +191,25 @@ class Session:
 
         Where the thread that uses it does not let go, it stays open for that one to close.
         """
-        if self._in_use.acquire(timeout=CLOSE_WITHIN):
-            try:
-                self._connection.close()
-                self._settle()
-            finally:
-                self._in_use.release()
+        self._end(self._connection.close)
+
+    def leave(self) -> None:
+        """End it, and wait a moment until another session may take its place on the server."""
+        self._end(lambda: self._connection.leave(LEAVE_WITHIN))
 
     def interrupt(self) -> None:
         """Free the thread that waits on this session, now. The session is lost. Any thread."""
         self._connection.wire.cut()
 
     # --- within
+
+    def _end(self, close: Callable[[], None]) -> None:
+        if self._in_use.acquire(timeout=CLOSE_WITHIN):
+            try:
+                close()
+                self._settle()
+            finally:
+                self._in_use.release()
 
     def _greet(self, lane: str) -> None:
         """Refuse what is too old or behind a pooler, then read the facts."""

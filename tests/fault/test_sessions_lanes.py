@@ -4,9 +4,11 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from pg_collector.clock import SystemClock
@@ -14,10 +16,10 @@ from pg_collector.config.model import Database as Target
 from pg_collector.errors import CollectorError, TargetDown, TargetRefused
 from pg_collector.pg import lanes
 from pg_collector.pg.lanes import Lane
-from pg_collector.pg.session import Session
+from pg_collector.pg.session import LEAVE_WITHIN, Session
 from tests.conftest import Lab, chosen_majors
 from tests.support.lab.replication import Pair
-from tests.support.lab.server import Server
+from tests.support.lab.server import Database, Server
 from tests.support.proxy import FaultProxy, Mode
 from tests.support.target import target
 from tests.support.until import until
@@ -150,6 +152,42 @@ def test_a_refusal_is_not_asked_again_for_minutes(lane: Make, server: Server, cl
     server.database("nope").drop()
 
 
+def test_a_refusal_of_its_own_database_is_not_held_against_another_one(lane: Make, server: Server):
+    one = lane(quick(server.dsn(dbname="nope")))
+    with pytest.raises(TargetRefused):
+        one.session()
+    with pytest.raises(TargetDown) as down:
+        one.session("template1")
+    assert down.value.retry_in
+    assert down.value.sqlstate == "3D000"
+
+
+@pytest.fixture(params=["full", "locked"])
+def closed(request: pytest.FixtureRequest, database: Database) -> Iterator[Database]:
+    """A database in which no session can be had: at its limit, or its catalogs are locked."""
+    with database.connect() as holder, holder.transaction():
+        if request.param == "full":
+            database.query(f"alter database {database.name} connection limit 0")
+        else:
+            holder.execute("lock table pg_depend in access exclusive mode")
+        yield database
+
+
+SQLSTATES = {"full": "53300", "locked": "55P03"}
+
+
+def test_a_database_that_is_full_or_locked_holds_nobody_up(
+    lane: Make, server: Server, closed: Database, request: pytest.FixtureRequest
+):
+    one = lane(quick(server.dsn()))
+    with pytest.raises(TargetRefused) as refused:
+        one.session(closed.name)
+    assert refused.value.sqlstate == SQLSTATES[request.node.callspec.params["closed"]]
+    one.session().fetch("select 1")
+    with pytest.raises(TargetDown):
+        lane(quick(closed.dsn())).session()
+
+
 def test_a_lost_session_is_replaced_after_the_back_off(lane: Make, server: Server):
     one = lane(quick(server.dsn()))
     pid = one.session().backend_pid
@@ -178,6 +216,43 @@ def test_a_session_that_died_young_does_not_reset_the_back_off(
     one.session()
 
 
+def test_going_from_database_to_database_ends_no_steady_time(
+    lane: Make, server: Server, clock: HandClock
+):
+    one = lane(quick(server.dsn()))
+    one.session()
+    clock.ahead += lanes.STEADY
+    for failure in range(4):
+        one.session()
+        one.drop(TargetDown("lost"))
+        clock.ahead += lanes.DOWN[0] * 2**failure / 2 - 0.1
+        assert backing_off(one), "what was before the last failure does not count"
+        clock.ahead += lanes.DOWN[0] * 2**failure / 2 + 0.1
+    for place in ("template1", None, "template1", None):
+        one.session(place)
+        clock.ahead += lanes.STEADY / 4
+    one.drop(TargetDown("lost"))
+    clock.ahead += lanes.DOWN[0]
+    one.session()
+
+
+def test_what_was_sent_stays_a_base_from_database_to_database_until_there_is_a_break(
+    lane: Make, server: Server, clock: HandClock
+):
+    one = lane(quick(server.dsn()))
+    lineages = [one.session().lineage]
+    assert one.session("template1").lineage is lineages[0]
+    assert one.session().lineage is lineages[0]
+    one.rest()
+    lineages.append(one.session().lineage)
+    one.drop(TargetDown("lost"))
+    clock.ahead += lanes.DOWN[0]
+    lineages.append(one.session().lineage)
+    clock.ahead += lanes.LIFETIME * (1 + lanes.LIFETIME_JITTER)
+    lineages.append(one.session("template1").lineage)
+    assert len(set(lineages)) == len(lineages)
+
+
 def test_an_old_session_is_replaced_without_a_gap(lane: Make, server: Server, clock: HandClock):
     one = lane(quick(server.dsn()))
     pid = one.session().backend_pid
@@ -185,6 +260,44 @@ def test_an_old_session_is_replaced_without_a_gap(lane: Make, server: Server, cl
     assert one.session().backend_pid == pid
     clock.ahead += lanes.LIFETIME * 2 * lanes.LIFETIME_JITTER + 2
     assert one.session().backend_pid != pid
+
+
+@contextmanager
+def leaving(one: Lane, proxy: FaultProxy) -> Iterator[Future[Session]]:
+    """Let it go to another database while the process behind its session takes its time to end."""
+    backend = psutil.Process(one.session().backend_pid)
+    sent = proxy.up_bytes
+    backend.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(one.session, "template1")
+        try:
+            until(lambda: proxy.up_bytes > sent, what="it is told to end")
+            yield going
+        finally:
+            backend.resume()
+
+
+def test_going_to_another_database_takes_no_third_place(
+    lane: Make, server: Server, fault_proxy: Callable[[Server], FaultProxy]
+):
+    proxy = fault_proxy(server)
+    one = lane(quick(server.dsn(port=proxy.port)))
+    with leaving(one, proxy) as going:
+        assert not wait([going], LEAVE_WITHIN / 4).done, "its place is not free yet"
+    assert going.result().facts.database == "template1"
+
+
+def test_stopping_frees_a_thread_that_goes_to_another_database(
+    lane: Make, server: Server, fault_proxy: Callable[[Server], FaultProxy]
+):
+    proxy = fault_proxy(server)
+    one = lane(quick(server.dsn(port=proxy.port)))
+    with leaving(one, proxy) as going:
+        began = time.monotonic()
+        one.close()
+        with pytest.raises(TargetDown, match="interrupted"):
+            going.result(timeout=LEAVE_WITHIN)
+        assert time.monotonic() - began < LEAVE_WITHIN / 2
 
 
 def test_two_lanes_are_all_the_connections_there_ever_are(
