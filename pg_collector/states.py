@@ -15,6 +15,8 @@ from pg_collector.samplers._sampler import Query, Sampler, ServerRole
 
 log = logging.getLogger(__name__)
 
+GONE_KEPT = 256  # states of databases that are gone; when one is back and well, that is told
+
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a set: `state` is ok, limited, unavailable, error or down.
@@ -78,7 +80,10 @@ class States:
             self._buffer.put(line, Keep.EVENT)
 
     def retain(self, databases: Collection[str], *, at: str, every: float) -> None:
-        """Forget the databases that are not visited any more; tell it where one was not well."""
+        """Forget the databases that are not visited any more; tell it where one was not well.
+
+        That one is remembered, so that it can be told when it is back and well.
+        """
         with self._lock:
             gone = {
                 key: state
@@ -88,9 +93,10 @@ class States:
         for (sampler, set_name, database), state in gone.items():
             if state != OK:
                 self.tell(sampler, set_name, _GONE, at=at, every=every, database=database)
+        ill = [key for key, state in gone.items() if state != OK]
         with self._lock:
-            for key in gone:
-                del self._now[key]
+            for key in gone.keys() - set(ill[-GONE_KEPT:]):
+                self._now.pop(key, None)
 
     def of(self, sampler: str) -> dict[str | None, State]:
         """Return the states told so far of a sampler's sets; under None that of the sampler."""
