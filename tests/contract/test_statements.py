@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tests.support.conditions.statements import (
     distinct_statement,
     evicted_statements,
@@ -46,6 +48,21 @@ def test_only_changed_statements_are_sent_and_a_reset_sends_all(database):
         third = there.take("statements")["statements"]
         assert "delta" not in third[0].head
         assert third[0].head["epoch_changed"] is True
+
+
+def test_a_reset_of_minima_and_maxima_alone_sends_the_entry_again(database):
+    if database.server.major < 17:
+        pytest.skip("they are reset alone with 1.11 of the extension, which came with 17")
+    entry = "from pg_stat_statements where query like 'select %' || chr(42) || ' $2 where $3 <>%'"
+    with sampling(database.dsn()) as there:
+        database.query("select 6 * 7 where 1 <> 0")
+        assert "delta" not in there.take("statements")["statements"][0].head
+        reset = f"select queryid::text, pg_stat_statements_reset(0, 0, queryid, true) {entry}"
+        ((queryid, _),) = database.query(reset)
+        (line,) = there.take("statements")["statements"]
+        assert line.head["delta"] is True
+        (row,) = [one for one in line.rows if one["queryid"] == queryid]
+        assert (row["calls"], row["min_exec_time"], row["max_exec_time"]) == (1, 0, 0)
 
 
 def test_our_own_statements_are_left_out_once_they_are_known(database):

@@ -53,13 +53,26 @@ def test_rows_that_fell_or_went_away_tell_of_a_reset_where_they_are_most():
     assert moved.reset
 
 
-def test_rows_that_may_not_be_seen_are_counted_and_not_asked_for():
-    moved = Moved(KEY, BY)
+def look(moved, found):
     moved.begin(0, full=False)
-    assert moved.look([[b"1\t\\N\t5\t0.1\n", b"1\t\\N\t5\t0.1\n", b"1\t7\t5\t0.1\n"]]) == (
-        [b"7"],
-        3,
-    )
+    seen = moved.look([found])
+    moved.commit(0, "at 0")
+    return seen
+
+
+def test_rows_that_may_not_be_seen_are_counted_and_not_asked_for():
+    hidden = b"1\t\\N\t5\t0.1\n"
+    assert look(Moved(KEY, BY), [hidden, hidden, b"1\t7\t5\t0.1\n"]) == ([b"7"], 3)
+
+
+def test_rows_that_may_not_be_seen_tell_of_no_reset():
+    moved = Moved(KEY, BY)
+    hidden = [b"%d\t\\N\t5\t0.1\n" % user for user in range(2, 9)]
+    look(moved, [b"1\t7\t5\t0.1\n", *hidden])
+    look(moved, [b"1\t7\t6\t0.1\n", *(line.replace(b"\t5", b"\t6") for line in hidden)])
+    assert not moved.reset, "they moved"
+    assert look(moved, [b"1\t7\t7\t0.1\n"]) == ([b"7"], 1)
+    assert not moved.reset, "they went away"
 
 
 @given(

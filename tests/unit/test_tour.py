@@ -55,3 +55,26 @@ def test_it_looks_again_now_and_then():
     assert one.stale(LEARNS_EVERY)
     one.learn([], "home", LEARNS_EVERY)
     assert places(one, "vacuum", 3) == [None] * 3
+
+
+def test_what_came_to_nothing_is_gone_to_once_more():
+    one = tour()
+    assert places(one, "vacuum", 2) == [None, "app"]
+    one.again("vacuum")
+    assert places(one, "vacuum", 2) == ["app", "billing"]
+    new = tour()
+    new.again("vacuum")
+    assert places(new, "vacuum", 2) == [None, "app"], "it came with another configuration"
+
+
+def test_the_refusal_of_a_database_goes_with_it():
+    one = tour()
+    one.refused("app", 0.0)
+    one.learn(["billing"], "home", 1.0)
+    one.learn(["app", "billing"], "home", 2.0)
+    assert places(one, "vacuum", 3, 2.0) == [None, "app", "billing"]
+
+
+def test_what_is_visited_are_the_others():
+    assert tour(include=("shop_*", "home")).visited == {"shop_1", "shop_2"}
+    assert not Tour(Discover(enabled=True)).visited, "it has not looked yet"
