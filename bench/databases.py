@@ -6,18 +6,18 @@ characters long. `load` keeps sessions open while something is measured.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.support.lab import home
 from tests.support.lab.postmaster import Postmaster, Stop
-from tests.support.lab.server import Server, binaries
+from tests.support.lab.server import Server, binaries, copy, made_once
 from tests.support.scratch import new_directory
 from tests.support.until import until
 
@@ -61,9 +61,7 @@ def server(size: Size, major: int) -> Server:
     """Return a server, not started, with a copy of the database of a size."""
     found = Server(major, settings=SETTINGS)
     shutil.rmtree(found.data)
-    subprocess.run(
-        ["cp", "-a", "--reflink=auto", str(_template(size, major)), str(found.data)], check=True
-    )
+    copy(_template(size, major), found.data)
     return found
 
 
@@ -95,14 +93,8 @@ def _filled(size: Size) -> int:
 def _template(size: Size, major: int) -> Path:
     """Return a stopped data directory, made the first time."""
     made = hashlib.sha256(repr((size, sorted(SETTINGS.items()), _FORMAT)).encode()).hexdigest()[:8]
-    parent = home.own() / "bench"
-    parent.mkdir(parents=True, exist_ok=True)
-    target = parent / f"pg{major}-{size.name}-{made}"
-    with (parent / f".lock-{size.name}").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.is_dir():
-            _make(size, major, target)
-    return target
+    target = home.own() / "bench" / f"pg{major}-{size.name}-{made}"
+    return made_once(target, size.name, partial(_make, size, major))
 
 
 def _make(size: Size, major: int, target: Path) -> None:
@@ -113,7 +105,7 @@ def _make(size: Size, major: int, target: Path) -> None:
         _fill(maker, size)
         maker.stop(Stop.FAST)
         new = Path(new_directory("bench")) / "data"
-        subprocess.run(["cp", "-a", "--reflink=auto", str(maker.data), str(new)], check=True)
+        copy(maker.data, new)
         for file in ("postmaster.pid", "postmaster.opts"):
             (new / file).unlink(missing_ok=True)
         shutil.move(new, target)

@@ -178,17 +178,27 @@ def test_answers_of_every_shape_are_read_from_an_ipv6_address():
 
 
 THROUGH_LOSS = """
-import sys, time
+import sys, threading
 from types import SimpleNamespace
 from pg_collector.config.model import PlatformTimeout
 from tests.support.delivery import Delivery
+from tests.support.until import until
 
 far = SimpleNamespace(url=sys.argv[1])
 delivery = Delivery(far, timeout=PlatformTimeout(connect=5.0, total=10.0), batch_max_lines=50)
-ends = time.monotonic() + 90
 delivery.put(int(sys.argv[2]))
-while delivery.buffer.account().buffered and time.monotonic() < ends:
-    time.sleep(min(delivery.step(), 0.2))
+sender = threading.Thread(target=delivery.sender.run)
+sender.start()
+
+def delivered():
+    delivery.sender.urge()
+    return not delivery.buffer.account().buffered
+
+try:
+    until(delivered, deadline=90, what="all lines are delivered")
+finally:
+    delivery.stopping.set()
+    sender.join()
 account = delivery.buffer.account()
 delivery.close()
 print(account.delivered, account.buffered, sum(account.lost.values()))

@@ -62,10 +62,11 @@ class Delivery:
             max_bytes=self.platform.batch_max_bytes,
             max_lines=self.platform.batch_max_lines,
         )
+        self.stopping = threading.Event()  # of a thread that runs the sender
         self.sender = Sender(
             self.buffer,
             self.outlet,
-            threading.Event(),
+            self.stopping,
             self.metrics,
             clock=self.clock,
             pacing=caps,

@@ -4,9 +4,10 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,7 +69,7 @@ class Server(Postmaster):
             programs, new_directory(f"pg{major}"),
             settings=settings, host=host, inside=inside, environment=environment,
         )  # fmt: skip
-        _copy(template(programs), self.data)
+        copy(template(programs), self.data)
         self._write_hba(hba)
         if tls is not None:
             self._take_certificates(tls)
@@ -144,14 +145,24 @@ def template(programs: Binaries) -> Path:
     """Return a stopped data directory with SETUP applied; made once per account and binaries."""
     uid, _ = process.owner()
     setup = hashlib.sha256(SETUP.encode()).hexdigest()[:8]
-    parent = home.own() / "templates"
-    parent.mkdir(parents=True, exist_ok=True)
-    target = parent / f"pg{programs.major}-{programs.key()}-{setup}-{uid}"
-    with (parent / f".lock-{programs.major}").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    name = f"pg{programs.major}-{programs.key()}-{setup}-{uid}"
+    make = partial(_make_template, programs)
+    return made_once(home.own() / "templates" / name, str(programs.major), make)
+
+
+def made_once(target: Path, lock: str, make: Callable[[Path], None]) -> Path:
+    """Return a directory that is made the first time; `lock` names what processes wait for."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".lock-{lock}").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         if not target.is_dir():
-            _make_template(programs, target)
+            make(target)
     return target
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a data directory with its owner and modes; shares blocks where the disk can."""
+    subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
 
 
 def _make_template(programs: Binaries, target: Path) -> None:
@@ -169,10 +180,5 @@ def _make_template(programs: Binaries, target: Path) -> None:
         maker.stop()
         new = target.with_name(f".{target.name}")
         shutil.rmtree(new, ignore_errors=True)
-        _copy(maker.data, new)
+        copy(maker.data, new)
         new.rename(target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a data directory with its owner and modes; shares blocks where the disk can."""
-    subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
