@@ -6,9 +6,11 @@ They hold hashes and counters only, about 150 bytes a row, and no text.
 import heapq
 import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
-_NULL = b"\\N"
+from pg_collector.samplers._sampler import BUCKETS
+
+_NOTHING: Final = "0"  # the sum of a bucket without rows
 LEAST_BATCH = 20  # values that are asked for at once, however slow that is
 FULL_EVERY = 900.0  # seconds: a full line follows at least that often (docs/specs/samples.md)
 
@@ -75,39 +77,40 @@ class Changes:
 
 
 class Moved(Changes):
-    """Tells the same by a probe: a few columns of every row, as lines of which few are parsed.
+    """Tells the same by a probe, which brings only the buckets of rows in which something moved.
 
-    `look` takes them all, after `begin`; what the rows themselves then bring is all to be sent.
-    About 150 bytes a row.
+    `look` takes them, after `begin`; what the rows themselves then bring is all to be sent.
     """
 
-    def __init__(self, key: int, by: int) -> None:
-        """Know that the first `key` columns of a line identify a row, and the next one counts.
-
-        `by` is the column whose values `look` returns.
-        """
-        super().__init__(range(key), key)
-        self._key_ends = key
-        self._by = by
-        self._lines: set[bytes] = set()
-        self._lines_next: set[bytes] = set()
+    def __init__(self) -> None:
+        super().__init__((0,), 1)
+        self._sums = [_NOTHING] * BUCKETS
+        self._sums_next: dict[int, str] = {}
+        self._visible = self._visible_next = 0  # rows
+        self._total = 0
         self._reset = False
 
-    def look(self, chunks: Iterable[Sequence[bytes]]) -> tuple[list[bytes], int]:
-        """Take the lines of a probe; return the values of those that moved, and how many all are.
+    @property
+    def sums(self) -> str:
+        """What the buckets came to in the turn before, as an array; in a full turn nothing."""
+        return "{" + ",".join(() if self._full else self._sums) + "}"
 
-        Lines in which that value is NULL are counted, and nothing else.
+    def look(self, rows: Iterable[tuple[int, str, int, int, int, float]]) -> tuple[list[int], int]:
+        """Take the rows of the probe; return the ids of what moved, and how many rows all are.
+
+        Where nothing moved, nothing came: there are as many as before.
         """
-        now, total = _gathered(chunks)
-        new = {self._row(line) for line in now - self._lines}
-        counts = {key: count for key, count, value in new if value != _NULL}
-        before = map(self._row, self._lines - now)
-        old = {key: count for key, count, value in before if value != _NULL}
-        fell = sum(count < old.get(key, 0) for key, count in counts.items())
-        gone = len(old.keys() - counts.keys())
-        self._reset = gone + fell > len(self._lines) / 2
-        self._lines_next = now
-        return [value for _, _, value in new if value != _NULL], total
+        self._sums_next = {}
+        self._visible_next = self._visible
+        moves: dict[int, float] = {}
+        for bucket, came_to, self._visible_next, self._total, one, moved in rows:
+            self._sums_next[bucket] = came_to
+            moves[one] = moves.get(one, 0.0) + moved  # entries of several roles share an id
+        moved_ids = [one for one, moved in moves.items() if Changes.changed(self, (one, moved))]
+        new = sum(key not in self._seen for key in self._next)
+        gone = self._visible + new - self._visible_next
+        self._reset = gone + self._fell > self._visible / 2
+        return moved_ids, self._total
 
     def changed(self, row: Sequence[Any]) -> bool:  # noqa: ARG002  # the probe has told
         """Say yes: only what moved is asked for."""
@@ -119,14 +122,16 @@ class Moved(Changes):
         return self._reset
 
     def commit(self, now: float, at: str) -> None:
-        """Remember this turn: its line is in the buffer."""
+        """Remember this turn: its line is in the buffer. What went away stays until a full one."""
+        if self._full:
+            self._sums = [_NOTHING] * BUCKETS
+        else:
+            self._seen.update(self._next)
+            self._next = self._seen
         super().commit(now, at)
-        self._lines, self._lines_next = self._lines_next, set()
-
-    def _row(self, line: bytes) -> tuple[tuple[bytes, ...], int, bytes]:
-        """Return key, counter and value of a line."""
-        parts = line.split(b"\t", max(self._key_ends, self._by) + 1)
-        return tuple(parts[: self._key_ends]), int(parts[self._key_ends]), parts[self._by]
+        for bucket, total in self._sums_next.items():
+            self._sums[bucket] = total
+        self._visible = self._visible_next
 
 
 class Ranks:

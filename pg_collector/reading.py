@@ -120,11 +120,11 @@ def _probed(
 ) -> Iterator[Values]:
     """Yield the rows that moved, or all of them where the line is to be a full one."""
     timeout = statement.query.timeout
-    values, total = moved.look(session.copy(probe.sql, timeout=timeout))
-    if moved.full or len(values) > total / 2:
+    probed = session.stream(probe.sql, {"sums": moved.sums}, timeout=timeout)
+    ids, total = moved.look(row for answer in probed for row in answer.rows)
+    if moved.full or len(ids) > total / 2:
         answers = session.stream(statement.sql, timeout=timeout)
-    elif values:
-        ids = [value.decode("ascii") for value in dict.fromkeys(values)]
+    elif ids:
         answers = session.stream(probe.found, {"ids": ids}, timeout=timeout)
     else:
         answers = iter(())

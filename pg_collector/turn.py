@@ -204,6 +204,6 @@ def _changes(statement: Statement) -> Changes:
     columns = statement.sent
     query = statement.query
     if statement.probe is not None:
-        return Moved(statement.probe.key, statement.probe.by)
+        return Moved()
     counter = columns.index(query.counter) if query.counter in columns else None
     return Changes([columns.index(name) for name in query.key if name in columns], counter)

@@ -13,16 +13,17 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import generators, pq
 from psycopg.abc import PQGen
-from psycopg.adapt import AdaptersMap
+from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.waiting import Wait
 
 from pg_collector.pg.loaders import ADAPTERS
+from pg_collector.pg.prepared import OUTDATED, Params, Prepared, Statement
 from pg_collector.wire import Wire, WireCut
 
 T = TypeVar("T")
@@ -58,8 +59,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     deadline = math.inf
     cancel_first = False  # at the deadline the server may be well and still at work: stop it
     waited = 0.0  # seconds that statements took the server, as far as we waited for it
-    cancels = True  # whether psycopg may send a cancel request where it gives up early
     wire: Wire
+    prepared: Prepared
 
     @property
     def adapters(self) -> AdaptersMap:
@@ -96,6 +97,58 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise Interrupted("interrupted") from None
         finally:
             self.waited += time.monotonic() - began
+
+    def answered(
+        self, sql: str, params: Params | None, chunk: int
+    ) -> Generator[tuple[tuple[str, ...], list[tuple[Any, ...]]], None, None]:
+        """Run one statement; yield the names of its columns with its rows, in chunks.
+
+        Nothing is yielded where there is no row. Raises as `wait` does; left early, the server is
+        told to stop, and where it does not within CANCEL_WITHIN, the connection is closed.
+        """
+        statement = self.prepared.get(sql, params)
+        values = statement.values(params)
+        complete = False
+        try:
+            try:
+                found = self._begun(statement, values, chunk)
+            except psycopg.Error as error:
+                if statement.name is None or error.sqlstate not in OUTDATED:
+                    raise
+                self.prepared.forget(sql)
+                statement = self.prepared.get(sql, params)
+                found = self._begun(statement, values, chunk)
+            while True:
+                complete = found.is_last
+                if found.rows is not None and (
+                    rows := statement.rows(found.rows, Transformer(self))
+                ):
+                    yield statement.columns, rows
+                if complete:
+                    return
+                found = self.wait(_chunk(self.pgconn, chunk))
+                self._check(found)
+        except psycopg.Error:
+            complete = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+            raise
+        finally:
+            if not complete and not self.closed and not self._stopped():
+                self.pgconn.finish()
+
+    def _begun(self, statement: Statement, values: Sequence[bytes | None], chunk: int) -> "_Chunk":
+        """Send a statement, prepared if it is one to keep, and return its first rows."""
+        pgconn = self.pgconn
+        if statement.kept and statement.name is None:
+            name = self.prepared.new_name()
+            self._check(self.wait(_prepare(pgconn, name, statement.text)))
+            statement.name = name
+        found = self.wait(_ask(pgconn, statement, values, chunk))
+        self._check(found)
+        return found
+
+    def _check(self, found: "_Chunk") -> None:
+        if found.error is not None:
+            raise _error(self.pgconn, found.error)
 
     def copied(self, sql: bytes) -> Generator[list[bytes], None, None]:
         """Run a query through COPY, and yield its rows as lines of text, in chunks, unparsed.
@@ -144,17 +197,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             except WireCut:
                 return
 
-    def abandon(self, rows: Generator[object, None, None]) -> None:
-        """End a stream of rows early, within about a second: idle afterwards, or closed."""
-        self.deadline = time.monotonic() + 2 * CANCEL_WITHIN
-        rows.close()
-        if self.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-            self.pgconn.finish()
-
     def _try_cancel(self, *, timeout: float = CANCEL_WITHIN) -> None:
         """Bound psycopg's own attempts to cancel, which would take 5 s."""
-        if self.cancels:
-            super()._try_cancel(timeout=min(timeout, CANCEL_WITHIN))
+        super()._try_cancel(timeout=min(timeout, CANCEL_WITHIN))
 
     def _stopped(self) -> bool:
         """Tell the server to stop, and say whether the connection came to rest."""
@@ -164,6 +209,53 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return _drained(self.pgconn, deadline)
         except psycopg.Error:
             return False
+
+
+class _Chunk(NamedTuple):
+    """A part of an answer."""
+
+    rows: pq.abc.PGresult | None
+    is_last: bool
+    error: pq.abc.PGresult | None = None
+
+
+def _prepare(pgconn: pq.abc.PGconn, name: bytes, text: bytes) -> PQGen[_Chunk]:
+    pgconn.send_prepare(name, text)
+    yield from generators.send(pgconn)
+    return (yield from _chunk(pgconn, 0))
+
+
+def _ask(
+    pgconn: pq.abc.PGconn, statement: Statement, values: Sequence[bytes | None], chunk: int
+) -> PQGen[_Chunk]:
+    if statement.name is None:
+        pgconn.send_query_params(statement.text, values)
+    else:
+        pgconn.send_query_prepared(statement.name, values)
+    pgconn.set_chunked_rows_mode(chunk)
+    yield from generators.send(pgconn)
+    return (yield from _chunk(pgconn, chunk))
+
+
+def _chunk(pgconn: pq.abc.PGconn, size: int) -> PQGen[_Chunk]:
+    """Take the next rows, and the end where that follows at once: only the last are fewer."""
+    first = yield from generators.fetch(pgconn)
+    if first is None or (first.status == pq.ExecStatus.TUPLES_CHUNK and first.ntuples == size):
+        return _Chunk(first, is_last=first is None)
+    error = None
+    end: pq.abc.PGresult | None = first
+    while end is not None:
+        if end.status not in _ANSWERS:
+            error = error or end
+        end = yield from generators.fetch(pgconn)
+    return _Chunk(first, is_last=True, error=error)
+
+
+_ANSWERS = (
+    pq.ExecStatus.TUPLES_CHUNK,
+    pq.ExecStatus.TUPLES_OK,
+    pq.ExecStatus.COMMAND_OK,
+)
 
 
 def _begin_copy(pgconn: pq.abc.PGconn, command: bytes) -> PQGen[None]:
@@ -184,8 +276,12 @@ def _end_copy(pgconn: pq.abc.PGconn) -> PQGen[None]:
 def _checked(pgconn: pq.abc.PGconn, results: list[pq.abc.PGresult], wanted: pq.ExecStatus) -> None:
     for result in results:
         if result.status != wanted:
-            encoding = pgconn.parameter_status(b"client_encoding") or b"utf-8"
-            raise psycopg.errors.error_from_result(result, encoding=_python_name(encoding))
+            raise _error(pgconn, result)
+
+
+def _error(pgconn: pq.abc.PGconn, result: pq.abc.PGresult) -> psycopg.Error:
+    encoding = pgconn.parameter_status(b"client_encoding") or b"utf-8"
+    return psycopg.errors.error_from_result(result, encoding=_python_name(encoding))
 
 
 def _python_name(encoding: bytes) -> str:
@@ -238,6 +334,7 @@ def connect(conninfo: str, deadline: float, wire: Wire) -> Connection:
         raise
     connection = Connection(pgconn)
     connection.wire = wire
+    connection.prepared = Prepared()
     connection.prepare_threshold = None  # 0A000 after ALTER EXTENSION, 42P05 through poolers
     connection.deadline = deadline
     connection.set_autocommit(True)

@@ -4,17 +4,17 @@ What it is allowed is fixed at its start, through startup options, so that no st
 changes a setting that a pooler could hand on. Specification: docs/specs/sessions.md.
 """
 
+import datetime as dt
 import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar
 
 import psycopg
 
-from pg_collector.clock import Clock, SystemClock
+from pg_collector.clock import Clock, SystemClock, rfc3339
 from pg_collector.config.model import Database
 from pg_collector.errors import SamplerError, TargetDown, TargetError, TargetRefused
 from pg_collector.pg import conninfo, facts, trouble
@@ -27,13 +27,13 @@ from pg_collector.wire import Wire
 
 OLDEST = 12  # the first major version that is supported
 
+MOMENT_HOLDS = 1.0  # seconds
 CLOSE_WITHIN = 2.0  # seconds that `close` waits for another thread to let go
 LEAVE_WITHIN = 1.0  # seconds that `leave` waits for the server to let go
 
 T = TypeVar("T")
 
 Params = Mapping[str, Any] | None
-_Rows = Generator[tuple[Any, ...], None, None]
 
 
 class Moment(NamedTuple):
@@ -72,6 +72,7 @@ class Session:
         self._pid = connection.pgconn.backend_pid
         self._in_use = threading.Lock()  # while libpq works: closing then would crash it
         self._stream: _Stream[Any] | None = None
+        self._moment: tuple[Moment | None, float] = None, 0.0  # and when it was asked for
 
     @classmethod
     def open(
@@ -116,12 +117,19 @@ class Session:
     def moment(self) -> Moment:
         """Return the server's time and role; after a promotion the facts are read again.
 
+        Turns that follow each other within MOMENT_HOLDS ask once: the time is reckoned from there.
         Raises `SamplerError`, `TargetDown`.
         """
-        at, in_recovery = self.fetch(_MOMENT).rows[0]
+        now = self._clock.monotonic()
+        moment, asked_at = self._moment
+        if moment is not None and now - asked_at < MOMENT_HOLDS:
+            return moment._replace(at=_later(moment.at, now - asked_at))
+        ((at, in_recovery),) = next(self.stream(_MOMENT)).rows
+        moment = Moment(at, in_recovery)
+        self._moment = moment, now
         if in_recovery != self.facts.in_recovery:
             self.refresh()
-        return Moment(at, in_recovery)
+        return moment
 
     def fetch(self, sql: str, params: Params = None, *, timeout: float | None = None) -> Answer:
         """Run one statement and return all of its rows, ready for JSON.
@@ -298,24 +306,8 @@ class Session:
         self, sql: str, params: Params, timeout: float | None, chunk: int
     ) -> Generator[Answer, None, None]:
         with self._translating():
-            connection = self._bounded(timeout)
-            cursor = connection.cursor()
-            rows = cast(_Rows, cursor.stream(sql.encode(), params, size=chunk))
-            connection.cancels = False  # an answer that ends by itself needs no cancelling
-            complete = False
-            try:
-                columns: tuple[str, ...] = ()
-                while batch := list(islice(rows, chunk)):
-                    columns = columns or tuple(one.name for one in cursor.description or ())
-                    yield Answer(columns, batch)
-                complete = True
-            except psycopg.Error:
-                complete = True  # psycopg has read the rest, or the connection is closed
-                raise
-            finally:
-                connection.cancels = True
-                if not complete:
-                    connection.abandon(rows)
+            for columns, rows in self._bounded(timeout).answered(sql, params, chunk):
+                yield Answer(columns, rows)
 
 
 class _Stream(Iterator[T]):
@@ -340,6 +332,10 @@ class _Stream(Iterator[T]):
         """Stop in the middle, if it is there."""
         self._cut = not self._ended
         self._chunks.close()
+
+
+def _later(at: str, seconds: float) -> str:
+    return rfc3339(dt.datetime.fromisoformat(at) + dt.timedelta(seconds=seconds))
 
 
 def _not_taken(target: str, name: str, value: str) -> TargetRefused:

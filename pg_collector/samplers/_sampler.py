@@ -74,16 +74,19 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """Asked before a large set: which of its rows moved since the turn before.
 
-    `columns` are fields of the set; where none of them changed, nothing of the row did. The first
-    `key` of them identify a row, the next one is its counter. Of rows that moved, the query finds
-    the values of the column `by` in `%(ids)s` of `where`. Key, counter and `by` must be numbers or
-    booleans.
+    `id` is SQL of an integer by which rows are asked for, those with the same one together; NULL in
+    rows that the role may not see. `moves` is SQL, those with columns that the server does not have
+    are left out, of numbers that only grow: where none of them changed, nothing of the row did.
+    The server adds them up in BUCKETS of rows, and gives the ids in those whose sum is not the one
+    that is in `%(sums)s`. The query finds the ids of what moved in `%(ids)s` of `where`.
     """
 
-    columns: tuple[str, ...]
-    key: int
-    by: str
+    id: str
+    moves: tuple[str, ...]
     where: str
+
+
+BUCKETS = 4096  # few rows each, where there are some thousands
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,16 +189,14 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probing(NamedTuple):
-    """A probe as the connected server can answer it.
+    """A probe as the connected server can answer it: `sql`, and `found` for what moved.
 
-    The first `key` columns of a row identify it, the next one is its counter; `by` is where the
-    value stands that the rows themselves, with the SQL `found`, are asked for by.
+    A row of it: a bucket and its sum, as text; how many rows may be seen, and how many there are;
+    an id, and what moves of it.
     """
 
     sql: str
     found: str
-    key: int
-    by: int
 
 
 class Statement(NamedTuple):
@@ -224,53 +225,51 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
         return None
     if not _available(query.source, query, facts):
         return None
-    chosen: list[str] = []
-    columns: list[str] = []
+    chosen: dict[str, str] = {}
     missing: list[Unavailable] = []
     for field in query.selected:
         sql = next((s for s in _candidates(field, query) if _available(s, query, facts)), None)
         if sql is None:
             missing.append(Unavailable(field=field, reason=Reason.VERSION))
             continue
-        chosen.append(f"{sql} AS {field}")
-        columns.append(field)
-    if not columns or not {*query.required} <= {*columns}:
+        chosen[field] = sql.replace("{schema}", schema)
+    if not chosen or not {*query.required} <= chosen.keys():
         return None
+    wanted = [f"{sql} AS {field}" for field, sql in chosen.items()]
     if query.cap is not None:
-        chosen.append("count(*) OVER () AS total_rows")
-
-    def select(wanted: Iterable[str]) -> str:
-        sql = f"{OWN_TAG}{sampler} */ {', '.join(wanted)} {query.source}"
-        return sql.replace("{schema}", schema)
-
-    sql = select(chosen)
+        wanted.append("count(*) OVER () AS total_rows")
+    source = query.source.replace("{schema}", schema)
+    tag = f"{OWN_TAG}{sampler} */"
+    sql = f"{tag} {', '.join(wanted)} {source}"
     ranking, probe = query.ranking, query.probe
-    by_field = dict(zip(columns, chosen, strict=False))
+    moves = [one for one in (probe.moves if probe else ()) if _available(one, query, facts)]
     return Statement(
         query,
         sql if query.cap is None else f"{sql} LIMIT {query.cap}",
-        tuple(columns),
-        _sent(query, columns, missing),
+        tuple(chosen),
+        _sent(query, chosen, missing),
         tuple(missing),
-        None if ranking is None else _ranking(sampler, ranking),
-        None if probe is None else _probing(probe, sql, select, by_field),
+        None if ranking is None else f"{tag} {ranking.key}, {ranking.measure} {ranking.source}",
+        None if probe is None else _probing(probe, tag, sql, source, moves),
     )
 
 
-def _ranking(sampler: str, ranking: Ranking) -> str:
-    return f"{OWN_TAG}{sampler} */ {ranking.key}, {ranking.measure} {ranking.source}"
-
-
-def _probing(
-    probe: Probe, sql: str, select: Callable[[Iterable[str]], str], chosen: Mapping[str, str]
-) -> Probing | None:
-    """Return a probe as SQL; None where this server lacks what it needs."""
-    if not {probe.by, probe.columns[probe.key]} <= chosen.keys():
-        return None
-    there = [name for name in probe.columns if name in chosen]
-    key = sum(name in chosen for name in probe.columns[: probe.key])
-    found = f"{sql} WHERE {probe.where}"
-    return Probing(select(chosen[name] for name in there), found, key, there.index(probe.by))
+def _probing(probe: Probe, tag: str, sql: str, source: str, moves: Iterable[str]) -> Probing:
+    """Return a probe as SQL; `moves` are those that this server has."""
+    moved = " + ".join(f"coalesce({one}, 0)" for one in moves)
+    bucket = f"(s.id & {BUCKETS - 1})::int4"
+    return Probing(
+        f"{tag} p.* FROM (WITH s AS MATERIALIZED"
+        f" (SELECT {probe.id} AS id, ({moved})::float8 AS moved {source}),"
+        f" b AS (SELECT {bucket} AS bucket, sum(s.moved) AS sum, count(*) AS rows"
+        " FROM s GROUP BY 1)"
+        " SELECT b.bucket, b.sum::text,"
+        " (SELECT sum(b.rows)::int8 FROM b WHERE b.bucket IS NOT NULL),"
+        " (SELECT sum(b.rows)::int8 FROM b), s.id, s.moved"
+        f" FROM b JOIN s ON {bucket} = b.bucket"
+        " WHERE b.sum IS DISTINCT FROM (%(sums)s::float8[])[b.bucket + 1]) AS p",
+        f"{sql} WHERE {probe.where}",
+    )
 
 
 def _sent(query: Query, columns: Iterable[str], missing: Iterable[Unavailable]) -> tuple[str, ...]:

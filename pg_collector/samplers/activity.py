@@ -5,6 +5,7 @@ pg_stat_activity: https://www.postgresql.org/docs/current/monitoring-stats.html
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import Id, Seconds, Time, Xids
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
@@ -102,8 +103,7 @@ _SESSIONS = Query(
         "query": "CASE WHEN octet_length(a.query) > 65536 THEN left(a.query, 65536)"
         " ELSE a.query END",
         "query_truncated": "octet_length(a.query)"
-        " >= (SELECT least(g.setting::int8 - 1, 65537) FROM pg_settings AS g"
-        " WHERE g.name = 'track_activity_query_size')",
+        f" >= least({_settings.size('track_activity_query_size')} - 1, 65537)",
         "query_id": "a.query_id::text",
     },
     # Servers' own background processes are counted, not listed: they never end.

@@ -6,6 +6,7 @@ pg_control_checkpoint(): https://www.postgresql.org/docs/current/functions-info.
 """
 
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import (
     Bytes,
     Counter,
@@ -156,11 +157,8 @@ _CHECKPOINT = Query(
         "checkpoint_age_seconds": "extract(epoch FROM clock_timestamp()"
         " - c.checkpoint_time)::float8",
         "redo_distance_bytes": f"pg_wal_lsn_diff({_POSITION}, c.redo_lsn)::int8",
-        # These two settings are in megabytes and seconds, whatever one wrote them in.
-        "max_wal_size_bytes": "(SELECT g.setting::int8 * 1048576 FROM pg_settings AS g"
-        " WHERE g.name = 'max_wal_size')",
-        "checkpoint_timeout_seconds": "(SELECT g.setting::int FROM pg_settings AS g"
-        " WHERE g.name = 'checkpoint_timeout')",
+        "max_wal_size_bytes": _settings.size("max_wal_size"),
+        "checkpoint_timeout_seconds": f"{_settings.seconds('checkpoint_timeout')}::int",
     },
     source="FROM pg_control_checkpoint() AS c",
     keep=Keep.EVENT,

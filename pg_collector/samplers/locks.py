@@ -10,6 +10,7 @@ from typing import Any
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Facts, Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import Id, Seconds, Time
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
@@ -216,8 +217,7 @@ _SERVER = Query(
     columns={
         "waiting": _WAITING,
         "max_locks_per_transaction": "current_setting('max_locks_per_transaction')::int",
-        "deadlock_timeout_seconds": "(SELECT g.setting::float8 / 1000 FROM pg_settings AS g"
-        " WHERE g.name = 'deadlock_timeout')",
+        "deadlock_timeout_seconds": _settings.seconds("deadlock_timeout"),
         "prepared_transactions": "(SELECT count(*) FROM pg_prepared_xacts AS p)",
     },
     source="",
@@ -276,8 +276,7 @@ _BLOCKING = Query(
         "query": "CASE WHEN octet_length(a.query) > 65536 THEN left(a.query, 65536)"
         " ELSE a.query END",
         "query_truncated": "octet_length(a.query)"
-        " >= (SELECT least(g.setting::int8 - 1, 65537) FROM pg_settings AS g"
-        " WHERE g.name = 'track_activity_query_size')",
+        f" >= least({_settings.size('track_activity_query_size')} - 1, 65537)",
     },
     source=(
         "FROM (WITH waiting AS MATERIALIZED (SELECT DISTINCT ON (l.pid) l.* FROM pg_locks AS l"

@@ -5,6 +5,7 @@ pg_stat_replication_slots: https://www.postgresql.org/docs/current/monitoring-st
 """
 
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import Bytes, Counter, CounterBytes, Id, Lsn, Seconds, Time, Xids
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
@@ -101,19 +102,14 @@ _SLOTS = Query(
 )
 
 
-def _setting(name: str) -> str:
-    """Return SQL for a setting in its smallest unit; null where it is missing or unlimited."""
-    return (
-        "(SELECT CASE WHEN g.setting::float8 >= 0 THEN g.setting::float8 * CASE g.unit"
-        " WHEN 'MB' THEN 1048576 WHEN 'ms' THEN 0.001 WHEN 'min' THEN 60 ELSE 1 END END"
-        f" FROM pg_settings AS g WHERE g.name = '{name}')"
-    )
+def _limit(sql: str) -> str:
+    """Return SQL for a setting of which a negative value says unlimited: that is null."""
+    return f"(SELECT CASE WHEN g.value >= 0 THEN g.value END FROM (SELECT {sql} AS value) AS g)"
 
 
 # Until 12 the WAL kept for standbys was set in segments.
 _KEPT_SEGMENTS = (
-    "(SELECT g.setting::float8 * w.setting::float8 FROM pg_settings AS g, pg_settings AS w"
-    " WHERE g.name = 'wal_keep_segments' AND w.name = 'wal_segment_size')"
+    f"current_setting('wal_keep_segments', true)::int8 * {_settings.size('wal_segment_size')}"
 )
 
 _LIMITS = Query(
@@ -125,10 +121,10 @@ _LIMITS = Query(
         "active_slots": "count(*) FILTER (WHERE s.active)",
         "max_replication_slots": "current_setting('max_replication_slots')::int",
         "most_retained_wal_bytes": f"max(pg_wal_lsn_diff({_HERE}, s.restart_lsn))::int8",
-        "max_slot_wal_keep_size_bytes": f"{_setting('max_slot_wal_keep_size')}::int8",
-        "wal_keep_size_bytes": f"coalesce({_setting('wal_keep_size')}, {_KEPT_SEGMENTS})::int8",
+        "max_slot_wal_keep_size_bytes": _limit(_settings.size("max_slot_wal_keep_size")),
+        "wal_keep_size_bytes": f"coalesce({_settings.size('wal_keep_size')}, {_KEPT_SEGMENTS})",
         "idle_replication_slot_timeout_seconds": "nullif("
-        f"{_setting('idle_replication_slot_timeout')}, 0)",
+        f"{_settings.seconds('idle_replication_slot_timeout')}, 0)",
     },
     source="FROM pg_replication_slots AS s",
     keep=Keep.EVENT,

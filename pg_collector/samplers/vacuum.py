@@ -7,6 +7,7 @@ Thresholds, wraparound: https://www.postgresql.org/docs/current/routine-vacuumin
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import (
     Blocks,
     Bytes,
@@ -609,8 +610,7 @@ _WORKERS = Query(
         " = 'autovacuum worker' AND a.query LIKE '%(to prevent wraparound)') END",
         "autovacuum_max_workers": "current_setting('autovacuum_max_workers')::int",
         "autovacuum_worker_slots": "current_setting('autovacuum_worker_slots', true)::int",
-        "autovacuum_naptime_seconds": "(SELECT g.setting::float8 FROM pg_settings AS g"
-        " WHERE g.name = 'autovacuum_naptime')",
+        "autovacuum_naptime_seconds": _settings.seconds("autovacuum_naptime"),
     },
     source="FROM pg_stat_activity AS a",
     hidden=("workers", "wraparound_workers"),

@@ -7,6 +7,7 @@ pg_ls_waldir() and its like: https://www.postgresql.org/docs/current/functions-a
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import (
     Bytes,
     Counter,
@@ -139,8 +140,7 @@ _POSITION = Query(
         "wal_insert_lsn": "CASE WHEN NOT r.standby THEN pg_current_wal_insert_lsn() END",
         "wal_flush_lsn": "CASE WHEN NOT r.standby THEN pg_current_wal_flush_lsn() END",
         "wal_file": "CASE WHEN NOT r.standby THEN pg_walfile_name(pg_current_wal_lsn()) END",
-        "wal_segment_size_bytes": "(SELECT g.setting::int8 FROM pg_settings AS g"
-        " WHERE g.name = 'wal_segment_size')",
+        "wal_segment_size_bytes": _settings.size("wal_segment_size"),
     },
     source="FROM (SELECT pg_is_in_recovery() AS standby) AS r",
     keep=Keep.EVENT,  # a position knows no epochs

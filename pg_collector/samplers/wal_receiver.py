@@ -7,6 +7,7 @@ Recovery functions: https://www.postgresql.org/docs/current/functions-admin.html
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
+from pg_collector.samplers import _settings
 from pg_collector.samplers._kinds import Bytes, Counter, Id, Lsn, Seconds, Time
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope, ServerRole
 
@@ -122,8 +123,7 @@ _REPLAY = Query(
         "replay_pause_state": _on_standby(
             "pg_get_wal_replay_pause_state() /* since14.wal_bytes */"
         ),
-        "recovery_min_apply_delay_seconds": "(SELECT g.setting::float8 / 1000"
-        " FROM pg_settings AS g WHERE g.name = 'recovery_min_apply_delay')",
+        "recovery_min_apply_delay_seconds": _settings.seconds("recovery_min_apply_delay"),
         "timeline_id": _on_standby(
             "greatest(k.min_recovery_end_timeline,"
             " (SELECT t.timeline_id FROM pg_control_checkpoint() AS t))"

@@ -13,6 +13,7 @@ from tests.support.conditions.crowd import latin1_session
 from tests.support.lab.replication import Pair
 from tests.support.lab.server import Database, Server
 from tests.support.target import target
+from tests.support.until import until
 
 RELATIONS = frozenset(
     {"pg_stat_activity", "pg_stat_database", "pg_stat_statements", "pg_ls_waldir", "mine", "nope"}
@@ -137,7 +138,7 @@ def test_promotion_changes_the_facts_of_a_standing_session(fresh_pair: Pair):
         assert session.moment().in_recovery
         pid = session.backend_pid
         fresh_pair.promote()
-        assert not session.moment().in_recovery
+        until(lambda: not session.moment().in_recovery, deadline=2, what="it is noticed")
         assert (session.facts.in_recovery, session.facts.timeline) == (False, 2)
         assert session.backend_pid == pid  # hot standby sessions live on
 

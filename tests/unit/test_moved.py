@@ -4,90 +4,115 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_collector.changes import FULL_EVERY, Moved
+from pg_collector.samplers._sampler import BUCKETS
 
-# Columns: user, id, calls, time; a row is user and id, asked for by id.
-KEY, BY = 2, 1
-
-
-def lines(rows):
-    texts = [b"%d\t%s\t%d\t%.3f\n" % (user, str(one).encode(), calls, calls / 7)
-             for (user, one), calls in rows.items()]  # fmt: skip
-    return [texts[at : at + 2] for at in range(0, len(texts), 2)]
+FEW = 3  # buckets that rows fall into here
 
 
-def turn(moved, rows, now=0.0):
+def probed(moved, rows, hidden=0):
+    """Answer as the server does: the rows of the buckets whose sum is another one."""
+    sums = [float(one) for one in moved.sums.strip("{}").split(",") if one]
+    assert len(sums) in {0, BUCKETS}
+    buckets: dict[int, list[tuple[int, float]]] = {}
+    for (user, one), calls in rows.items():
+        buckets.setdefault(one % FEW, []).append((one, calls + time(user, one, calls)))
+    return [
+        (bucket, str(total), len(rows), len(rows) + hidden, *row)
+        for bucket, found in buckets.items()
+        if (total := sum(moved for _, moved in found)) != (sums[bucket] if sums else None)
+        for row in found
+    ]
+
+
+def time(user, one, calls):
+    """Return what nobody else took: two rows of the same time are not of this world."""
+    return calls / 7 + user / 11 + one / 1013
+
+
+def turn(moved, rows, now=0.0, *, reset=False):
     base = moved.begin(now, full=False)
-    values, total = moved.look(lines(rows))
+    ids, total = moved.look(probed(moved, rows))
+    assert moved.reset is reset
     moved.commit(now, f"at {now}")
-    return base, sorted(int(value) for value in values), total
+    return base, sorted(ids), total
 
 
 def test_the_first_turn_is_full_and_then_what_moved_is_told():
-    moved = Moved(KEY, BY)
+    moved = Moved()
     assert turn(moved, {(1, 5): 1, (1, 6): 1}) == (None, [5, 6], 2)
     assert turn(moved, {(1, 5): 1, (1, 6): 2}, 60) == ("at 0.0", [6], 2)
     assert turn(moved, {(1, 5): 1, (1, 6): 2}, 120) == ("at 0.0", [], 2)
-    assert turn(moved, {(1, 5): 1}, FULL_EVERY)[0] is None
+    assert turn(moved, {(1, 5): 1, (1, 6): 2, (1, 8): 1}, 180) == ("at 0.0", [8], 3)
+    assert turn(moved, {(1, 5): 1}, FULL_EVERY, reset=True) == (None, [5], 1)
+
+
+def test_entries_that_share_an_id_are_asked_for_together():
+    moved = Moved()
+    turn(moved, {(1, 5): 1, (2, 5): 1, (1, 6): 1})
+    assert turn(moved, {(1, 5): 1, (2, 5): 2, (1, 6): 1}, 60) == ("at 0.0", [5], 3)
 
 
 def test_a_turn_that_failed_is_not_remembered():
-    moved = Moved(KEY, BY)
+    moved = Moved()
     turn(moved, {(1, 5): 1})
     moved.begin(60, full=False)
-    moved.look(lines({(1, 5): 2}))
+    moved.look(probed(moved, {(1, 5): 2}))
     assert turn(moved, {(1, 5): 2}, 120)[1] == [5]
 
 
 def test_rows_that_fell_or_went_away_tell_of_a_reset_where_they_are_most():
-    moved = Moved(KEY, BY)
+    moved = Moved()
     turn(moved, {(1, n): 100 for n in range(10)})
     turn(moved, {(1, n): 100 for n in range(1, 10)}, 60)
-    assert not moved.reset
     turn(moved, {(1, n): 100 if n > 3 else 1 for n in range(1, 10)}, 120)
-    assert not moved.reset
-    turn(moved, {(1, n): 2 for n in range(1, 10)}, 180)
-    assert moved.reset
+    turn(moved, {(1, n): 2 for n in range(1, 10)}, 180, reset=True)
     turn(moved, {(1, n): 2 for n in range(1, 10)}, 240)
-    assert not moved.reset
-    turn(moved, {(1, 20): 2}, 300)
-    assert moved.reset
+    turn(moved, {(1, 20): 2}, 300, reset=True)
 
 
-def look(moved, found):
+def test_a_bucket_that_was_empty_is_told_when_a_row_comes_back():
+    moved = Moved()
+    rows = {(1, n): 5 for n in range(1, 10)}
+    turn(moved, rows)
+    without = {key: calls for key, calls in rows.items() if key[1] % FEW}
+    turn(moved, {**without, (1, 1): 6}, 60)
+    assert turn(moved, {**without, (1, 1): 6, (1, 3): 1}, 120)[1] == [3]
+
+
+def test_rows_that_may_not_be_seen_are_counted():
+    moved = Moved()
     moved.begin(0, full=False)
-    seen = moved.look([found])
-    moved.commit(0, "at 0")
-    return seen
-
-
-def test_rows_that_may_not_be_seen_are_counted_and_not_asked_for():
-    hidden = b"1\t\\N\t5\t0.1\n"
-    assert look(Moved(KEY, BY), [hidden, hidden, b"1\t7\t5\t0.1\n"]) == ([b"7"], 3)
+    assert moved.look(probed(moved, {(1, 7): 5}, hidden=2)) == ([7], 3)
 
 
 def test_rows_that_may_not_be_seen_tell_of_no_reset():
-    moved = Moved(KEY, BY)
-    hidden = [b"%d\t\\N\t5\t0.1\n" % user for user in range(2, 9)]
-    look(moved, [b"1\t7\t5\t0.1\n", *hidden])
-    look(moved, [b"1\t7\t6\t0.1\n", *(line.replace(b"\t5", b"\t6") for line in hidden)])
-    assert not moved.reset, "they moved"
-    assert look(moved, [b"1\t7\t7\t0.1\n"]) == ([b"7"], 1)
-    assert not moved.reset, "they went away"
+    moved = Moved()
+    for now, (calls, hidden) in enumerate(((5, 8), (6, 8), (7, 0))):
+        moved.begin(now, full=False)
+        assert moved.look(probed(moved, {(1, 7): calls}, hidden)) == ([7], 1 + hidden)
+        assert not moved.reset, "they went away"
+        moved.commit(now, "at")
 
 
 @given(
     st.lists(
         st.dictionaries(
-            st.tuples(st.integers(1, 2), st.integers(0, 6)), st.integers(0, 9), max_size=9
+            st.tuples(st.integers(1, 2), st.integers(0, 6)), st.integers(1, 9), max_size=9
         ),
         max_size=6,
     )
 )
-def test_what_is_told_is_always_what_is_another(turns):
-    moved = Moved(KEY, BY)
-    before: dict[tuple[int, int], int] = {}
-    for rows in turns:
-        wanted = sorted(key[1] for key, calls in rows.items() if before.get(key) != calls)
-        _, told, total = turn(moved, rows)
-        assert (told, total) == (wanted, len(rows))
-        before = rows
+def test_what_is_told_is_what_is_another_than_was_sent(turns):
+    """An id that went away and came back the same is as it was sent."""
+    moved = Moved()
+    sent: dict[int, dict[int, int]] = {}
+    for now, rows in enumerate(turns):
+        found: dict[int, dict[int, int]] = {}
+        for (user, one), calls in rows.items():
+            found.setdefault(one, {})[user] = calls
+        wanted = [one for one, entries in found.items() if sent.get(one) != entries]
+        moved.begin(now, full=now == 0)
+        ids, _ = moved.look(probed(moved, rows))
+        moved.commit(now, "")
+        assert sorted(ids) == sorted(wanted)
+        sent |= found
