@@ -103,8 +103,8 @@ each 10 min; *fast*: the shortest intervals of the plan enterprise, with the bud
 - **Memory.** Python with the packages that the agent cannot do without takes 47 to 50 MB; sessions,
   threads and the first full line of every set the rest. One arena of the C library instead of one a
   thread saves 8 MB ([allocator.py](../pg_collector/allocator.py)).
-- **The agent's processor time.** Rows that did not move are compared as bytes and never parsed
-  ([decision 0032](decisions/0032-many-rows-are-compared-where-they-are.md)); what is left is some 40
+- **The agent's processor time.** The server compares what moved
+  ([0032](decisions/0032-many-rows-are-compared-where-they-are.md)); what is left is some 40
   statements a cycle, each with its answer and its line.
 - **The server's.** With 10,000 tables, `vacuum` makes two passes over all of them for what
   autovacuum would do, `statio` two for what moved; 50 blocked sessions cost `locks` 30 ms of

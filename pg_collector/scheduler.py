@@ -2,6 +2,7 @@
 
 A lane's executor queues what is due while its session is busy, in order of due time; the wait costs
 a queue entry, not a thread. What has waited longer than its own interval is skipped, and counted.
+Jobs that were laid together, for one lane and at one interval, are one entry: a round.
 
 APScheduler follows the wall clock: stepped back by an hour it would run nothing for an hour. So its
 thread looks at the monotonic one, too, and lays all jobs anew when the two clocks part.
@@ -9,16 +10,21 @@ thread looks at the monotonic one, too, and lays all jobs anew when the two cloc
 
 import concurrent.futures
 import datetime as dt
+import itertools
 import logging
+import math
 import random
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import BasePoolExecutor
 from apscheduler.job import Job as ScheduledJob
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.schedulers.base import STATE_STOPPED
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pg_collector.clock import Clock
@@ -45,7 +51,7 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
         self._clock = clock
         self._stopping = stopping
         self.pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.submitted: dict[str, float] = {}  # one entry a job: written before its run, read in it
+        self.submitted: dict[str, float] = {}  # by round: written before its run, read in it
         super().__init__(self.pool)
 
     def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
@@ -55,13 +61,22 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
         super()._do_submit_job(job, run_times)
 
 
+class Round:
+    """Jobs of one lane at one interval, which have their turns one after the other."""
+
+    def __init__(self, id: str, jobs: Sequence[Job]) -> None:  # noqa: A002  # as APScheduler calls it
+        self.id = id
+        self.jobs = tuple(jobs)  # those that were taken away meanwhile among them
+        self.left_out = False  # whether it was skipped last time
+
+
 class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
     """APScheduler with a sign of life: it looks at its jobs now and then, due or not."""
 
     def __init__(
         self,
         essential: Callable[[Callable[[], None]], object],
-        look: Callable[[], None],
+        look: Callable[[], bool],
         beat: Callable[[float], None],
         **options: Any,
     ) -> None:
@@ -71,14 +86,19 @@ class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler
         self._beat = beat
 
     def _main_loop(self) -> None:
-        self._essential(super()._main_loop)
+        self._essential(self._loop)
 
-    def _process_jobs(self) -> float:
-        self._look()
-        pause: float | None = super()._process_jobs()
-        pause = LOOK_EVERY if pause is None else min(pause, LOOK_EVERY)
-        self._beat(pause)
-        return pause
+    def _loop(self) -> None:
+        """Do what APScheduler's own loop does, and look at the clocks while nothing is due."""
+        due = 0.0
+        while self.state != STATE_STOPPED:
+            left = due - time.monotonic()
+            self._beat(max(0.0, min(left, LOOK_EVERY)))
+            if left > 0 and not self._event.wait(min(left, LOOK_EVERY)) and not self._look():
+                continue
+            self._event.clear()
+            pause: float | None = self._process_jobs()
+            due = math.inf if pause is None else time.monotonic() + pause
 
 
 class OnwardTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -120,7 +140,8 @@ class Scheduler:
         self._stopping = stopping
         self._lanes: dict[str, LaneExecutor] = {}  # guarded by _lock
         self._jobs: dict[str, Job] = {}  # guarded by _lock
-        self._left_out: set[str] = set()  # jobs that were skipped last time; guarded by _lock
+        self._rounds: dict[str, Round] = {}  # by job; guarded by _lock
+        self._numbers = itertools.count(1)  # of rounds
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
@@ -168,21 +189,21 @@ class Scheduler:
         wanted = {job.id: job for job in jobs}
         begin = _Beginning()
         with self._lock:
-            for gone in self._jobs.keys() - wanted.keys():
-                self._aps.remove_job(gone)
-            for job in wanted.values():
-                before = self._jobs.get(job.id)
-                if before == job:
-                    continue
-                if before is not None:
-                    self._aps.remove_job(job.id)
-                self._add(job, begin.at_once(job) if before is None else begin.in_a_turn(job))
-            self._jobs = wanted
+            before, self._jobs = self._jobs, wanted
+            for job in before.values():
+                if wanted.get(job.id) != job:
+                    self._take_out(job)
+            fresh = [job for job in wanted.values() if job.id not in before]
+            changed = [job for job in wanted.values() if before.get(job.id, job) != job]
+            self._lay(fresh, begin.at_once)
+            self._lay(changed, begin.in_a_turn)
 
     def next_run(self, job_id: str) -> dt.datetime | None:
         """Return when a job is due next."""
-        job = self._aps.get_job(job_id)
-        return job.next_run_time if job is not None else None
+        with self._lock:
+            found = self._rounds.get(job_id)
+        entry = self._aps.get_job(found.id) if found is not None else None
+        return entry.next_run_time if entry is not None else None
 
     def borrow(self, target: str, lane: str, work: Callable[[], T], timeout: float) -> T:
         """Run `work` in a lane's thread, behind what waits there, and return what it returns.
@@ -226,21 +247,35 @@ class Scheduler:
         begin = _Beginning()
         with self._lock:
             for job in self._jobs.values():
-                self._aps.remove_job(job.id)
-                self._add(job, begin.at_once(job))
+                self._take_out(job)
+            self._lay(self._jobs.values(), begin.at_once)
 
-    def _add(self, job: Job, first: dt.datetime) -> None:
-        alias = f"{job.target}/{job.lane}"
-        self._lane(alias)
-        self._aps.add_job(
-            self._take,
-            # Its own jitter would only ever lengthen the interval; the first run's spread remains.
-            OnwardTrigger(seconds=job.every, start_date=first, timezone=dt.UTC),
-            args=(job,),
-            id=job.id,
-            executor=alias,
-            next_run_time=first,
-        )
+    def _lay(self, jobs: Iterable[Job], begin: Callable[[Job], dt.datetime]) -> None:
+        """Lay jobs in rounds."""
+        together: dict[tuple[str, str, float], list[Job]] = {}
+        for job in jobs:
+            together.setdefault((job.target, job.lane, job.every), []).append(job)
+        for (target, lane, every), members in together.items():
+            alias = f"{target}/{lane}"
+            self._lane(alias)
+            one = Round(f"{alias}/{next(self._numbers)}", members)
+            self._rounds |= dict.fromkeys((job.id for job in members), one)
+            first = begin(members[0])
+            self._aps.add_job(
+                self._take,
+                # Its own jitter would only ever lengthen the interval: the first run is spread.
+                OnwardTrigger(seconds=every, start_date=first, timezone=dt.UTC),
+                args=(one,),
+                id=one.id,
+                executor=alias,
+                next_run_time=first,
+            )
+
+    def _take_out(self, job: Job) -> None:
+        """Take a job out of its round, and a round that is empty then away."""
+        one = self._rounds.pop(job.id)
+        if one not in self._rounds.values():
+            self._aps.remove_job(one.id)
 
     def _lane(self, alias: str) -> LaneExecutor:
         with self._lock:
@@ -250,22 +285,25 @@ class Scheduler:
                 self._aps.add_executor(executor, alias)
             return self._lanes[alias]
 
-    def _take(self, job: Job) -> None:
-        """Be one run of a job, in its lane's thread."""
-        if self._stopping.is_set():
-            return
+    def _take(self, one: Round) -> None:
+        """Be one run of a round, in its lane's thread."""
+        first = one.jobs[0]
         with self._lock:
-            if self._jobs.get(job.id) != job:
-                return  # it was taken away while it waited
-            submitted = self._lane(f"{job.target}/{job.lane}").submitted[job.id]
-            # Not twice in a row: on a lane that cannot keep up, it would always be the same one.
-            late = self._clock.monotonic() - submitted > job.every
-            skip = late and job.id not in self._left_out
-            (self._left_out.add if skip else self._left_out.discard)(job.id)
-        if skip:
-            self._skipped(job, "lane_busy")
-            return
-        self._counted(lambda: self._run(job))
+            lane = self._lanes.get(f"{first.target}/{first.lane}")
+        if lane is None:
+            return  # it was retired while the round waited
+        late = self._clock.monotonic() - lane.submitted[one.id] > first.every
+        # Not twice in a row: on a lane that cannot keep up, it would always be the same one.
+        one.left_out = late and not one.left_out
+        for job in one.jobs:
+            with self._lock:
+                is_here = self._rounds.get(job.id) is one
+            if self._stopping.is_set():
+                return
+            if one.left_out and is_here:
+                self._skipped(job, "lane_busy")
+            elif is_here:
+                self._counted(partial(self._run, job))
 
     def _shut_down(self) -> None:
         """Stop scheduling. APScheduler joins its thread without a bound, and that may be stuck."""
@@ -297,20 +335,24 @@ class Scheduler:
 
     def _on_still_running(self, event: JobSubmissionEvent) -> None:
         """Count a run that is left out because the one before runs or waits still."""
-        job = self._jobs.get(event.job_id)
-        if job is not None:
+        with self._lock:
+            left_out = [
+                self._jobs[name] for name, one in self._rounds.items() if one.id == event.job_id
+            ]
+        for job in left_out:
             self._skipped(job, "still_running")
 
     def _skipped(self, job: Job, reason: str) -> None:
         self._metrics.sampler_skipped_total.labels(sampler=job.sampler, reason=reason).inc()
 
-    def _follow_the_clock(self) -> None:
-        """Lay all jobs anew when the wall clock was set; in the scheduling thread."""
+    def _follow_the_clock(self) -> bool:
+        """Lay all jobs anew when the wall clock was set; return whether it was."""
         before, self._clocks_apart = self._clocks_apart, self._apart()
         moved = self._clocks_apart - before
         if abs(moved) > CLOCK_STEP:
             log.warning("the wall clock moved by %.1f s; jobs are laid anew", moved)
             self.reanchor()
+        return abs(moved) > CLOCK_STEP
 
     def _apart(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()

@@ -78,15 +78,24 @@ class Heart:
         """Return the seconds since the last sign."""
         return self._clock.monotonic() - self._last
 
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has ended."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    @property
+    def beats(self) -> bool:
+        """Whether its thread runs, and its next sign is not long overdue."""
+        return not self.ended and self._clock.monotonic() - self._due <= self._patience
+
     def vital(self) -> Vital:
         """Say down when the thread has ended, or its next sign is long overdue."""
-        ended = self._thread is not None and not self._thread.is_alive()
-        if not ended and self._clock.monotonic() - self._due <= self._patience:
+        if self.beats:
             return Vital(state=State.OK, essential=True)
         return Vital(
             state=State.DOWN,
             reason="this thread has ended"
-            if ended
+            if self.ended
             else f"no sign of this thread for {self.age():.0f} s",
             remedy="Restart the agent, and report this with the log.",
             essential=True,
@@ -152,6 +161,11 @@ class Vitals:
         with self._lock:
             heart = self._hearts.get(name)
         return heart.vital().state if heart is not None else State.OK
+
+    def all_hearts_beat(self) -> bool:
+        """Whether every thread lives, as `liveness` would say at greater length."""
+        with self._lock:
+            return all(heart.beats for heart in self._hearts.values())
 
     def ending(self) -> None:
         """Say from now on that the agent stops: neither healthy nor ready, but alive."""

@@ -15,7 +15,7 @@ from pg_collector.health.vitals import State, Vitals
 
 log = logging.getLogger(__name__)
 
-EVERY: Final = 2.0  # seconds between two looks
+EVERY: Final = 3.0  # seconds between two looks
 AGAIN: Final = 1.0  # the same while a thread seems to be lost
 LOOKS: Final = 3  # in a row before a thread counts as lost
 STOOD_STILL: Final = 5.0  # seconds between two looks: the process slept, nobody is at fault
@@ -71,6 +71,8 @@ class Watchdog:
             pass
 
     def _look(self, *, forgive: bool) -> None:
+        if not self._lost and self._vitals.all_hearts_beat():
+            return
         parts = self._vitals.liveness().parts
         down = {name: vital for name, vital in parts.items() if vital.state is State.DOWN}
         self._lost = Counter({name: 0 if forgive else self._lost[name] + 1 for name in down})

@@ -71,6 +71,7 @@ class ServerRow(Row, frozen=True):
     synchronous_commit: str
     synchronous_required: int | None
     synchronous_satisfied: bool | None
+    subscriptions: int  # above 0 their workers and errors are sent, too
     max_wal_senders: int
     replay_pause_state: str | None = None  # 14
 
@@ -172,7 +173,9 @@ _SERVER = Query(
     set="replication.server",
     row=ServerRow,
     # pg_stat_wal came with the pause state.
-    relations={"r": "pg_stat_replication", "since14": "pg_stat_wal"},
+    relations={
+        "r": "pg_stat_replication", "u": "pg_stat_subscription", "since14": "pg_stat_wal"
+    },
     columns={
         "in_recovery": "here.standby",
         "current_wal_lsn": "CASE WHEN NOT here.standby THEN pg_current_wal_lsn() END",
@@ -190,6 +193,7 @@ _SERVER = Query(
             "pg_get_wal_replay_pause_state() /* since14.wal_bytes */"
         ),
         "receivers": "count(r.pid)",
+        "subscriptions": "(SELECT count(DISTINCT u.subid) FROM pg_stat_subscription AS u)",
         **{
             state: f"CASE WHEN {_SEES} THEN count(*) FILTER (WHERE r.state = '{state}') END"
             for state in ("streaming", "catchup", "backup")
@@ -225,6 +229,7 @@ _SUBSCRIPTIONS = Query(
     },
     source="FROM pg_stat_subscription AS u ORDER BY u.subid, u.relid NULLS FIRST",
     cap=500,
+    gate=("replication.server", "subscriptions"),
     keep=Keep.EVENT,
 )
 
@@ -235,6 +240,7 @@ _SUBSCRIPTION_STATS = Query(
     columns={"sync_error_count": ("u.sync_error_count", "u.sync_table_error_count")},
     source="FROM pg_stat_subscription_stats AS u ORDER BY u.subid",
     resets=("subid", "stats_reset"),
+    gate=("replication.server", "subscriptions"),
     optional=True,
 )
 

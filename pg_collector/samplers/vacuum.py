@@ -142,7 +142,10 @@ class WraparoundRow(Row, frozen=True):
 
 
 class WorkersRow(Row, frozen=True):
-    """Autovacuum's workers at work, and how many there may be."""
+    """Autovacuum's workers at work, how many there may be, and who shows a progress.
+
+    Only while one of the last six is above 0, the set that tells that progress is sent.
+    """
 
     autovacuum: bool
     workers: int | None
@@ -150,6 +153,12 @@ class WorkersRow(Row, frozen=True):
     autovacuum_max_workers: int
     autovacuum_worker_slots: int | None
     autovacuum_naptime_seconds: Seconds
+    vacuum_running: int
+    create_index_running: int
+    cluster_running: int
+    analyze_running: int | None = None  # 13
+    basebackup_running: int | None = None
+    copy_running: int | None = None  # 14
 
 
 class HorizonRow(Row, frozen=True):
@@ -598,10 +607,15 @@ _WRAPAROUND = Query(
 
 _SEES = "pg_has_role('pg_read_all_stats', 'USAGE')"
 
+_COMMANDS = ("vacuum", "create_index", "cluster", "analyze", "basebackup", "copy")
+
 _WORKERS = Query(
     set="vacuum.workers",
     row=WorkersRow,
-    relations={"a": "pg_stat_activity"},
+    relations={
+        "a": "pg_stat_activity",
+        **{f"p_{command}": f"pg_stat_progress_{command}" for command in _COMMANDS},
+    },
     columns={
         "autovacuum": "current_setting('autovacuum')::bool",
         "workers": f"CASE WHEN {_SEES} THEN"
@@ -611,6 +625,11 @@ _WORKERS = Query(
         "autovacuum_max_workers": "current_setting('autovacuum_max_workers')::int",
         "autovacuum_worker_slots": "current_setting('autovacuum_worker_slots', true)::int",
         "autovacuum_naptime_seconds": _settings.seconds("autovacuum_naptime"),
+        **{
+            f"{command}_running": f"(SELECT count(p_{command}.pid)"
+            f" FROM pg_stat_progress_{command} AS p_{command})"
+            for command in _COMMANDS
+        },
     },
     source="FROM pg_stat_activity AS a",
     hidden=("workers", "wraparound_workers"),
@@ -709,6 +728,7 @@ def _progress(command: str, row: type[Row]) -> Query:
         columns={name: sql for name, sql in names.items() if name in fields},
         source=f"FROM {view} AS p{here} ORDER BY p.pid",
         hidden=tuple(name for name in ("phase", "type") if name in fields),
+        gate=("vacuum.workers", f"{command}_running"),
         optional=True,
         scope=Scope.INSTANCE,
         keep=Keep.EVENT,
@@ -741,6 +761,7 @@ _PROGRESS = Query(
         " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace ORDER BY p.pid"
     ),
     hidden=("phase", "wait_event"),
+    gate=("vacuum.workers", "vacuum_running"),
     scope=Scope.INSTANCE,
     keep=Keep.EVENT,
 )

@@ -37,10 +37,12 @@ class Line:
 class Sampling:
     """Turns on one session, as the agent would take them, one after the other."""
 
-    def __init__(self, session: Session, target: str = "prod") -> None:
+    def __init__(self, session: Session, clock: "MovableClock | None" = None) -> None:
+        """`clock` is that of the session, where it is to be moved as well."""
+        target = "prod"
         self.session = session
         self.tray = Tray()
-        self.clock = MovableClock()
+        self.clock = clock or MovableClock()
         self.states = States(target, self.tray)
         self.runner = Runner(self.tray, Masker(), Metrics(self.clock), self.clock)
         self.turns = {
@@ -101,9 +103,10 @@ def target(dsn: str, **postgres: Any) -> Target:
 @contextmanager
 def sampling(dsn: str, **postgres: Any) -> Iterator[Sampling]:
     """Open a session there, as the agent does, and close it at the end."""
-    session = Session.open(target(dsn, **postgres), relations=RELATIONS)
+    clock = MovableClock()
+    session = Session.open(target(dsn, **postgres), relations=RELATIONS, clock=clock)
     try:
-        yield Sampling(session)
+        yield Sampling(session, clock)
     finally:
         session.close()
 
