@@ -26,7 +26,7 @@ def probed(moved, rows, hidden=0):
 
 def time(user, one, calls):
     """Return what nobody else took: two rows of the same time are not of this world."""
-    return calls / 7 + user / 11 + one / 1013
+    return float((calls * 7919 + user * 104729 + one * 1299709) ** 0.5)
 
 
 def turn(moved, rows, now=0.0, *, reset=False):
