@@ -83,7 +83,9 @@ class Moved(Changes):
     """
 
     def __init__(self) -> None:
-        super().__init__((0,), 1)
+        super().__init__((), None)
+        self._moved: dict[int, float] = {}  # by id
+        self._moved_next: dict[int, float] = {}
         self._sums = [_NOTHING] * BUCKETS
         self._sums_next: dict[int, str] = {}
         self._visible = self._visible_next = 0  # rows
@@ -102,15 +104,16 @@ class Moved(Changes):
         """
         self._sums_next = {}
         self._visible_next = self._visible
-        moves: dict[int, float] = {}
+        now: dict[int, float] = {}
         for bucket, came_to, self._visible_next, self._total, one, moved in rows:
             self._sums_next[bucket] = came_to
-            moves[one] = moves.get(one, 0.0) + moved  # entries of several roles share an id
-        moved_ids = [one for one, moved in moves.items() if Changes.changed(self, (one, moved))]
-        new = sum(key not in self._seen for key in self._next)
-        gone = self._visible + new - self._visible_next
-        self._reset = gone + self._fell > self._visible / 2
-        return moved_ids, self._total
+            now[one] = now.get(one, 0.0) + moved  # entries of several roles share an id
+        before, self._moved_next = self._moved, now
+        gone = self._visible + len(now.keys() - before.keys()) - self._visible_next
+        fell = sum(moved < before.get(one, 0.0) for one, moved in now.items())
+        self._reset = gone + fell > self._visible / 2
+        ids = [one for one, moved in now.items() if self._full or moved != before.get(one)]
+        return ids, self._total
 
     def changed(self, row: Sequence[Any]) -> bool:  # noqa: ARG002  # the probe has told
         """Say yes: only what moved is asked for."""
@@ -125,9 +128,9 @@ class Moved(Changes):
         """Remember this turn: its line is in the buffer. What went away stays until a full one."""
         if self._full:
             self._sums = [_NOTHING] * BUCKETS
-        else:
-            self._seen.update(self._next)
-            self._next = self._seen
+            self._moved = {}
+        self._moved.update(self._moved_next)
+        self._moved_next = {}
         super().commit(now, at)
         for bucket, total in self._sums_next.items():
             self._sums[bucket] = total

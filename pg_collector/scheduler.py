@@ -12,10 +12,8 @@ import concurrent.futures
 import datetime as dt
 import itertools
 import logging
-import math
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -37,7 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOCK_STEP = 1.0  # seconds by which the clocks may part before the jobs are laid anew
-LOOK_EVERY = 1.0  # seconds: the scheduling thread's longest silence
+LOOK_EVERY = 15.0  # seconds: the scheduling thread's longest silence
 STOP_WITHIN = 1.0  # seconds that APScheduler's own end may take
 # Seconds within which all first runs fall, each target's together: every time that something has to
 # be done costs more than what is done, in this process, on its disk and on the wire.
@@ -76,7 +74,7 @@ class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler
     def __init__(
         self,
         essential: Callable[[Callable[[], None]], object],
-        look: Callable[[], bool],
+        look: Callable[[], None],
         beat: Callable[[float], None],
         **options: Any,
     ) -> None:
@@ -89,16 +87,18 @@ class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler
         self._essential(self._loop)
 
     def _loop(self) -> None:
-        """Do what APScheduler's own loop does, and look at the clocks while nothing is due."""
-        due = 0.0
+        """Do what APScheduler's own loop does; look at the clocks before each look at the jobs.
+
+        It waits by the monotonic clock: what is due comes in time whatever the other one shows.
+        """
+        pause: float | None = 0.0
         while self.state != STATE_STOPPED:
-            left = due - time.monotonic()
-            self._beat(max(0.0, min(left, LOOK_EVERY)))
-            if left > 0 and not self._event.wait(min(left, LOOK_EVERY)) and not self._look():
-                continue
+            pause = LOOK_EVERY if pause is None else min(pause, LOOK_EVERY)
+            self._beat(pause)
+            self._event.wait(pause)
             self._event.clear()
-            pause: float | None = self._process_jobs()
-            due = math.inf if pause is None else time.monotonic() + pause
+            self._look()
+            pause = self._process_jobs()
 
 
 class OnwardTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -345,14 +345,13 @@ class Scheduler:
     def _skipped(self, job: Job, reason: str) -> None:
         self._metrics.sampler_skipped_total.labels(sampler=job.sampler, reason=reason).inc()
 
-    def _follow_the_clock(self) -> bool:
-        """Lay all jobs anew when the wall clock was set; return whether it was."""
+    def _follow_the_clock(self) -> None:
+        """Lay all jobs anew when the wall clock was set; in the scheduling thread."""
         before, self._clocks_apart = self._clocks_apart, self._apart()
         moved = self._clocks_apart - before
         if abs(moved) > CLOCK_STEP:
             log.warning("the wall clock moved by %.1f s; jobs are laid anew", moved)
             self.reanchor()
-        return abs(moved) > CLOCK_STEP
 
     def _apart(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()

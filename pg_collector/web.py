@@ -17,11 +17,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from pg_collector import __version__
+from pg_collector import __version__, lean
 from pg_collector.clock import Clock
 from pg_collector.config.model import Platform
 from pg_collector.config.proxy import PORTS, parse, shown
@@ -32,6 +30,11 @@ from pg_collector.secret import Secret
 from pg_collector.trust import system_bundle
 from pg_collector.web_trouble import refused_by_proxy, unreachable
 from pg_collector.wire import Wire
+
+# They guess the encoding of a text, for which nobody asks here; 2.5 MB.
+with lean.without("charset_normalizer", "chardet"):
+    import requests
+    from requests.adapters import HTTPAdapter
 
 _CHUNK: Final = 8192
 _SECRET_LEAST: Final = 8  # characters; less is a word that may stand anywhere

@@ -1,0 +1,27 @@
+"""Keeps libraries from loading what they can do without.
+
+A memory of 64 MB is small: what is loaded and never used is looked for, and left out where its
+user says that it may be missing.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Let imports in the block find no modules of these names; warnings of that are not shown.
+
+    What is loaded already stays. For the main thread, while no other one imports.
+    """
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # how import is told so
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
