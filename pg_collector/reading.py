@@ -41,6 +41,8 @@ class Reader:
         self.part_bytes = part_bytes
         self._masker = masker
         self._drop_utility_text = drop_utility_text
+        # By set; of targets that differ in their version, the last one has it.
+        self._prepared: dict[str, tuple[Statement, Callable[[Values], Values], list[int]]] = {}
 
     def read(
         self, turn: Turn, session: Session, statement: Statement, memory: SetMemory, now: float
@@ -51,8 +53,7 @@ class Reader:
         for search in turn.searches:
             if search.lookup.of == statement.query.set:
                 search.known.begin(partly=isinstance(changes, Moved) and not changes.full)
-        prepare = self.preparation(statement)
-        secret = _hidden_keys(statement)
+        prepare, secret = self._kept(statement)
         notes = [_noting(search, statement, now) for search in turn.searches]
         observe = _observing(statement, turn, reading)
         for row in _rows(session, statement, memory, reading):
@@ -64,6 +65,14 @@ class Reader:
             if changes is None or changes.changed(row):
                 reading.body.add(prepare(row))
         return reading
+
+    def _kept(self, statement: Statement) -> tuple[Callable[[Values], Values], list[int]]:
+        """Return how the rows of a statement are prepared, and which positions hide one."""
+        kept = self._prepared.get(statement.query.set)
+        if kept is None or kept[0] is not statement:
+            kept = (statement, self.preparation(statement), _hidden_keys(statement))
+            self._prepared[statement.query.set] = kept
+        return kept[1:]
 
     def preparation(self, statement: Statement) -> Callable[[Values], Values]:
         """Return what makes a raw row one that may leave: masked, scrubbed, without its count."""
