@@ -1,9 +1,7 @@
 """Measures the agent, the floor and the peers on the same databases: python -m bench --help."""
 
 import argparse
-import itertools
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -18,13 +16,17 @@ import psutil
 from bench import contestants, databases, report
 from bench.contestants import CYCLE, SETTINGS, Agent, Running
 from bench.databases import SIZES, Size
-from bench.watch import ServerWatch, Watch
+from bench.watch import ServerWatch, Watch, lateness, rest
 from tests.support.lab.server import Server
-from tests.support.until import until
 
 Figures = dict[str, Any]
 TARGETS: Final = 100
 MANY: Final = "benchmany"  # a role without a limit of sessions
+EVERYBODY: Final = "floor,15s,fast,defaults,floor-defaults,seldom,peers"
+PLAN: Final = {
+    "medium": EVERYBODY, "large": EVERYBODY, "small": "15s,targets",
+    "tables": "15s", "statements": "15s", "sessions": "15s",
+}  # fmt: skip
 IDLE: Final = 20.0  # seconds that tell what the server does by itself
 PAGE: Final = Path(__file__).parents[1] / "docs/performance.md"
 
@@ -33,7 +35,10 @@ def main() -> int:
     """Measure what the command line asks for; print a table, and JSON where asked."""
     options = _options()
     found: list[Figures] = []
-    for name in options.sizes.split(","):
+    for file in options.add:
+        found += json.loads(file.read_text())["runs"]
+    sizes = [] if options.sizes == "none" else (options.sizes or ",".join(PLAN)).split(",")
+    for name in sizes:
         found += _measured(SIZES[name], options)
     figures = {
         "machine": report.machine(),
@@ -54,10 +59,13 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--sizes", default="medium,large", help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--sizes", help=f"of {', '.join(SIZES)}; all as it comes")
     parser.add_argument(
-        "--who", default="floor,15s,fast,defaults,floor-defaults,peers",
-        help=f"of floor, floor-defaults, peers, targets, {', '.join(SETTINGS)}",
+        "--who", help=f"of floor, floor-defaults, peers, targets, {', '.join(SETTINGS)}"
+    )
+    parser.add_argument(
+        "--add", type=Path, action="append", default=[], metavar="FILE",
+        help="tell the runs of an earlier --json, too; --sizes none measures nothing else",
     )  # fmt: skip
     parser.add_argument("--cycles", type=int, default=10, help="of 15 seconds each")
     parser.add_argument("--major", type=int, default=17, help="PostgreSQL's version")
@@ -68,12 +76,12 @@ def _options() -> argparse.Namespace:
 
 def _measured(size: Size, options: argparse.Namespace) -> list[Figures]:
     """Measure everybody on one database, each alone."""
-    wanted = options.who.split(",")
+    wanted = (options.who or PLAN[size.name]).split(",")
     found: list[Figures] = []
     _say(f"{size.name}: the database is made ready")
     with databases.server(size, options.major) as server, databases.load(server, size):
         resting = ServerWatch(server)
-        _rest(IDLE)
+        rest(IDLE)
         idle = resting.idle()
         for who in wanted:
             for name, run in _runs(who, server):
@@ -109,7 +117,7 @@ def _other(
     idle: float,
 ) -> Figures:
     with make() as running:
-        _rest(warm_up)
+        rest(warm_up)
         return _watched(server, running, seconds, idle)
 
 
@@ -118,11 +126,11 @@ def _agent(server: Server, name: str, seconds: float, idle: float) -> Figures:
     with tempfile.TemporaryDirectory(prefix="pgc-bench-") as home:
         agent = Agent(Path(home) / "agent", {"prod": contestants.dsn(server)}, setting)
         with agent.running() as running:
-            _rest(setting.warm_up)
+            rest(setting.warm_up)
             figures = _watched(server, running, seconds, idle)
         taken = agent.moments("activity.counts") or agent.moments("activity.sessions")
         figures["first_sample_s"] = _first(agent)
-        figures["lateness_ms"] = _lateness(taken)
+        figures["lateness_ms"] = lateness(taken)
         return figures
 
 
@@ -135,7 +143,7 @@ def _many(server: Server, seconds: float, idle: float) -> Figures:
         names = {f"t{number}": one for number in range(TARGETS)}
         agent = Agent(Path(home) / "agent", names, SETTINGS["defaults"])
         with agent.running() as running:
-            _rest(SETTINGS["defaults"].warm_up)
+            rest(SETTINGS["defaults"].warm_up)
             figures = _watched(server, running, seconds, idle)
             count = "select count(*) from pg_stat_activity where usename = %s"
             figures["sessions"] = server.query(count, [MANY])[0][0]
@@ -149,27 +157,12 @@ def _first(agent: Agent) -> float:
     return min(ats) - agent.started
 
 
-def _lateness(taken: list[float]) -> dict[str, float]:
-    """Return how late turns were, in ms, against the phase of the earliest ones."""
-    every = statistics.median(b - a for a, b in itertools.pairwise(taken))
-    every = max(1.0, round(every))
-    phases = [at % every for at in taken[5:] or taken]
-    # The phase of a set is where its earliest turns are; it may lie just before a full interval.
-    best = min(phases, key=lambda p: sum((q - p) % every for q in phases))
-    late = sorted((phase - best) % every * 1000 for phase in phases)
-    return {
-        "every_s": every,
-        "p50": late[len(late) // 2],
-        "p99": late[min(len(late) - 1, int(len(late) * 0.99))],
-    }
-
-
 def _watched(server: Server, running: Running, seconds: float, idle: float) -> Figures:
     """Return what a contestant costs in so many seconds."""
     before = running.told()
     server_side = ServerWatch(server)
     with Watch(running.pid) as watch:
-        _rest(seconds)
+        rest(seconds)
     cost = server_side.cost(idle)
     after = running.told()
     cycles = watch.seconds / CYCLE
@@ -196,12 +189,6 @@ def _watched(server: Server, running: Running, seconds: float, idle: float) -> F
             if name in {"bytes", "lines", "rows", "sent", "skipped", "lost"}
         },
     }
-
-
-def _rest(seconds: float) -> None:
-    """Let time pass."""
-    ends = time.monotonic() + seconds
-    until(lambda: time.monotonic() >= ends, deadline=seconds + 60.0)
 
 
 def _say(text: str) -> None:

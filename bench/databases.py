@@ -38,6 +38,10 @@ SIZES: Final = {
         Size("small", 50, 200, 10, 1),
         Size("medium", 1_000, 5_000, 100, 4),
         Size("large", 10_000, 10_000, 500, 50),
+        # Small ones of which one thing is many.
+        Size("tables", 10_000, 200, 10, 1),
+        Size("statements", 50, 10_000, 10, 1),
+        Size("sessions", 50, 200, 500, 50),
     )
 }
 SETTINGS: Final = {

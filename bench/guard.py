@@ -1,7 +1,7 @@
 """Holds the agent's costs against committed ones: python -m bench.guard [--update].
 
-Measured is the small database, agent and floor in the same run, and compared is their ratio: what a
-machine costs both falls out of it. More than a quarter above what bench/baseline.json has is a
+Measured is the medium database, agent and floor in the same run, and compared is their ratio: what
+a machine costs both falls out of it. More than a quarter above what bench/baseline.json has is a
 failure; with --update the figures of this run become the baseline.
 """
 
@@ -34,8 +34,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.guard", description=__doc__)
     parser.add_argument("--update", action="store_true", help="make this run the baseline")
     parser.add_argument("--size", default="medium")
+    parser.add_argument("--of", type=Path, metavar="FILE", help="take a run's --json instead")
     options = parser.parse_args()
-    found = ratios(_measure(options.size))
+    runs = json.loads(options.of.read_text())["runs"] if options.of else _measure(options.size)
+    found = ratios([run for run in runs if run["size"] == options.size])
     if options.update:
         BASELINE.write_text(json.dumps({"size": options.size, "ratios": found}, indent=1) + "\n")
     worse = compared(found, json.loads(BASELINE.read_text())["ratios"])

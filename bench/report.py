@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.databases import SIZES
 from bench.goals import Outcome, outcomes
 
 Figures = Mapping[str, Any]
@@ -68,12 +69,33 @@ def goals(figures: Figures) -> str:
     return "\n".join(lines)
 
 
+def growth(figures: Figures) -> str:
+    """Return what the agent costs on each database, as a table in Markdown."""
+    lines = [
+        "| database | tables | statements | sessions | targets | CPU ms / cycle | RSS MB"
+        " | backend CPU ms / cycle | kB / cycle |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for run in figures["runs"]:
+        if run["who"] not in {"agent 15s", "agent 100 targets"}:
+            continue
+        size = SIZES[run["size"]]
+        targets = 1 if run["who"] == "agent 15s" else 100
+        lines.append(
+            f"| {size.name} | {size.tables:,} | {size.statements:,} | {size.sessions} | {targets}"
+            f" | {run['cpu_s_per_cycle'] * 1000:.0f} | {run['memory_mb']['rss_p99']:.0f}"
+            f" | {run['server']['backend_cpu_s_per_cycle'] * 1000:.0f}"
+            f" | {run['bytes_per_cycle'] / 1000:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def page(figures: Figures) -> str:
     """Return docs/performance.md."""
     there = figures["machine"]
     return _PAGE.format(
-        goals=goals(figures), table=table(figures), major=figures["major"], day=figures["day"],
-        cycles=figures["cycles"], **there,
+        goals=goals(figures), table=table(figures), growth=growth(figures), day=figures["day"],
+        major=figures["major"], cycles=figures["cycles"], **there,
     )  # fmt: skip
 
 
@@ -97,6 +119,13 @@ each 10 min; *fast*: the shortest intervals of the plan enterprise, with the bud
 ## Figures
 
 {table}
+
+## What grows with what
+
+Of the agent with every sampler each 15 s; *tables*, *statements* and *sessions* are the small
+database with as many of these as the large one has. A target more is in the row of 100 targets.
+
+{growth}
 
 ## Where it goes
 

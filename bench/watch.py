@@ -1,5 +1,6 @@
 """What processes and a server cost, read from outside: /proc, and the server's own statistics."""
 
+import itertools
 import re
 import statistics
 import threading
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple, Self
 import psutil
 
 from tests.support.lab.server import Server
+from tests.support.until import until
 
 RSS_EVERY: Final = 1.0  # seconds
 PSS_EVERY: Final = 15.0
@@ -172,3 +174,24 @@ from pg_stat_statements where userid = %s::regrole and toplevel"""
 
 def _read(path: str) -> str:
     return Path(path).read_text("ascii")
+
+
+def lateness(taken: list[float]) -> dict[str, float]:
+    """Return how late turns were, in ms, against the phase of the earliest ones."""
+    every = statistics.median(b - a for a, b in itertools.pairwise(taken))
+    every = max(1.0, round(every))
+    phases = [at % every for at in taken[5:] or taken]
+    # The phase of a set is where its earliest turns are; it may lie just before a full interval.
+    best = min(phases, key=lambda p: sum((q - p) % every for q in phases))
+    late = sorted((phase - best) % every * 1000 for phase in phases)
+    return {
+        "every_s": every,
+        "p50": late[len(late) // 2],
+        "p99": late[min(len(late) - 1, int(len(late) * 0.99))],
+    }
+
+
+def rest(seconds: float) -> None:
+    """Let time pass."""
+    ends = time.monotonic() + seconds
+    until(lambda: time.monotonic() >= ends, deadline=seconds + 60.0)

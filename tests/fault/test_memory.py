@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cgroup import memory_limit
+from tests.support.cgroup import limits
 from tests.support.conditions.statements import statements
 from tests.support.daemon import Daemon
 from tests.support.far_side import Answer, FarSide
@@ -52,7 +52,7 @@ def test_an_agent_does_its_work_within_64_mib_and_is_continued_after_a_kill(
 ):
     """Fault 6: every sampler each second, the platform away, a kill, and all that is drained."""
     server = newest_server
-    with memory_limit(64 << 20) as limit, FarSide() as far:
+    with limits(64 << 20) as limit, FarSide() as far:
         keys = {
             "local": {"enabled": False},
             "platform": {"url": far.url, "linger": "0s"},
