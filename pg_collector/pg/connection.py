@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from psycopg import generators, pq
 from psycopg.abc import PQGen
-from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.adapt import AdaptersMap
 from psycopg.waiting import Wait
 
 from pg_collector.pg.loaders import ADAPTERS
@@ -120,9 +120,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 found = self._begun(statement, values, chunk)
             while True:
                 complete = found.is_last
-                if found.rows is not None and (
-                    rows := statement.rows(found.rows, Transformer(self))
-                ):
+                if found.rows is not None and (rows := statement.rows(found.rows, self)):
                     yield statement.columns, rows
                 if complete:
                     return

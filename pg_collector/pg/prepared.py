@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from psycopg import pq
-from psycopg.abc import Transformer
+import psycopg
+from psycopg import abc, pq
+from psycopg.adapt import Transformer
 
 Value: TypeAlias = int | str | Sequence[int | str] | None
 Params: TypeAlias = Mapping[str, Value]
@@ -30,17 +31,19 @@ class Statement:
         self.kept = False  # whether it is worth preparing: it was asked before
         self.name: bytes | None = None  # by which the server has it prepared
         self.columns: tuple[str, ...] = ()
-        self._transformer: Transformer | None = None
+        self._transformer: abc.Transformer | None = None
 
     def values(self, params: Params | None) -> list[bytes | None]:
         """Return the parameters in their order, in PostgreSQL's text format."""
         return [_text((params or {})[name]) for name in self._names]
 
-    def rows(self, result: pq.abc.PGresult, transformer: Transformer) -> list[tuple[Any, ...]]:
-        """Return the rows of a result; `transformer` is used if this is the first of all."""
+    def rows(
+        self, result: pq.abc.PGresult, connection: psycopg.Connection[Any]
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a result. How they are read is found out once, of the first one."""
         if self._transformer is None:
-            transformer.set_pgresult(result)
-            self._transformer = transformer
+            self._transformer = Transformer(connection)
+            self._transformer.set_pgresult(result)
             names = (result.fname(number) or b"" for number in range(result.nfields))
             self.columns = tuple(name.decode("utf-8", "replace") for name in names)
         else:

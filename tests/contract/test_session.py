@@ -21,7 +21,9 @@ from pg_collector.errors import (
     TargetDown,
     TargetRefused,
 )
+from pg_collector.pg.prepared import MOST
 from pg_collector.pg.session import Session
+from pg_collector.sample import Answer
 from tests.conftest import Lab, chosen_majors
 from tests.support.conditions.session import sessions
 from tests.support.lab.server import Database, Server
@@ -116,10 +118,43 @@ def test_it_takes_no_transaction_id_and_stays_in_no_transaction(session: Session
     assert server.query(state, [session.backend_pid]) == [("idle", None, None, None)]
 
 
-def test_nothing_is_ever_prepared(session: Session):
+PREPARED = "select statement from pg_prepared_statements order by 1"
+
+
+def test_what_is_asked_again_is_prepared_once_and_what_is_fetched_never(session: Session):
     for _ in range(12):
         session.fetch("select %(x)s::int", {"x": 1})
-    assert session.fetch("select count(*) from pg_prepared_statements").rows == [(0,)]
+    for turn in range(3):
+        assert session.fetch(PREPARED).rows == ([] if turn < 2 else [("select $1::int",)])
+        for number in range(1 + turn):
+            (answer,) = session.stream("select %(x)s::int", {"x": number})
+            assert answer.rows == [(number,)]
+
+
+def test_a_prepared_statement_whose_columns_became_others_is_prepared_anew(
+    session: Session, server: Server
+):
+    def asked() -> list[Answer]:
+        return list(session.stream("select * from changing order by 1"))
+
+    first: list[Answer] = []
+    try:
+        for columns in ("1 as a", "2::text as b, 3 as c"):
+            server.query("drop view if exists changing")
+            server.query(f"create view changing as select {columns}")
+            first = asked()
+            assert first == asked() == asked()
+        assert first == [Answer(("b", "c"), [("2", 3)])]
+    finally:
+        server.query("drop view if exists changing")
+
+
+def test_a_session_keeps_a_bounded_number_of_statements(session: Session):
+    for number in range(MOST + 20):
+        for _ in range(3):
+            assert next(session.stream(f"select {number}")).rows == [(number,)]
+    (row,) = session.fetch("select count(*) from pg_prepared_statements").rows
+    assert row == (MOST,)
 
 
 # --- what it gives back
@@ -224,6 +259,17 @@ def test_a_stream_comes_in_chunks_and_whole(session: Session):
     assert [row[0] for chunk in chunks for row in chunk.rows] == list(range(1, 1235))
     assert list(session.stream("select 1 where false")) == []
     assert len(next(session.stream("select %(a)s::int", {"a": 1})).rows) == 1
+    for _ in range(3):  # prepared from the second time on; whole chunks, and an end of their own
+        found = list(session.stream("select generate_series(1, %(n)s)", {"n": 1000}, chunk=500))
+        assert [len(chunk.rows) for chunk in found] == [500, 500]
+
+
+def test_lists_in_parameters_hold_any_text(session: Session):
+    texts = ["plain", "it's", 'a "b" \\c', "{x,y}", "", "null", "ünï"]
+    sql = "select unnest(%(texts)s::text[]), 1 = any(%(ids)s::int8[]), '%%' "
+    for _ in range(3):
+        (answer,) = session.stream(sql, {"texts": texts, "ids": [3, 1]})
+        assert answer.rows == [(text, True, "%") for text in texts]
 
 
 def test_an_abandoned_stream_leaves_the_session_usable(session: Session):

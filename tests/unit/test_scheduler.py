@@ -157,6 +157,21 @@ def test_a_job_that_is_taken_away_runs_no_more_and_a_new_one_runs_at_once(bench)
     assert bench.count("activity") <= gone + 1
 
 
+def test_jobs_laid_together_follow_each_other_and_one_that_is_taken_away_leaves_the_others(bench):
+    names = ["a", "b", "c"]
+    bench.scheduler.apply([job(name, every=0.5) for name in names])
+    until(lambda: len(bench.runs) >= 6, what="two rounds")
+    assert [name for name, _, _ in bench.runs[:6]] == names * 2
+    due = bench.scheduler.next_run("prod/a")
+    assert due == bench.scheduler.next_run("prod/c")
+    bench.scheduler.apply([job(name, every=0.5) for name in "ac"])
+    assert bench.scheduler.next_run("prod/a") >= due, "it keeps its time"
+    assert bench.scheduler.next_run("prod/b") is None
+    there = len(bench.runs)
+    until(lambda: len(bench.runs) >= there + 4, what="two more rounds")
+    assert [name for name, _, _ in bench.runs[there + 1 : there + 4]] in (list("aca"), list("cac"))
+
+
 def test_an_interval_is_changed_without_a_restart(bench):
     bench.scheduler.apply([job(every=600)])
     until(lambda: bench.count("activity") == 1)
