@@ -75,7 +75,15 @@ def furnished(lab, server) -> Iterator[Database]:
     database.drop()
 
 
-def fill(database: Database, name: str) -> None:
+def fill(database: Database, *names: str) -> None:
+    """Make tables of these layouts, analyzed."""
+    for name in names:
+        write(database, name)
+    for name in names:
+        analyze(database, name)
+
+
+def write(database: Database, name: str) -> None:
     columns, options, values = LAYOUTS[name]
     rows = ROWS.get(name, 20_000)
     settings = ", ".join(one for one in ("autovacuum_enabled = off", options) if one)
@@ -85,7 +93,6 @@ def fill(database: Database, name: str) -> None:
         database.query("alter table dropped drop column gone")
         values = values.replace("'x', ", "")
     database.query(f"insert into {name} select {values} from generate_series(1, {rows}) as g")
-    analyze(database, name)
 
 
 def analyze(database: Database, name: str) -> None:
@@ -124,20 +131,21 @@ def pages(database: Database, name: str) -> int:
     return int(database.value(sql, [name]))
 
 
+# A page has been laid out the same way since 8.3, and the statistics have the same names.
 @pytest.mark.ends
 def test_tables_of_every_layout_are_estimated_when_fresh_and_when_rows_are_gone(furnished):
     off = {}
-    for name in LAYOUTS:
-        fill(furnished, name)
+    fill(furnished, *LAYOUTS)
     found = estimates(furnished, "bloat.tables", "relname")
     for name in LAYOUTS:
         off[name, "fresh"] = (signed(found[name]), FRESH)
         assert found[name]["confidence"] in {"high", "medium"}, found[name]
     for share, gone in (("half", "% 2 = 0"), ("two thirds", "% 3 <> 0")):
+        fill(furnished, *LAYOUTS)
         for name in LAYOUTS:
-            fill(furnished, name)
             # By the place in the page, so that every page loses its share.
             furnished.query(f"delete from {name} where (ctid::text::point)[1]::int {gone}")
+        for name in LAYOUTS:
             analyze(furnished, name)
         found = estimates(furnished, "bloat.tables", "relname")
         for name in LAYOUTS:

@@ -181,7 +181,7 @@ def test_scans_of_an_index_are_counted_and_one_at_rest_is_absent(toasted):
             )
         else:
             assert "last_idx_scan" not in row
-        assert not there.rows("statio", "statio.indexes")
+        until(idle, what="all rests again")
 
 
 def test_a_reset_of_the_database_begins_the_epoch_of_its_sets(toasted):
