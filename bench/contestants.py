@@ -45,9 +45,9 @@ SETTINGS: Final = {
     one.name: one
     for one in (
         Setting("15s", "bench", {**dict.fromkeys(discover(), "15s"), "budget": "off"}, 35.0),
-        Setting("defaults", "bench", {}, 70.0),
+        Setting("defaults", "bench", {}, 190.0),
         Setting("fast", "enterprise", FASTEST, 45.0),
-        Setting("seldom", "bench", {**dict.fromkeys(discover(), "600s"), **SEEN_OFTEN}, 70.0),
+        Setting("seldom", "bench", {**dict.fromkeys(discover(), "600s"), **SEEN_OFTEN}, 190.0),
     )
 }
 

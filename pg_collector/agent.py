@@ -492,4 +492,5 @@ def run(
     handlers |= {signal.SIGTERM: on_end, signal.SIGINT: on_end}
     with signals.handled(handlers, agent.life.rope), agent:
         on_start(agent)
+        allocator.settle()
         return agent.wait()

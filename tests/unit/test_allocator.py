@@ -17,6 +17,23 @@ print(tuned)
 """
 
 
+SETTLED = """
+import gc
+from pg_collector import agent, allocator
+allocator.settle()
+ring = []
+ring.append(ring)
+del ring
+print(gc.get_freeze_count() > 20_000, gc.isenabled(), gc.collect() >= 1)
+"""
+
+
+def test_what_is_there_at_the_start_is_spared_and_what_comes_later_is_collected():
+    run = [sys.executable, "-c", SETTLED]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
+
+
 def test_it_is_told_where_it_is_glibc_and_nothing_breaks():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
