@@ -46,6 +46,7 @@ def main() -> int:
         "major": options.major,
         "cycles": options.cycles,
         "runs": found,
+        "narrow": json.loads(options.narrow.read_text()) if options.narrow else None,
     }
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -67,6 +68,9 @@ def _options() -> argparse.Namespace:
         "--add", type=Path, action="append", default=[], metavar="FILE",
         help="tell the runs of an earlier --json, too; --sizes none measures nothing else",
     )  # fmt: skip
+    parser.add_argument(
+        "--narrow", type=Path, metavar="FILE", help="what bench.narrow printed, for the page"
+    )
     parser.add_argument("--cycles", type=int, default=10, help="of 15 seconds each")
     parser.add_argument("--major", type=int, default=17, help="PostgreSQL's version")
     parser.add_argument("--page", action="store_true", help="write docs/performance.md")
