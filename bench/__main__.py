@@ -16,7 +16,7 @@ import psutil
 from bench import contestants, databases, report
 from bench.contestants import CYCLE, SETTINGS, Agent, Running
 from bench.databases import SIZES, Size
-from bench.watch import ServerWatch, Watch, lateness, rest
+from bench.watch import ROLE, ServerWatch, Watch, lateness, rest
 from tests.support.lab.server import Server
 
 Figures = dict[str, Any]
@@ -148,7 +148,7 @@ def _many(server: Server, seconds: float, idle: float) -> Figures:
         agent = Agent(Path(home) / "agent", names, SETTINGS["defaults"])
         with agent.running() as running:
             rest(SETTINGS["defaults"].warm_up)
-            figures = _watched(server, running, seconds, idle)
+            figures = _watched(server, running, seconds, idle, MANY)
             count = "select count(*) from pg_stat_activity where usename = %s"
             figures["sessions"] = server.query(count, [MANY])[0][0]
             figures["threads"] = psutil.Process(running.pid).num_threads()
@@ -161,10 +161,12 @@ def _first(agent: Agent) -> float:
     return min(ats) - agent.started
 
 
-def _watched(server: Server, running: Running, seconds: float, idle: float) -> Figures:
+def _watched(
+    server: Server, running: Running, seconds: float, idle: float, role: str = ROLE
+) -> Figures:
     """Return what a contestant costs in so many seconds."""
     before = running.told()
-    server_side = ServerWatch(server)
+    server_side = ServerWatch(server, role)
     with Watch(running.pid) as watch:
         rest(seconds)
     cost = server_side.cost(idle)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.contestants import CYCLE
 from bench.databases import SIZES
 from bench.goals import Outcome, outcomes
 
@@ -17,7 +18,12 @@ _COLUMNS: Final[Sequence[tuple[str, Callable[[Figures], str]]]] = (
     ("CPU s / cycle", lambda run: f"{run['cpu_s_per_cycle']:.3f}"),
     ("CPU s / min", lambda run: f"{run['cpu_s_per_minute']:.3f}"),
     ("% of a core", lambda run: f"{run['core_share'] * 100:.1f}"),
-    ("CPU ms / 1,000 rows", lambda run: f"{run['cpu_s_per_1000_rows'] * 1000:.1f}"),
+    (
+        "CPU ms / 1,000 rows",
+        lambda run: (
+            f"{run['cpu_s_per_1000_rows'] * 1000:.1f}" if run["server"]["rows_per_cycle"] else ""
+        ),
+    ),
     ("RSS MB p50 / p99 / peak", lambda run: _memory(run["memory_mb"])),
     ("PSS MB", lambda run: f"{run['memory_mb']['pss']:.0f}"),
     ("backend CPU s / cycle", lambda run: f"{run['server']['backend_cpu_s_per_cycle']:.3f}"),
@@ -117,7 +123,7 @@ def page(figures: Figures) -> str:
     there = figures["machine"]
     return _PAGE.format(
         goals=goals(figures), table=table(figures), growth=growth(figures), day=figures["day"],
-        major=figures["major"], cycles=figures["cycles"],
+        major=figures["major"], cycles=_cycles(figures["runs"]),
         narrow=narrow(figures["narrow"]) if figures.get("narrow") else "", **there,
     )  # fmt: skip
 
@@ -129,7 +135,7 @@ each figure means, and how to have them for a machine of yours. Absolute times a
 what can be compared are rows of this table with each other.
 
 Measured on {day}: {processor}, {cores} cores, Linux {kernel}, Python {python}, PostgreSQL {major},
-{cycles} cycles of 15 s for each line.
+{cycles} cycles of 15 s for a line.
 
 ## Promises
 
@@ -169,6 +175,11 @@ database with as many of these as the large one has. A target more is in the row
   finds the worst tables and one for the queue; `statio` 5. With 10,000 tables, those passes are
   what counts; with 50 blocked sessions, `pg_blocking_pids`.
 """
+
+
+def _cycles(runs: Sequence[Figures]) -> str:
+    counts = sorted({round(run["seconds"] / CYCLE) for run in runs})
+    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
 
 
 def _memory(memory: Figures) -> str:

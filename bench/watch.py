@@ -116,13 +116,14 @@ class Watch:
 class ServerWatch:
     """The same for the server: what the role's sessions make it do."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, role: str = ROLE) -> None:
         self._server = server
+        self._role = role
         self._before = self._backends()
         self._cluster = self._cluster_cpu()
         self._began = time.monotonic()
         self._connections = self._accepted()
-        server.query("select pg_stat_statements_reset(%s::regrole::oid)", [ROLE])
+        server.query("select pg_stat_statements_reset(%s::regrole::oid)", [role])
 
     def cost(self, idle: float) -> ServerCost:
         """Return what it came to since then; `idle` is the cluster's own processor time a second.
@@ -136,7 +137,7 @@ class ServerWatch:
             cpu = sum(after[pid] - self._before[pid] for pid in after)
         else:
             cpu = max(0.0, self._cluster_cpu() - self._cluster - idle * seconds)
-        calls, rows, exec_ms, blocks, slowest = self._server.query(_STATEMENTS, [ROLE])[0]
+        calls, rows, exec_ms, blocks, slowest = self._server.query(_STATEMENTS, [self._role])[0]
         return ServerCost(
             int(calls), int(rows), float(exec_ms), int(blocks), float(slowest), cpu,
             self._accepted() - self._connections,
@@ -148,7 +149,8 @@ class ServerWatch:
 
     def _backends(self) -> dict[int, float]:
         """Return the processor seconds of the role's backends, to the nanosecond."""
-        pids = self._server.query("select pid from pg_stat_activity where usename = %s", [ROLE])
+        sql = "select pid from pg_stat_activity where usename = %s"
+        pids = self._server.query(sql, [self._role])
         return {pid: int(_read(f"/proc/{pid}/schedstat").split()[0]) / 1e9 for (pid,) in pids}
 
     def _cluster_cpu(self) -> float:
@@ -163,7 +165,7 @@ class ServerWatch:
 
     def _accepted(self) -> int:
         log = self._server.log.read_text("utf-8", "replace")
-        return len(re.findall(rf"connection authorized: user={ROLE} ", log))
+        return len(re.findall(rf"connection authorized: user={self._role} ", log))
 
 
 _STATEMENTS: Final = """
