@@ -7,7 +7,8 @@ from bench.report import page
 
 def run(size, who, cpu=0.02, rss=50.0):
     return {
-        "size": size, "who": who, "seconds": 60.1, "cpu_s_per_cycle": cpu, "cpu_s_per_minute": cpu * 4,
+        "size": size, "who": who, "seconds": 60.1,
+        "cpu_s_per_cycle": cpu, "cpu_s_per_minute": cpu * 4,
         "core_share": cpu / 15, "cpu_s_per_1000_rows": 0.1, "bytes_per_cycle": 4000.0,
         "memory_mb": {"rss_p50": rss, "rss_p99": rss, "rss_peak": rss, "pss": rss},
         "server": {
