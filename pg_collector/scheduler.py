@@ -99,6 +99,7 @@ class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler
             self._event.clear()
             self._look()
             pause = self._process_jobs()
+            self._look()  # a clock that was set just before: the jobs would wait for the old time
 
 
 class OnwardTrigger(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -151,7 +152,8 @@ class Scheduler:
             self._follow_the_clock,
             beat,
             timezone=dt.UTC,
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            # One runs, one waits: a lane has one thread.
+            job_defaults={"coalesce": True, "max_instances": 2, "misfire_grace_time": None},
         )
         self._aps.add_listener(self._on_still_running, EVENT_JOB_MAX_INSTANCES)
         logging.getLogger("apscheduler").setLevel(logging.ERROR)

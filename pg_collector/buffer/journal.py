@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COMMIT_EVERY: Final = 0.5  # seconds; what was put before is on disk within twice that
-TEND_EVERY: Final = 10.0
+TEND_EVERY: Final = 5.0
 RETRY_FIRST: Final = 1.0
 RETRY_LONGEST: Final = 5.0
 SEGMENTS_LOST: Final = 3  # damaged one after the other, then the disk has a rest

@@ -27,7 +27,10 @@ read -r word
 file=$1/data/postmaster.pid
 read -r pid <"$file" && kill -QUIT "$pid"
 tries=0
-while [ -e "$file" ] && [ "$tries" -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+while [ -e "$file" ] && kill -0 "$pid" && [ "$tries" -lt 50 ]; do
+  sleep 0.1
+  tries=$((tries + 1))
+done
 rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 """
 _KEEPER_ENDS: Final = 8.0  # seconds
