@@ -14,6 +14,7 @@ import itertools
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -49,13 +50,12 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
         self._clock = clock
         self._stopping = stopping
         self.pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.submitted: dict[str, float] = {}  # by round: written before its run, read in it
         super().__init__(self.pool)
 
     def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
         if self._stopping.is_set():
             return  # its pool is shut down, or about to be
-        self.submitted[job.id] = self._clock.monotonic()
+        job.args[0].submitted.append(self._clock.monotonic())
         super()._do_submit_job(job, run_times)
 
 
@@ -66,6 +66,7 @@ class Round:
         self.id = id
         self.jobs = tuple(jobs)  # those that were taken away meanwhile among them
         self.left_out = False  # whether it was skipped last time
+        self.submitted: deque[float] = deque()  # when, of the runs that wait
 
 
 class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
@@ -289,12 +290,7 @@ class Scheduler:
 
     def _take(self, one: Round) -> None:
         """Be one run of a round, in its lane's thread."""
-        first = one.jobs[0]
-        with self._lock:
-            lane = self._lanes.get(f"{first.target}/{first.lane}")
-        if lane is None:
-            return  # it was retired while the round waited
-        late = self._clock.monotonic() - lane.submitted[one.id] > first.every
+        late = self._clock.monotonic() - one.submitted.popleft() > one.jobs[0].every
         # Not twice in a row: on a lane that cannot keep up, it would always be the same one.
         one.left_out = late and not one.left_out
         for job in one.jobs:
