@@ -137,58 +137,124 @@ class Moved(Changes):
         self._visible = self._visible_next
 
 
-class Ranks:
-    """Tells which objects of many moved most since the turn before.
+class Chosen:
+    """Which objects of many a set is about, chosen anew now and then.
 
-    One turn is `choose`, and `commit` once the line is in the buffer. About 100 bytes an object.
+    One turn is `take` where it is `due`, and `commit` once the line is in the buffer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: float) -> None:
+        """`every` is in seconds."""
+        self._every = every
+        self._ids: list[int] = []
+        self._at = -math.inf
+        self._next: tuple[list[int], float] | None = None
+
+    def due(self, now: float, turn: float) -> bool:
+        """Whether it is time to choose; `turn` are the seconds between two turns.
+
+        Half a turn of tolerance: a turn may have waited for its lane.
+        """
+        self._next = None
+        return now - self._at >= self._every - turn / 2
+
+    def take(self, ids: list[int], now: float) -> None:
+        """Take a new choice."""
+        self._next = ids, now
+
+    @property
+    def ids(self) -> list[int]:
+        """What is chosen."""
+        return self._ids if self._next is None else self._next[0]
+
+    def commit(self) -> None:
+        """Remember this turn."""
+        if self._next is not None:
+            self._ids, self._at = self._next
+            self._next = None
+
+    def forget(self) -> None:
+        """Choose anew in the next turn."""
+        self._at = -math.inf
+
+
+class Ranks(Chosen):
+    """Tells which objects of many moved most since they were chosen before.
+
+    One turn is `choose` where it is `due`, `moved` for each row of what is chosen, and `commit`.
+    The first choice, which knows of no moves, holds for one turn only. About 100 bytes an object.
+    """
+
+    def __init__(self, every: float) -> None:
+        """`every` is in seconds."""
+        super().__init__(every)
         self._before: set[bytes] = set()
-        self._now: set[bytes] = set()
+        self._now: set[bytes] | None = None
         self._fell = 0
+        self._rows: dict[int, int] = {}
+        self._rows_next: dict[int, int] = {}
+
+    def due(self, now: float, turn: float) -> bool:
+        """Whether it is time to choose; see `Chosen`."""
+        self._now = None
+        self._fell = 0
+        self._rows_next = {}
+        return super().due(now, turn)
 
     @property
     def total(self) -> int:
-        """How many objects there were in this turn."""
-        return len(self._now)
+        """How many objects there were when they were chosen."""
+        return len(self._before if self._now is None else self._now)
 
     @property
     def reset(self) -> bool:
         """Whether most measures fell: counting began anew."""
         return self._fell > len(self._before) / 2
 
-    def choose(self, chunks: Iterable[Sequence[bytes]], top: int) -> list[int]:
-        """Return the keys of the `top` objects that moved most; those that rest are not among them.
+    def choose(self, chunks: Iterable[Sequence[bytes]], top: int, now: float) -> None:
+        """Take the keys of the `top` objects that moved most; those that rest are not among them.
 
         Each line has an object's key and its measure. An object that is new, or was reset, moved
         by all it counts.
         """
-        self._now, _ = _gathered(chunks)
-        before = dict(map(_measured, self._before - self._now))
+        self._now = after = _gathered(chunks)
+        before = dict(map(_measured, self._before - after))
+        first = not self._before
         moves: list[tuple[int, int]] = []
         self._fell = 0
-        for key, measure in map(_measured, self._now - self._before):
+        for key, measure in map(_measured, after - self._before):
             last = before.get(key, 0)
             self._fell += measure < last
             moved = measure - last if measure >= last else measure
             if moved:
                 moves.append((moved, key))
-        return [key for _, key in heapq.nlargest(top, moves)]
+        ids = [key for _, key in heapq.nlargest(top, moves)]
+        self.take(ids, -math.inf if first else now)
+
+    def moved(self, row: Sequence[Any]) -> bool:
+        """Remember a row, which starts with its key; return whether it was not so before."""
+        key, now = row[0], hash(tuple(row))
+        self._rows_next[key] = now
+        return self._rows.get(key) != now
 
     def commit(self) -> None:
         """Remember this turn. Objects that went away are forgotten."""
-        self._before, self._now = self._now, set()
+        super().commit()
+        self._rows, self._rows_next = self._rows_next, {}
+        if self._now is not None:
+            self._before, self._now = self._now, None
+
+    def forget(self) -> None:
+        """Choose anew in the next turn, and take every row as one that moved."""
+        super().forget()
+        self._rows = {}
 
 
-def _gathered(chunks: Iterable[Sequence[bytes]]) -> tuple[set[bytes], int]:
-    """Return the lines, and how many there were."""
+def _gathered(chunks: Iterable[Sequence[bytes]]) -> set[bytes]:
     found: set[bytes] = set()
-    total = 0
     for chunk in chunks:
-        total += len(chunk)
         found.update(chunk)
-    return found, total
+    return found
 
 
 def _measured(line: bytes) -> tuple[int, int]:

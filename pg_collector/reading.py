@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pg_collector.changes import Moved
+from pg_collector.changes import Chosen, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
@@ -26,7 +26,8 @@ class Reading:
     body: Body = field(default_factory=Body)
     total: int = 0
     resets: dict[object, str | None] = field(default_factory=dict)  # of rows reset one by one
-    epoch: str | None = None  # when counting began
+    epoch: str | None = None  # when counting began,
+    tells_epoch: bool = False  # where there was a row to tell it
     blind: int = 0  # rows of which the role may not see all
     gates: dict[tuple[str, str], Any] = field(default_factory=dict)
 
@@ -54,16 +55,23 @@ class Reader:
             if search.lookup.of == statement.query.set:
                 search.known.begin(partly=isinstance(changes, Moved) and not changes.full)
         prepare, secret = self._kept(statement)
+        ranks = memory.chosen if isinstance(memory.chosen, Ranks) else None
         notes = [_noting(search, statement, now) for search in turn.searches]
         observe = _observing(statement, turn, reading)
+        if memory.chosen is not None and memory.chosen.due(now, turn.every):
+            _choose(session, statement, memory.chosen, now)
         for row in _rows(session, statement, memory, reading):
             if any(row[position] is None for position in secret):
                 continue
             if any(note(row) for note in notes):
                 continue
             observe(row)
-            if changes is None or changes.changed(row):
+            moved = changes.changed(row) if changes is not None else True
+            if moved and (ranks is None or ranks.moved(row)):
                 reading.body.add(prepare(row))
+        if statement.began is not None and not reading.tells_epoch:
+            ((reading.epoch,),) = session.fetch(statement.began).rows
+            reading.tells_epoch = True
         return reading
 
     def _kept(self, statement: Statement) -> tuple[Callable[[Values], Values], list[int]]:
@@ -95,7 +103,20 @@ class Reader:
                     out[position] = scrub(out[position])
             return out
 
-        return prepare if texts or free or query.cap is not None else _as_it_is
+        # What was selected beside the columns stays here.
+        more = query.cap is not None or query.began is not None
+        return prepare if texts or free or more else _as_it_is
+
+
+def _choose(session: Session, statement: Statement, chosen: Chosen, now: float) -> None:
+    """Ask which objects a set is about from now on."""
+    query = statement.query
+    if isinstance(chosen, Ranks) and query.ranking is not None and statement.ranking is not None:
+        lines = session.copy(statement.ranking, timeout=query.timeout)
+        chosen.choose(lines, query.ranking.top, now)
+    elif statement.choice is not None:
+        answers = session.stream(statement.choice, timeout=query.timeout)
+        chosen.take([key for answer in answers for (key,) in answer.rows], now)
 
 
 def _rows(
@@ -104,10 +125,8 @@ def _rows(
     """Yield the rows of a set; how many there are is in the reading when they end."""
     query = statement.query
     params: dict[str, Any] | None = memory.parameters(query)
-    ranks = memory.ranks
-    if statement.ranking is not None and query.ranking is not None and ranks is not None:
-        lines = session.copy(statement.ranking, timeout=query.timeout)
-        params = {"ids": ranks.choose(lines, query.ranking.top)}
+    if memory.chosen is not None:
+        params = {"ids": memory.chosen.ids}
     if isinstance(memory.changes, Moved) and statement.probe is not None:
         yield from _probed(session, statement, statement.probe, memory.changes, reading)
         return
@@ -120,8 +139,8 @@ def _rows(
             found += 1
             yield row
         reading.total = reading.total if query.cap is not None else found
-    if ranks is not None:
-        reading.total = ranks.total
+    if isinstance(memory.chosen, Ranks):
+        reading.total = memory.chosen.total
 
 
 def _probed(
@@ -156,13 +175,15 @@ def _observing(statement: Statement, turn: Turn, reading: Reading) -> Callable[[
     """Return what notes of each row when it began to count, what it hides, which sets it opens."""
     query, columns = statement.query, statement.sent
     epoch = columns.index(query.epoch) if query.epoch in columns else None
+    if query.began is not None:
+        epoch = len(statement.columns)
     each = [columns.index(name) for name in query.resets or () if name in columns]
     blind = columns.index(query.blind) if query.blind in columns else None
     gates = [(name, columns.index(name)) for name in turn.gates(query) if name in columns]
 
     def observe(row: Values) -> None:
         if epoch is not None:
-            reading.epoch = row[epoch]
+            reading.epoch, reading.tells_epoch = row[epoch], True
         if len(each) == _IDENTITY_AND_RESET:
             reading.resets[row[each[0]]] = row[each[1]]
         if blind is not None:

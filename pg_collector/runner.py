@@ -196,19 +196,16 @@ class Runner:
         if changes is not None:
             base = changes.begin(asking.now, full=epoch != memory.epoch)
         reading = self._read(asking, statement, memory)
+        _note_epoch(turn, query, reading)
         reset = query.set not in turn.epochs and memory.fell
-        if changes is not None and reset and base is not None:
+        epoch = turn.epochs.get(query.set) or shared_reset
+        if changes is not None and base is not None and (reset or epoch != memory.epoch):
             # A line of changes builds on rows that are gone: take a full one at once.
             base = changes.begin(asking.now, full=True)
             reading = self._read(asking, statement, memory)
+            _note_epoch(turn, query, reading)
+            epoch = turn.epochs.get(query.set) or shared_reset
         seconds = self._clock.monotonic() - started
-        for name in query.epoch_for:
-            if reading.epoch is not None:
-                turn.epochs[name] = reading.epoch
-            else:
-                turn.epochs.pop(name, None)
-        if query.epoch_for:
-            epoch = reading.epoch or shared_reset
         began = reset or self._began(asking, memory, reading, epoch)
         counts = query.keep is Keep.CUMULATIVE
         sample = self._sample(
@@ -330,6 +327,17 @@ class Runner:
 
 def _took_too_long(error: SamplerError) -> bool:
     return isinstance(error, SamplerTimeout) and error.reason is Reason.TIMEOUT
+
+
+def _note_epoch(turn: Turn, query: Query, reading: Reading) -> None:
+    """Remember since when the sets count of which this one tells."""
+    if not reading.tells_epoch:
+        return
+    for name in query.epoch_for if query.began is None else (query.set,):
+        if reading.epoch is not None:
+            turn.epochs[name] = reading.epoch
+        else:
+            turn.epochs.pop(name, None)
 
 
 def _began_anew(

@@ -77,8 +77,9 @@ def _texts(sampler: Sampler, session: Session) -> list[str]:
     searches = [compose(sampler.name, one.query, facts) for one in sampler.lookups]
     texts = []
     for one in (*found, *searches):
-        if one is not None and one.ranking is not None:
-            texts.append(f"-- {one.query.set}, which rows\n{one.ranking};")
         if one is not None:
+            first = one.ranking or one.choice
+            if first is not None:
+                texts.append(f"-- {one.query.set}, which rows\n{first};")
             texts.append(f"-- {one.query.set}\n{one.sql};")
     return texts + [f"-- {query.set}: this server cannot answer it" for query in lacking]

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from pg_collector.buffer import Buffer
-from pg_collector.changes import Changes, Known, Moved, Ranks
+from pg_collector.changes import Changes, Chosen, Known, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import (
@@ -62,7 +62,7 @@ class SetMemory:
         self.retry_at = -math.inf
         self.part: int | None = None
         self.changes: Changes | None = None
-        self.ranks: Ranks | None = None
+        self.chosen: Chosen | None = None
         self.epoch: str | None = None  # the one of the last line
         self.resets: dict[object, str | None] = {}  # of its rows, where they are reset one by one
 
@@ -80,8 +80,9 @@ class SetMemory:
     @property
     def fell(self) -> bool:
         """Whether this turn's rows tell that counting began anew since the turn before."""
-        memory = self.changes or self.ranks
-        return memory is not None and memory.reset
+        if isinstance(self.chosen, Ranks):
+            return self.chosen.reset
+        return self.changes is not None and self.changes.reset
 
     def commit(
         self,
@@ -97,8 +98,14 @@ class SetMemory:
         self.advance(query)
         if self.changes is not None:
             self.changes.commit(now, at)
-        if self.ranks is not None:
-            self.ranks.commit()
+        if self.chosen is not None:
+            self.chosen.commit()
+
+    def forget(self) -> None:
+        """Send everything in full in the next turn."""
+        self.changes = None
+        if self.chosen is not None:
+            self.chosen.forget()
 
     def advance(self, query: Query) -> None:
         """Go on to the next part, where the query is asked in parts."""
@@ -171,7 +178,7 @@ class Turn:
         if over or origin != self._origin:
             self._origin = origin
             for memory in self.memories.values():
-                memory.changes = None
+                memory.forget()
         if facts is not self._facts:
             self._facts = facts
             self._lay_out(facts)
@@ -179,8 +186,8 @@ class Turn:
             memory = self.memories.setdefault(statement.query.set, SetMemory())
             if memory.changes is None and statement.query.key:
                 memory.changes = _changes(statement)
-            if memory.ranks is None and statement.ranking is not None:
-                memory.ranks = Ranks()
+            if memory.chosen is None:
+                memory.chosen = _chosen(statement)
 
     def _lay_out(self, facts: Facts) -> None:
         before = {statement.query.set: statement.sql for statement in self.statements}
@@ -193,11 +200,18 @@ class Turn:
             search.statement = compose(self.sampler.name, search.lookup.query, facts)
         for name, memory in self.memories.items():
             if before.get(name) != after.get(name):
-                memory.changes = None  # the columns are others
+                memory.forget()  # the columns are others
                 memory.retry_at = -math.inf  # and what was refused is not what is asked now
 
     def _is_local(self, query: Query) -> bool:
         return (query.scope or self.sampler.scope) is Scope.DATABASE
+
+
+def _chosen(statement: Statement) -> Chosen | None:
+    ranking, choice = statement.query.ranking, statement.query.choice
+    if ranking is not None:
+        return Ranks(ranking.every)
+    return Chosen(choice.every) if choice is not None else None
 
 
 def _changes(statement: Statement) -> Changes:

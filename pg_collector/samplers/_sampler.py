@@ -57,18 +57,42 @@ OWN_STARTS = (OWN_TAG, f"COPY ({OWN_TAG}")  # how pg_stat_statements shows them
 Derivation = Callable[[Iterable[Mapping[str, Any]], Facts], Iterable[tuple[Any, ...]]]
 
 
+# A pass over all relations costs the server in proportion to their number: a query that makes one
+# is asked this often at most, and what it chose is looked at until then, in each turn.
+PASS_EVERY = 60.0  # seconds
+
+
+# When the counters of this session's database began.
+DATABASE_RESET = (
+    "(SELECT pg_stat_get_db_stat_reset_time(d.oid) FROM pg_database AS d"
+    " WHERE d.datname = current_database())"
+)
+
+
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
-    """Asked before a large set: which of its objects moved most since the turn before.
+    """Asked before a large set, every `every` seconds at most: which of its objects moved most.
 
     `key` and `measure` are SQL; `source` the text from FROM on, with the aliases of the query. It
     should leave out what has never moved. The query then finds the keys of the first `top` objects
-    in `%(ids)s`.
+    in `%(ids)s`, its first column being the key; what did not move since the turn before is not
+    sent.
     """
 
     key: str
     measure: str
     source: str
     top: int
+    every: float = PASS_EVERY
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked before a large set, every `every` seconds at most: which objects it is about.
+
+    `sql` is a query that gives their keys; the query of the set finds them in `%(ids)s`.
+    """
+
+    sql: str
+    every: float = PASS_EVERY
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +123,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     in a full line now and then. `cap` bounds the rows, in the order of `source`. `rotate` cuts the
     work into that many parts: the `%(part)s` of `source` is None in the first turn, then 0, 1, ….
 
+    When counting began is told by a column of a single row, `epoch`, for the sets of `epoch_for`;
+    or `began` is SQL of it, the same in every row, which is told for this set and not sent.
+
     A set that the agent works out has `raw`, the row type of what is selected, and `derive`, which
     makes the rows of it. `gate` names a set asked before and a column of its row: only where that
     is not 0 is this one asked. `blind` is a boolean column: true in rows of which the role may not
@@ -116,8 +143,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     counter: str | None = None  # where no reset time is known, its fall tells of a reset
     hidden: tuple[str, ...] = ()  # NULL in others' rows for a role without pg_read_all_stats
     resets: tuple[str, str] | None = None  # what identifies a row, and when its counting began
-    epoch: str | None = None  # a column of a single row: when counting began
-    epoch_for: tuple[str, ...] = ()  # in these sets, this one among them
+    epoch: str | None = None
+    epoch_for: tuple[str, ...] = ()  # this set among them
+    began: str | None = None
     cap: int | None = None
     every: float | None = None  # seconds, where rarer than the sampler
     rotate: int | None = None
@@ -129,6 +157,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     scope: Scope | None = None
     timeout: float | None = None  # seconds, where less than the session's query_timeout
     ranking: Ranking | None = None
+    choice: Choice | None = None
     probe: Probe | None = None
     raw: type[Row] | None = None
     derive: Derivation | None = None
@@ -211,6 +240,8 @@ class Statement(NamedTuple):
     sent: tuple[str, ...]
     missing: tuple[Unavailable, ...]
     ranking: str | None = None  # SQL that gives key and measure
+    choice: str | None = None  # SQL that gives keys
+    began: str | None = None  # SQL that gives when counting began, where no row does
     probe: Probing | None = None
 
 
@@ -236,12 +267,14 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
     if not chosen or not {*query.required} <= chosen.keys():
         return None
     wanted = [f"{sql} AS {field}" for field, sql in chosen.items()]
+    if query.began is not None:
+        wanted.append(f"{query.began} AS began")
     if query.cap is not None:
         wanted.append("count(*) OVER () AS total_rows")
     source = query.source.replace("{schema}", schema)
     tag = f"{OWN_TAG}{sampler} */"
     sql = f"{tag} {', '.join(wanted)} {source}"
-    ranking, probe = query.ranking, query.probe
+    ranking, choice, probe = query.ranking, query.choice, query.probe
     moves = [one for one in (probe.moves if probe else ()) if _available(one, query, facts)]
     return Statement(
         query,
@@ -250,6 +283,8 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
         _sent(query, chosen, missing),
         tuple(missing),
         None if ranking is None else f"{tag} {ranking.key}, {ranking.measure} {ranking.source}",
+        None if choice is None else f"{tag} * FROM ({choice.sql}) AS chosen",
+        None if query.began is None else f"{tag} {query.began}",
         None if probe is None else _probing(probe, tag, sql, source, moves),
     )
 

@@ -18,7 +18,16 @@ from pg_collector.samplers._kinds import (
     Ratio,
     Time,
 )
-from pg_collector.samplers._sampler import Group, LaneName, Query, Ranking, Sampler, Scope
+from pg_collector.samplers._sampler import (
+    DATABASE_RESET,
+    PASS_EVERY,
+    Group,
+    LaneName,
+    Query,
+    Ranking,
+    Sampler,
+    Scope,
+)
 
 
 class DatabaseRow(Row, frozen=True):
@@ -185,17 +194,12 @@ _DATABASE = Query(
         "indexes": "count(*) FILTER (WHERE c.relkind = 'i')",
         "sequences": "count(*) FILTER (WHERE c.relkind = 'S')",
         "track_io_timing": "current_setting('track_io_timing')::bool",
-        "stats_reset": "(SELECT pg_stat_get_db_stat_reset_time(d.oid) FROM pg_database AS d"
-        " WHERE d.datname = current_database())",
+        "stats_reset": DATABASE_RESET,
     },
     source=f"FROM pg_class AS c WHERE {_NOT_SYSTEM.format('c')}",
+    every=PASS_EVERY,
     epoch="stats_reset",
-    epoch_for=(
-        "statio.database",
-        "statio.tables",
-        "statio.indexes",
-        "statio.idle_indexes",
-    ),
+    epoch_for=("statio.database",),
 )
 
 
@@ -237,6 +241,7 @@ _TABLES = Query(
         f" AND {_fetched('c.reltoastrelid')} <> 0)",
         top=300,
     ),
+    began=DATABASE_RESET,
 )
 
 _BLOCK = "current_setting('block_size')::int8"
@@ -283,6 +288,7 @@ _INDEXES = Query(
         f" AND {_fetched('i.oid')} <> 0",
         top=300,
     ),
+    began=DATABASE_RESET,
 )
 
 _IDLE_INDEXES = Query(
@@ -310,6 +316,7 @@ _IDLE_INDEXES = Query(
     ),
     cap=200,
     every=3600.0,
+    began=DATABASE_RESET,
 )
 
 _IO = Query(

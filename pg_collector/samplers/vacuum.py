@@ -20,7 +20,16 @@ from pg_collector.samplers._kinds import (
     Time,
     Xids,
 )
-from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
+from pg_collector.samplers._sampler import (
+    DATABASE_RESET,
+    PASS_EVERY,
+    Choice,
+    Group,
+    LaneName,
+    Query,
+    Sampler,
+    Scope,
+)
 
 
 class QueueRow(Row, frozen=True):
@@ -347,7 +356,7 @@ _OPTIONS = (
     )
     + ", bool_and(o.option_value::bool) FILTER (WHERE o.option_name = 'autovacuum_enabled')"
     " AS autovacuum_enabled FROM pg_options_to_table(opt.ions) AS o"
-    " WHERE opt.ions IS NOT NULL AND o.option_name LIKE 'autovacuum%') AS o ON true"
+    " WHERE opt.ions IS NOT NULL AND o.option_name ^@ 'autovacuum') AS o ON true"
 )
 
 
@@ -436,8 +445,7 @@ _QUEUE = Query(
         "n_dead_tup": f"sum({_DEAD})::int8",
         "oldest_xid_age": "max(age(c.relfrozenxid))",
         "oldest_mxid_age": "max(mxid_age(c.relminmxid))",
-        "stats_reset": "(SELECT pg_stat_get_db_stat_reset_time(d.oid) FROM pg_database AS d"
-        " WHERE d.datname = current_database())",
+        "stats_reset": DATABASE_RESET,
     },
     # The options of the few tables that have some; looking for the parents of all TOAST tables
     # would cost more than it tells in a sum.
@@ -445,8 +453,9 @@ _QUEUE = Query(
         f"FROM pg_class AS c{_SETTINGS} CROSS JOIN LATERAL (SELECT c.reloptions AS ions) AS opt"
         f"{_OPTIONS} WHERE {_KINDS}"
     ),
+    every=PASS_EVERY,
     epoch="stats_reset",
-    epoch_for=("vacuum.queue", "vacuum.tables"),
+    epoch_for=("vacuum.queue",),
 )
 
 # What is open in this database holds back its tables; standbys and slots do, and tell no time.
@@ -483,8 +492,6 @@ def _worst(**most: int) -> str:
     every = f"SELECT c.oid, c.relpages{taken} FROM pg_class AS c WHERE {_KINDS}"
     return f"WITH every AS MATERIALIZED ({every}) {first}"
 
-
-_WORST = _worst(dead=50, xid_age=25, mxid_age=25, relpages=100)
 
 _TABLES = Query(
     set="vacuum.tables",
@@ -541,12 +548,13 @@ _TABLES = Query(
         "last_seq_scan": "pg_stat_get_lastscan(c.oid) /* v.last_seq_scan */",
     },
     source=(
-        f"FROM ({_WORST}) AS worst JOIN pg_class AS c ON c.oid = worst.oid"
-        f" JOIN pg_namespace AS n ON n.oid = c.relnamespace{_PARENT}{_SETTINGS}{_HOLDERS}"
-        " CROSS JOIN LATERAL (SELECT coalesce(c.reloptions, parent.reloptions) AS ions) AS opt"
-        f"{_OPTIONS} ORDER BY c.oid"
+        f"FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace{_PARENT}{_SETTINGS}"
+        f"{_HOLDERS} CROSS JOIN LATERAL (SELECT coalesce(c.reloptions, parent.reloptions) AS ions)"
+        f" AS opt{_OPTIONS} WHERE c.oid = ANY ((%(ids)s::int8[])::oid[]) ORDER BY c.oid"
     ),
+    choice=Choice(sql=_worst(dead=50, xid_age=25, mxid_age=25, relpages=100)),
     key=("relid",),
+    began=DATABASE_RESET,
     hidden=("dead_not_removable",),
 )
 

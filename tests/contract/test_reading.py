@@ -161,7 +161,9 @@ def test_the_objects_that_moved_most_are_chosen_turn_by_turn(probe, database):
         relations={"d": "pg_database"},
         columns={"datid": "m.id", "datname": "m.moved::text", "hidden": "false"},
         source="FROM public.moves AS m WHERE m.id = ANY (%(ids)s::int[]) ORDER BY m.id DESC",
-        ranking=Ranking(key="m.id", measure="m.moved", source="FROM public.moves AS m", top=3),
+        ranking=Ranking(
+            key="m.id", measure="m.moved", source="FROM public.moves AS m", top=3, every=1.0
+        ),
     )
     one = sampler(query)
     (first,) = probe(one)["probe"]

@@ -177,8 +177,9 @@ def _sql(query: Query) -> Iterator[str]:
     yield "<details><summary>SQL</summary>"
     yield ""
     yield "```sql"
-    if statement.ranking is not None:
-        yield f"{statement.ranking};"
+    for first in (statement.ranking, statement.choice):
+        if first is not None:
+            yield f"{first};"
     if statement.probe is not None:
         yield f"{statement.probe.sql};"
     yield f"{statement.sql};"
@@ -221,9 +222,12 @@ def _times(query: Query) -> Iterator[str]:
         yield f"The first line holds every row, each later one {1 / query.rotate:.0%} of them."
     if query.ranking is not None:
         yield (
-            f"The {query.ranking.top} objects that moved most since the turn before; `total_rows` "
-            "says how many there are."
+            f"The {query.ranking.top} objects that moved most, found out every "
+            f"{query.ranking.every:g} s at most, without those that rest since the turn before; "
+            "`total_rows` says how many there are."
         )
+    if query.choice is not None:
+        yield f"Which rows it holds is found out every {query.choice.every:g} s at most."
     if query.key:
         names = ", ".join(f"`{name}`" for name in query.key)
         yield f"A row is known by {names}; rows that did not change are left out of deltas."
