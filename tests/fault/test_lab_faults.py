@@ -1,5 +1,6 @@
 """The lab's faults are what they say: the proxy, the pooler, the network namespaces."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -195,3 +196,14 @@ def test_a_silent_resolver_makes_a_look_up_take_its_whole_time(netns: Network):
         "except OSError: print(time.monotonic() - begin)\n"
     )
     assert 0.9 < float(netns.agent.python(code)) < 4.0
+
+
+def test_a_black_hole_counts_only_the_clients_that_are_still_there(server, fault_proxy):
+    proxy = fault_proxy(server)
+    proxy.set(Mode.BLACKHOLE)
+    for _ in range(3):
+        with socket.create_connection((proxy.host, proxy.port), timeout=5.0) as client:
+            client.sendall(b"unread")
+            until(lambda: proxy.live == 1, what="the client is counted")
+        until(lambda: proxy.live == 0, what="its end is noticed")
+    assert (proxy.accepted, proxy.peak) == (3, 1)

@@ -66,7 +66,12 @@ class Link:
 
     @property
     def client_open(self) -> bool:
-        return not (self.up.ended or self._reset)
+        """Whether the client is still there; its end shows even while nobody reads."""
+        if self.up.ended or self._reset:
+            return False
+        poll = select.poll()
+        poll.register(self.client, select.POLLRDHUP)
+        return not poll.poll(0)
 
     @property
     def ended(self) -> bool:
