@@ -173,7 +173,9 @@ database with as many of these as the large one has. A target more is in the row
 - **The server's.** Of the medium database's 40 to 46 ms, pg_stat_statements takes 13, for two
   passes over 5,000 entries of which each makes a row of every one; `vacuum` 9, for a pass that
   finds the worst tables and one for the queue; `statio` 5. With 10,000 tables, those passes are
-  what counts; with 50 blocked sessions, `pg_blocking_pids`.
+  what counts, which is why they are made once a minute at most
+  ([0035](decisions/0035-all-relations-once-a-minute.md)); with 50 blocked sessions,
+  `pg_blocking_pids`.
 """
 
 
