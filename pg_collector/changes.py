@@ -140,7 +140,7 @@ class Moved(Changes):
 class Chosen:
     """Which objects of many a set is about, chosen anew now and then.
 
-    One turn is `take` where it is `due`, and `commit` once the line is in the buffer.
+    One turn is `begin`, `take` where that says so, and `commit` once the line is in the buffer.
     """
 
     def __init__(self, every: float) -> None:
@@ -150,8 +150,8 @@ class Chosen:
         self._at = -math.inf
         self._next: tuple[list[int], float] | None = None
 
-    def due(self, now: float, turn: float) -> bool:
-        """Whether it is time to choose; `turn` are the seconds between two turns.
+    def begin(self, now: float, turn: float) -> bool:
+        """Start a turn; return whether it is time to choose. `turn`: seconds between two turns.
 
         Half a turn of tolerance: a turn may have waited for its lane.
         """
@@ -181,7 +181,8 @@ class Chosen:
 class Ranks(Chosen):
     """Tells which objects of many moved most since they were chosen before.
 
-    One turn is `choose` where it is `due`, `moved` for each row of what is chosen, and `commit`.
+    One turn is `begin`, `choose` where that says so, `moved` for each row of what is chosen, and
+    `commit`.
     The first choice, which knows of no moves, holds for one turn only. About 100 bytes an object.
     """
 
@@ -194,12 +195,12 @@ class Ranks(Chosen):
         self._rows: dict[int, int] = {}
         self._rows_next: dict[int, int] = {}
 
-    def due(self, now: float, turn: float) -> bool:
-        """Whether it is time to choose; see `Chosen`."""
+    def begin(self, now: float, turn: float) -> bool:
+        """Start a turn; return whether it is time to choose, as `Chosen` does."""
         self._now = None
         self._fell = 0
         self._rows_next = {}
-        return super().due(now, turn)
+        return super().begin(now, turn)
 
     @property
     def total(self) -> int:

@@ -58,7 +58,7 @@ class Reader:
         ranks = memory.chosen if isinstance(memory.chosen, Ranks) else None
         notes = [_noting(search, statement, now) for search in turn.searches]
         observe = _observing(statement, turn, reading)
-        if memory.chosen is not None and memory.chosen.due(now, turn.every):
+        if memory.chosen is not None and memory.chosen.begin(now, turn.every):
             _choose(session, statement, memory.chosen, now)
         for row in _rows(session, statement, memory, reading):
             if any(row[position] is None for position in secret):

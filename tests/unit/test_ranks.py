@@ -11,7 +11,7 @@ NOW = 1_000.0  # s
 def choose(ranks, measures, top=10):
     """Take the measures as the server gives them: lines, in chunks of three."""
     lines = [b"%d\t%d\n" % one for one in measures.items()]
-    assert ranks.due(math.inf, 60.0)
+    assert ranks.begin(math.inf, 60.0)
     ranks.choose([lines[at : at + 3] for at in range(0, len(lines), 3)], top, NOW)
     return ranks.ids
 
@@ -94,39 +94,39 @@ def test_the_chosen_are_always_those_whose_measure_is_another_and_not_0(turns):
 def test_what_is_chosen_holds_for_its_time_once_moves_are_known():
     ranks = Ranks(60.0)
     turn(ranks, {1: 5, 2: 5})
-    assert ranks.due(NOW + 15, 15.0), "the first choice knew of no moves"
+    assert ranks.begin(NOW + 15, 15.0), "the first choice knew of no moves"
     turn(ranks, {1: 5, 2: 6})
-    assert not ranks.due(NOW + 45, 15.0)
+    assert not ranks.begin(NOW + 45, 15.0)
     assert ranks.ids == [2]
     assert ranks.total == 2
-    assert ranks.due(NOW + 53, 15.0), "half a turn early"
-    assert ranks.due(NOW + 60, 60.0)
+    assert ranks.begin(NOW + 53, 15.0), "half a turn early"
+    assert ranks.begin(NOW + 60, 60.0)
 
 
 def test_a_choice_that_did_not_reach_the_buffer_is_made_again():
     chosen = Chosen(60.0)
-    assert chosen.due(NOW, 15.0)
+    assert chosen.begin(NOW, 15.0)
     chosen.take([1, 2], NOW)
     assert chosen.ids == [1, 2]
-    assert chosen.due(NOW + 15, 15.0)
+    assert chosen.begin(NOW + 15, 15.0)
     chosen.take([3], NOW + 15)
     chosen.commit()
-    assert not chosen.due(NOW + 30, 15.0)
+    assert not chosen.begin(NOW + 30, 15.0)
     assert chosen.ids == [3]
 
 
 def test_a_row_that_is_as_it_was_did_not_move():
     ranks = Ranks(60.0)
     turn(ranks, {1: 5, 2: 5})
-    ranks.due(NOW, 15.0)
+    ranks.begin(NOW, 15.0)
     assert ranks.moved((1, 7))
     assert ranks.moved((2, 7))
     ranks.commit()
-    ranks.due(NOW + 15, 15.0)
+    ranks.begin(NOW + 15, 15.0)
     assert not ranks.moved((1, 7))
     assert ranks.moved((2, 8))
-    ranks.due(NOW + 15, 15.0)  # the turn failed: it is taken again
+    ranks.begin(NOW + 15, 15.0)  # the turn failed: it is taken again
     assert ranks.moved((2, 8))
     ranks.forget()
-    assert ranks.due(NOW + 15, 15.0)
+    assert ranks.begin(NOW + 15, 15.0)
     assert ranks.moved((1, 7))
