@@ -15,7 +15,7 @@ from pg_collector.sample import Facts, Keep, Row
 from pg_collector.samplers import _page_layout as layout
 from pg_collector.samplers._kinds import Blocks, Bytes, Id, Ratio, Time
 from pg_collector.samplers._page_layout import Column, Keys
-from pg_collector.samplers._sampler import PASS_EVERY, Group, LaneName, Query, Sampler, Scope
+from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 HEAPS: Final = 200
 INDEXES: Final = 300
@@ -440,7 +440,6 @@ def _indexes(method: str, statistics: str, relations: Mapping[str, str], readabl
 _SHARED: Final[dict[str, Any]] = {
     "blind": "hidden",
     "timeout": 3.0,
-    "every": PASS_EVERY,
     "keep": Keep.EVENT,
 }
 # Both ways in which the statistics of columns can be had, the better one first.
