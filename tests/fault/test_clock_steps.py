@@ -130,7 +130,7 @@ def test_a_whole_agent_keeps_its_pace_while_the_clock_jumps_by_an_hour(newest_se
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert min(gaps) > 0
     # A slow machine with a faked clock leaves a round out now and then; an hour would show.
-    assert max(gaps) < 3 * 2.0 + LATE
+    assert max(gaps) < 15.0
     assert len(gaps) <= sum(gaps) / 2.0 + 1 + len(steps)  # what was missed is not made up for
 
 
