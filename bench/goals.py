@@ -43,11 +43,10 @@ def outcomes(runs: Iterable[Figures]) -> list[Outcome]:
     return found
 
 
-def _by_floor(size: str, *path: str) -> Callable[[Runs], float]:
-    agent, floor = _of(size, "agent 15s", *path), _of(size, "floor", *path)
-
+def _cpu_by_floor(size: str) -> Callable[[Runs], float]:
     def ratio(runs: Runs) -> float:
-        return agent(runs) / floor(runs)
+        floor = runs[size, "floor"]["cpu_s_per_cycle"]
+        return float(runs[size, "agent 15s"]["cpu_s_per_cycle"]) / float(floor)
 
     return ratio
 
@@ -64,10 +63,9 @@ def _of(size: str, who: str, *path: str, scale: float = 1.0) -> Callable[[Runs],
 
 _RSS: Final = ("memory_mb", "rss_p99")
 _BACKEND: Final = ("server", "backend_cpu_s_per_cycle")
-_CPU: Final = "cpu_s_per_cycle"
 GOALS: Final = (
-    Goal("agent CPU each 15 s, medium", "times the floor", 2.5, 1.5, _by_floor("medium", _CPU)),
-    Goal("agent CPU each 15 s, large", "times the floor", 2.5, 1.5, _by_floor("large", _CPU)),
+    Goal("agent CPU each 15 s, medium", "times the floor", 2.5, 1.5, _cpu_by_floor("medium")),
+    Goal("agent CPU each 15 s, large", "times the floor", 2.5, 1.5, _cpu_by_floor("large")),
     Goal("agent CPU at the defaults, medium", "s/min", 0.15, 0.08,
          _of("medium", "agent defaults", "cpu_s_per_minute")),
     Goal("agent CPU at the defaults, large", "s/min", 0.25, 0.15,
@@ -82,12 +80,6 @@ GOALS: Final = (
          _of("medium", "agent 15s", *_BACKEND)),
     Goal("backend CPU each 15 s, large", "s/cycle", 0.15, 0.10,
          _of("large", "agent 15s", *_BACKEND)),
-    # The same two promises on a machine of another speed: where they were made, the floor's
-    # sessions took 15 and 58 ms a cycle.
-    Goal("backend CPU each 15 s, medium", "times the floor's", 3.3, 2.0,
-         _by_floor("medium", *_BACKEND)),
-    Goal("backend CPU each 15 s, large", "times the floor's", 2.6, 1.7,
-         _by_floor("large", *_BACKEND)),
     Goal("bytes sent each 15 s, medium", "kB/cycle", 15, 5,
          _of("medium", "agent 15s", "bytes_per_cycle", scale=0.001)),
     Goal("bytes sent, seldom, medium", "kB/min", 28, 14,

@@ -182,8 +182,8 @@ class Ranks(Chosen):
     """Tells which objects of many moved most since they were chosen before.
 
     One turn is `begin`, `choose` where that says so, `moved` for each row of what is chosen, and
-    `commit`.
-    The first choice, which knows of no moves, holds for one turn only. About 100 bytes an object.
+    `commit`. The first choice, which knows of no moves, holds for one turn only. About 100 bytes an
+    object.
     """
 
     def __init__(self, every: float) -> None:
