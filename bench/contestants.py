@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 SETTINGS: Final = {
     one.name: one
     for one in (
-        Setting("15s", "bench", {**dict.fromkeys(discover(), "15s"), "budget": "off"}, 35.0),
+        Setting("15s", "bench", {**dict.fromkeys(discover(), "15s"), "budget": "off"}, 125.0),
         Setting("defaults", "bench", {}, 190.0),
         Setting("fast", "enterprise", FASTEST, 45.0),
         Setting("seldom", "bench", {**dict.fromkeys(discover(), "600s"), **SEEN_OFTEN}, 190.0),

@@ -297,12 +297,13 @@ def _probing(probe: Probe, tag: str, sql: str, source: str, moves: Iterable[str]
         f"{tag} p.* FROM (WITH s AS MATERIALIZED"
         f" (SELECT {probe.id} AS id, ({moved})::float8 AS moved {source}),"
         f" b AS (SELECT {bucket} AS bucket, sum(s.moved) AS sum, count(*) AS rows"
-        " FROM s GROUP BY 1)"
-        " SELECT b.bucket, b.sum::text,"
+        " FROM s GROUP BY 1),"
+        " m AS MATERIALIZED (SELECT b.bucket, b.sum FROM b"
+        " WHERE b.sum IS DISTINCT FROM (%(sums)s::float8[])[b.bucket + 1])"
+        " SELECT m.bucket, m.sum::text,"
         " (SELECT sum(b.rows)::int8 FROM b WHERE b.bucket IS NOT NULL),"
         " (SELECT sum(b.rows)::int8 FROM b), s.id, s.moved"
-        f" FROM b JOIN s ON {bucket} = b.bucket"
-        " WHERE b.sum IS DISTINCT FROM (%(sums)s::float8[])[b.bucket + 1]) AS p",
+        f" FROM m JOIN s ON {bucket} = m.bucket) AS p",
         f"{sql} WHERE {probe.where}",
     )
 

@@ -324,7 +324,7 @@ _BY_FUNCTION: Final = f"SELECT * FROM {column_statistics.FUNCTION}({{0}}) AS h"
 def _source_of_tables(statistics: str) -> str:
     return (
         "FROM (WITH chosen AS MATERIALIZED (SELECT c.oid FROM pg_class AS c"
-        f" WHERE c.relkind IN ('r', 'm') AND {_NOT_SYSTEM} AND c.relpages >= {LEAST_PAGES}"
+        f" WHERE c.relpages >= {LEAST_PAGES} AND c.relkind IN ('r', 'm') AND {_NOT_SYSTEM}"
         f" ORDER BY c.relpages DESC, c.oid LIMIT {HEAPS}),"
         f" known AS MATERIALIZED ({statistics.format('ARRAY(SELECT k.oid FROM chosen AS k)')})"
         " SELECT a.attrelid, json_agg(json_build_array(a.attlen, a.attalign, a.attisdropped,"
@@ -379,8 +379,8 @@ def _source_of_indexes(statistics: str) -> str:
     return (
         "FROM (WITH chosen AS MATERIALIZED (SELECT x.* FROM pg_index AS x"
         " JOIN pg_class AS c ON c.oid = x.indexrelid JOIN pg_am AS m ON m.oid = c.relam"
-        f" WHERE m.amname = 'btree' AND c.relkind = 'i' AND {_NOT_SYSTEM}"
-        f" AND c.relpages >= {LEAST_PAGES} ORDER BY c.relpages DESC, c.oid LIMIT {INDEXES}),"
+        f" WHERE c.relpages >= {LEAST_PAGES} AND m.amname = 'btree' AND c.relkind = 'i'"
+        f" AND {_NOT_SYSTEM} ORDER BY c.relpages DESC, c.oid LIMIT {INDEXES}),"
         f" known AS MATERIALIZED ({statistics.format(both)})"
         " SELECT a.attrelid, json_agg(json_build_array(a.attlen, a.attalign,"
         " a.attnum <= x.indnkeyatts, x.indkey[a.attnum - 1] = 0,"

@@ -293,7 +293,9 @@ _BLOCKING = Query(
         " SELECT * FROM concerned AS k LEFT JOIN edges AS e ON e.waiter = k.involved"
         " LEFT JOIN waiting AS w ON w.pid = k.involved) AS l"
         " LEFT JOIN pg_stat_activity AS a ON a.pid = involved"
-        f" LEFT JOIN pg_class AS c ON c.oid = l.relation AND l.database IN (0, {_HERE})"
+        # Planned as few or as many, by index: a hash of pg_class costs 12 ms with 10,000 tables.
+        " LEFT JOIN LATERAL (SELECT t.relname, t.relnamespace FROM pg_class AS t"
+        f" WHERE t.oid = l.relation AND l.database IN (0, {_HERE}) OFFSET 0) AS c ON true"
         " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace"
     ),
     required=("pid", "blocked_by", "locktype", "mode", "relid"),
