@@ -30,6 +30,7 @@ from pg_collector.sample import Batch
 
 log = logging.getLogger(__name__)
 
+LEAST_LINGER: Final = 0.05  # seconds, or an empty buffer would be asked without end
 NOTICE_LASTS: Final = 3600.0  # seconds that a change of the stream is told in the health report
 
 # The reasons of `output_errors_total`; a class that is not here counts as its parent.
@@ -78,10 +79,10 @@ class Step(NamedTuple):
 class Sender:
     """Delivers what a buffer holds to an outlet; the buffer forgets only what the outlet has.
 
-    `linger` is the pause, in seconds, after the buffer was found empty. The sender calls `beat`
-    with the seconds that it will be silent: after every step, and before each attempt where one may
-    take `attempt_max` seconds. While `breaker` lets nothing pass, nothing is tried. Who sets
-    `stopping` calls `urge`, too, where a pause may be under way.
+    `linger` is the pause, in seconds, after the buffer was found empty: LEAST_LINGER at least. The
+    sender calls `beat` with the seconds that it will be silent: after every step, and before each
+    attempt where one may take `attempt_max` seconds. While `breaker` lets nothing pass, nothing is
+    tried. Who sets `stopping` calls `urge`, too, where a pause may be under way.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Sender:
         self._pacing = pacing or Pacing(clock)
         self._backoff = backoff or Backoff()
         self._breaker = breaker
-        self._linger = linger
+        self._linger = max(linger, LEAST_LINGER)
         self._attempt_max = attempt_max
         self._beat = beat
         self._quota = Quota(clock)

@@ -175,7 +175,7 @@ class Platform(Section, frozen=True):
         Bytes, Meta(ge=16 * KIB, le=16 * MIB, description="a request holds at most so much")
     ] = 512 * KIB
     linger: Annotated[
-        Seconds, Meta(ge=0, le=300, description="how long a batch may wait to grow")
+        Seconds, Meta(ge=0, le=300, description="so long may a batch wait to grow; 0.05s at least")
     ] = 5.0
     drain_rate_max: Annotated[
         Bytes, Meta(ge=KIB, description="bytes a second on the wire after an outage")

@@ -14,7 +14,7 @@ from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet, Receipt
 from pg_collector.pacing import SOME, Backoff, Pacing
 from pg_collector.sample import Batch, Keep
-from pg_collector.sender import Sender
+from pg_collector.sender import LEAST_LINGER, Sender
 from tests.support.hand_clock import HandClock
 from tests.support.until import until
 
@@ -65,7 +65,7 @@ class Bench:
             self.stopping,
             self.metrics,
             clock=self.clock,
-            linger=0.5,
+            linger=options.get("linger", 0.5),
             pacing=Pacing(self.clock, max_lines=int(options.get("max_lines", 500))),
             backoff=Backoff(uniform=lambda _low, high: high),
             beat=self.beats.append,
@@ -89,6 +89,10 @@ def lines(count: int) -> list[bytes]:
 
 def test_an_empty_buffer_is_asked_again_after_the_linger():
     assert Bench(ScriptedOutlet()).sender.step() == 0.5
+
+
+def test_an_empty_buffer_is_left_alone_for_a_moment_even_without_a_linger():
+    assert Bench(ScriptedOutlet(), linger=0.0).sender.step() == LEAST_LINGER
 
 
 def test_an_outage_loses_nothing_and_keeps_order():
