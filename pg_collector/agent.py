@@ -31,6 +31,7 @@ from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
 from pg_collector.lifetime import Ending, Lifetime
+from pg_collector.masking import Masking
 from pg_collector.metrics import Metrics
 from pg_collector.orders import Orders
 from pg_collector.outlets import Outlet
@@ -113,11 +114,10 @@ class Agent:
             life=self.life,
             ending=self.ending,
         )
-        masker = self._masker(config)
-        self._masking = masker.level
+        self._masking = Masking(self.metrics, state_dir)
         self.runner = Runner(
             self.buffer,
-            masker,
+            self._masking.masker,
             self.metrics,
             self.clock,
             drop_utility_text=config.security.drop_utility_text,
@@ -273,8 +273,8 @@ class Agent:
         found = difference.compare(self.config, config)
         mine = self.outlet if self._own_outlet else None
         outlet, client = self.uplink.others(self.config, found.config, mine)
-        changed = found.config.security != self.config.security
-        masker = self._masker(found.config) if changed else None
+        grant = self._grants.grant()
+        masker = self._masking.made(found.config, grant)
         with contextlib.ExitStack() as undo:
             if found.config.log != self.config.log:
                 logs.setup(found.config.log, scrub=scrub)
@@ -284,8 +284,7 @@ class Agent:
                 self.outlet = outlet
             self.uplink.follow(found.config, client)
             undo.pop_all()
-        if masker is not None:
-            self._mask_with(masker, found.config)
+        self._mask_with(masker, found.config, grant)
         self.config = found.config
         for gone in self._targets.follow(self.config, self.scheduler, self.ending):
             self.metrics.forget(gone)
@@ -325,35 +324,30 @@ class Agent:
 
     def _keep_to(self, grant: Grant | None) -> None:
         """Mask and cut as a grant says."""
-        self._mask_as_granted(self.config)
+        masker = self._masking.made(self.config, grant)
+        if masker is not None:
+            self._mask_with(masker, self.config, grant)
         if grant is not None and grant.ingest is not None:
             self.runner.cut_at(grant.ingest.max_line_bytes)
             self.delivery.cut_at(grant.ingest.max_batch_bytes)
 
-    def _masker(self, config: Config) -> Masker:
-        """Return what masks at the level of a configuration, as far as the plan has it."""
-        return Masker(self._masking_level(config), on_failure=self._unmasked)
-
-    def _masking_level(self, config: Config) -> str:
-        grant = self._grants.grant()
-        asked = config.security.query_masking_level
-        return asked if grant is None else grant.features.masking(asked)
-
-    def _mask_as_granted(self, config: Config) -> None:
-        """Follow a plan that allows another masking level."""
-        level = self._masking_level(config)
-        if level != self._masking:
-            log.warning("texts are masked at the level %s from now on", level)
-            self._mask_with(self._masker(config), config)
-
-    def _mask_with(self, masker: Masker, config: Config) -> None:
-        self._masking = masker.level
-        self.runner.mask_with(masker, drop_utility_text=config.security.drop_utility_text)
+    def _mask_with(self, masker: Masker | None, config: Config, grant: Grant | None) -> None:
+        """Mask as a configuration says; None: with what masks now."""
+        if masker is not None:
+            self._masking.follow(config, grant, masker)
+        self.runner.mask_with(
+            self._masking.masker, drop_utility_text=config.security.drop_utility_text
+        )
 
     def _listen(self) -> ControlServer:
         """Start to answer commands, where a socket can be had."""
         commands = Commands(
-            self.samplers, lambda: self.targets, self.scheduler, self.reloader, self.clock
+            self.samplers,
+            lambda: self.targets,
+            self.scheduler,
+            self.reloader,
+            clock=self.clock,
+            masker=lambda: self._masking.masker,
         )
         verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
@@ -385,9 +379,6 @@ class Agent:
 
     def _take(self, job: Job) -> None:
         self.life.essential(partial(self.targets[job.target].take, job))
-
-    def _unmasked(self, reason: str) -> None:
-        self.metrics.masking_failures_total.labels(reason=reason).inc()
 
     def _stop_sampling(self) -> None:
         """End the turns: politely first, then by shutting their sockets."""
@@ -430,6 +421,7 @@ class Agent:
 
     def _register(self) -> None:
         self.vitals.register("scheduler", partial(checks.scheduler, self.scheduler))
+        self.vitals.register("masking", self._masking.vital)
         self.vitals.register("config", partial(checks.config, self.reloader))
         self.vitals.require("plan", lambda: checks.plan(self._grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)

@@ -9,6 +9,7 @@ from pg_collector import control, spot
 from pg_collector.clock import Clock
 from pg_collector.control import ANSWER_WITHIN, ReloadRequest, Reply, SampleRequest
 from pg_collector.errors import AgentUnreachable
+from pg_collector.privacy.mask import Masker
 from pg_collector.reload import Reloader
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.scheduler import Scheduler
@@ -24,13 +25,16 @@ class Commands:
         targets: Callable[[], Mapping[str, Target]],
         scheduler: Scheduler,
         reloader: Reloader,
+        *,
         clock: Clock,
+        masker: Callable[[], Masker],
     ) -> None:
         self._samplers = samplers
         self._targets = targets
         self._scheduler = scheduler
         self._reloader = reloader
         self._clock = clock
+        self._masker = masker
 
     @property
     def answers(self) -> control.Answers:
@@ -50,7 +54,9 @@ class Commands:
         found: list[bytes] = []
         for sampler in spot.chosen(self._samplers, request.samplers):
             lane = target.lane_for(sampler)
-            take = partial(spot.take, sampler, target.name, explain=request.explain)
+            take = partial(
+                spot.take, sampler, target.name, masker=self._masker(), explain=request.explain
+            )
             work = partial(target.lend, lane, take)
             left = max(0.0, deadline - self._clock.monotonic())
             try:

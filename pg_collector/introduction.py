@@ -1,6 +1,7 @@
 """How a target introduces itself: the `server` lines that say what the server is."""
 
 import threading
+from collections.abc import Callable
 
 import msgspec
 
@@ -9,6 +10,7 @@ from pg_collector.buffer import Buffer
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Database
 from pg_collector.pg.session import Session
+from pg_collector.privacy.mask import Masker
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import LaneName
 from pg_collector.schedule import Job
@@ -29,7 +31,11 @@ _COLUMNS = (
 class Introduction:
     """Of one target; its lanes share it."""
 
-    def __init__(self, database: Database, buffer: Buffer, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, buffer: Buffer, clock: Clock, masker: Callable[[], Masker]
+    ) -> None:
+        """`masker` gives what names are to be masked with."""
+        self._masker = masker
         self._buffer = buffer
         self._clock = clock
         self._lock = threading.Lock()  # guards all that follows
@@ -59,7 +65,7 @@ class Introduction:
                 return
             again = job.lane is LaneName.FAST and session is not self._sessions.get(job.lane)
             self._facts[job.lane], self._sessions[job.lane] = facts, session
-            row = _row(facts, database)
+            row = _row(facts, database, self._masker())
             encoded = msgspec.json.encode(row)
             if encoded == self._told and not again and not lost:
                 return
@@ -82,11 +88,11 @@ class Introduction:
             self._buffer.put(line, Keep.FACT)
 
 
-def _row(facts: Facts, database: Database) -> tuple[object, ...]:
+def _row(facts: Facts, database: Database, masker: Masker) -> tuple[object, ...]:
     return (
         facts.version,
         facts.in_recovery,
-        facts.role,
+        masker.name(facts.role),
         facts.started_at,
         facts.timeline,
         {name: extension.version for name, extension in facts.extensions.items()},

@@ -46,6 +46,7 @@ DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 # Of the reasons of `sample_errors_total`, those that come and go; the others are lasting states.
 _PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
 _SKIP_REASONS: Final = ("still_running", "lane_busy", "budget")
+_PII = ("email", "card", "ssn", "phone")
 _MASKING_FAILURES: Final = ("exception", "budget")
 _COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
 _QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -187,6 +188,11 @@ class Metrics:
         )
         for reason in _MASKING_FAILURES:
             self.masking_failures_total.labels(reason)
+        self.pii_found_total = self._counter(
+            "pii_found_total", "Personal data that was hidden in texts, once for each text.", "kind"
+        )
+        for kind in _PII:
+            self.pii_found_total.labels(kind)
 
     def _describe_lines(self) -> None:
         self.lines_produced_total = self._counter(

@@ -10,9 +10,9 @@ from typing import Any
 from pg_collector.changes import Chosen, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
-from pg_collector.privacy.scrub import scrub
 from pg_collector.privacy.utility import without_utility
 from pg_collector.sample import MAX_LINE_BYTES, Body
+from pg_collector.samplers._kinds import names_in
 from pg_collector.samplers._sampler import Probing, Query, Statement, derived
 from pg_collector.turn import Search, SetMemory, Turn
 
@@ -40,7 +40,7 @@ class Reader:
     ) -> None:
         """`part_bytes` of rows go into a line at most."""
         self.part_bytes = part_bytes
-        self._masker = masker
+        self.masker = masker
         self._drop_utility_text = drop_utility_text
         # By set; of targets that differ in their version, the last one has it.
         self._prepared: dict[str, tuple[Statement, Callable[[Values], Values], list[int]]] = {}
@@ -88,7 +88,12 @@ class Reader:
         width = len(columns)
         texts = [(columns.index(n), s) for n, s in query.sql_text.items() if n in columns]
         free = [columns.index(name) for name in query.free_text if name in columns]
-        mask, drop = self._masker.mask, self._drop_utility_text
+        named = names_in(query.row).items()
+        kept = {*query.free_text, *query.sql_text}
+        names = [columns.index(n) for n, sql in named if not sql and n in columns and n not in kept]
+        labels = [columns.index(n) for n, sql in named if sql and n in columns]
+        mask, drop = self.masker.mask, self._drop_utility_text
+        name_of, label_of, free_of = self.masker.name, self.masker.label, self.masker.free
 
         def prepare(row: Values) -> Values:
             out = list(row[:width])
@@ -98,14 +103,20 @@ class Reader:
                     out[position] = (
                         without_utility(text) if drop and source == "statements" else text
                     )
+            for position in names:
+                if out[position]:
+                    out[position] = name_of(out[position])
+            for position in labels:
+                if out[position]:
+                    out[position] = label_of(out[position])
             for position in free:
                 if out[position]:
-                    out[position] = scrub(out[position])
+                    out[position] = free_of(out[position])
             return out
 
         # What was selected beside the columns stays here.
         more = query.cap is not None or query.began is not None
-        return prepare if texts or free or more else _as_it_is
+        return prepare if texts or free or names or labels or more else _as_it_is
 
 
 def _choose(session: Session, statement: Statement, chosen: Chosen, now: float) -> None:

@@ -64,8 +64,15 @@ class Runner:
         """Changes where what was sent before is no base for what comes."""
         return self._buffer.losses + self._resyncs
 
+    @property
+    def masker(self) -> Masker:
+        """What texts and names are masked with now."""
+        return self._reader.masker
+
     def mask_with(self, masker: Masker, *, drop_utility_text: bool) -> None:
-        """Mask texts otherwise from the next set on."""
+        """Mask texts and names otherwise from the next set on; what is known is told anew."""
+        if masker is not self.masker:
+            self.resync()
         self._reader = Reader(
             masker, drop_utility_text=drop_utility_text, part_bytes=self._reader.part_bytes
         )
@@ -291,7 +298,7 @@ class Runner:
             set=statement.query.set,
             schema=statement.query.schema,
             target=asking.turn.target,
-            database=facts.database if scope is Scope.DATABASE else None,
+            database=self.masker.name(facts.database) if scope is Scope.DATABASE else None,
             at=asking.at,
             every_s=max(statement.query.every or 0.0, asking.turn.every),
             server=facts.system_identifier,

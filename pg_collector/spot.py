@@ -59,14 +59,16 @@ def chosen(samplers: Mapping[str, Sampler], names: Sequence[str]) -> list[Sample
     return [samplers[name] for name in names or samplers]
 
 
-def take(sampler: Sampler, target: str, session: Session, *, explain: bool) -> list[bytes]:
+def take(
+    sampler: Sampler, target: str, session: Session, *, masker: Masker, explain: bool
+) -> list[bytes]:
     """Take a sample, and return its lines; or, to explain it, the SQL of its statements."""
     if explain:
         return [text.encode() for text in _texts(sampler, session)]
     tray = Tray()
     clock = SystemClock()
-    turn = Turn(sampler, target, sampler.every, States(target, tray))
-    Runner(tray, Masker(), Metrics(clock), clock).take(turn, session)
+    turn = Turn(sampler, target, sampler.every, States(target, tray, lambda: masker))
+    Runner(tray, masker, Metrics(clock), clock).take(turn, session)
     return tray.lines
 
 

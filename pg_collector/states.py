@@ -3,12 +3,13 @@
 import logging
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import msgspec
 
 from pg_collector.buffer import Buffer
 from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
+from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub_error
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import Query, Sampler, ServerRole
@@ -31,19 +32,31 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     sqlstate: str | None = None
     message: str | None = None
     remedy: str | None = None
+    about: tuple[str, ...] = ()  # names that message and remedy mention; not sent
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the message is the server's or the library's own."""
+        return self.sqlstate is not None or self.state in {"error", "down"}
 
 
 OK = State(state="ok")
 _GONE = State(state="unavailable", message="this database is not visited any more")
-_COLUMNS = ("sampler", "set", *State.__struct_fields__)
+_SENT = State.__struct_fields__[:-1]
+_COLUMNS = ("sampler", "set", *_SENT)
+_BASIC = Masker()
 
 
 class States:
     """The states of one target, shared by its lanes."""
 
-    def __init__(self, target: str, buffer: Buffer) -> None:
+    def __init__(
+        self, target: str, buffer: Buffer, masker: Callable[[], Masker] = lambda: _BASIC
+    ) -> None:
+        """`masker` gives what the names in a line are to be masked with."""
         self._target = target
         self._buffer = buffer
+        self._masker = masker
         self._lock = threading.Lock()
         # By sampler, set and database; guarded by _lock.
         self._now: dict[tuple[str, str | None, str | None], State] = {}
@@ -70,12 +83,15 @@ class States:
             return
         if state != before and (set_name is not None or state.reason == Reason.ROLE):
             self._log(set_name or sampler, state, database)
+        masker = self._masker()
         sample = Sample(
-            v=1, set="sampler_state", schema=1, target=self._target, database=database, at=at,
+            v=1, set="sampler_state", schema=1, target=self._target,
+            database=masker.name(database) if database else database, at=at,
             every_s=every, took_ms=0.0, c=_COLUMNS,
         )  # fmt: skip
+        shown = _shown(state, masker)
         body = Body()
-        body.add((sampler, set_name, *msgspec.structs.astuple(state)))
+        body.add((sampler, set_name, *(getattr(shown, name) for name in _SENT)))
         for line in sample.lines(body):
             self._buffer.put(line, Keep.EVENT)
 
@@ -126,6 +142,17 @@ class States:
             )
 
 
+def _shown(state: State, masker: Masker) -> State:
+    """Return a state as it may leave the host."""
+    message, remedy = state.message, state.remedy
+    if message is not None:
+        foreign = state.foreign
+        message = masker.message(message) if foreign else masker.mentioned(message, state.about)
+    if remedy is not None:
+        remedy = masker.mentioned(remedy, state.about)
+    return msgspec.structs.replace(state, message=message, remedy=remedy)
+
+
 def failure(sampler: Sampler, error: SamplerError, facts: Facts) -> State:
     """Say what an error of a set means for it; what the message quotes of the user's is hidden."""
     reason: Reason | None = None
@@ -137,6 +164,7 @@ def failure(sampler: Sampler, error: SamplerError, facts: Facts) -> State:
         sqlstate=error.sqlstate,
         message=scrub_error(error.sqlstate, str(error)),
         remedy=_remedy(sampler, reason, facts) or error.remedy or None,
+        about=_about(facts),
     )
 
 
@@ -151,7 +179,11 @@ def lack(sampler: Sampler, query: Query, facts: Facts) -> State:
             reason = Reason.SETTING
             message = f"{query.extension} is not loaded by this server"
     return State(
-        state="unavailable", reason=reason, message=message, remedy=_remedy(sampler, reason, facts)
+        state="unavailable",
+        reason=reason,
+        message=message,
+        remedy=_remedy(sampler, reason, facts),
+        about=_about(facts),
     )
 
 
@@ -169,6 +201,7 @@ def holes(sampler: Sampler, query: Query, facts: Facts, blind: int = 0) -> State
         reason=Reason.PRIVILEGE,
         message=message,
         remedy=_remedy(sampler, Reason.PRIVILEGE, facts),
+        about=_about(facts),
     )
 
 
@@ -182,6 +215,10 @@ def elsewhere(sampler: Sampler, facts: Facts) -> State | None:
         reason=Reason.ROLE,
         message="not a primary" if is_standby else "not a standby",
     )
+
+
+def _about(facts: Facts) -> tuple[str, ...]:
+    return (facts.role, facts.database)
 
 
 def _remedy(sampler: Sampler, reason: Reason | None, facts: Facts) -> str | None:

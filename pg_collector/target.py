@@ -64,7 +64,7 @@ class Target:
         """
         self.database = database
         self.name = database.name
-        self.states = States(database.name, buffer)
+        self.states = States(database.name, buffer, lambda: runner.masker)
         limits = limits or Limits()
         self.breaker = Breaker(
             f"postgres:{database.name}",
@@ -76,7 +76,7 @@ class Target:
         )
         self._budget = Budget(budget)
         self._tours = {name: Tour(database.discover) for name in LaneName}
-        self._introduction = Introduction(database, buffer, clock)
+        self._introduction = Introduction(database, buffer, clock, lambda: runner.masker)
         self._samplers = samplers
         self._runner = runner
         self._stopping = stopping

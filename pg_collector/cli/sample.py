@@ -17,7 +17,10 @@ from pg_collector.cli.printable import printable, printable_json
 from pg_collector.config.conninfo import has_password
 from pg_collector.config.model import Database, Postgres
 from pg_collector.errors import ConfigurationError, Reason
+from pg_collector.masking import as_configured
 from pg_collector.pg.session import Session
+from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.pii import Detector
 from pg_collector.sample import address
 from pg_collector.samplers import discover
 from pg_collector.secret import Secret
@@ -66,12 +69,15 @@ def sample(
                 file=sys.stderr,
             )
         target = Database(name="dsn", postgres=Postgres(conn_string=Secret(dsn)))
-        lines = _directly(target, wanted, explain=explain)
+        lines = _directly(target, wanted, Masker(detector=Detector("full")), explain=explain)
     else:
         found = loaded(config, overrides).config
         target = _chosen(found.databases, database)
         asked = _through_an_agent(target, wanted, found.state_dir, explain=explain)
-        lines = _directly(target, wanted, explain=explain) if asked is None else asked
+        if asked is None:
+            masker = as_configured(found, found.state_dir)
+            asked = _directly(target, wanted, masker, explain=explain)
+        lines = asked
     if explain:
         print(printable("\n\n".join(line.decode() for line in lines), keep="\n\t"))
         return
@@ -135,13 +141,17 @@ def _refuse(path: Path) -> NoReturn:
     raise typer.Exit(EXIT_PERMISSION)
 
 
-def _directly(target: Database, wanted: tuple[str, ...], *, explain: bool) -> list[bytes]:
+def _directly(
+    target: Database, wanted: tuple[str, ...], masker: Masker, *, explain: bool
+) -> list[bytes]:
     samplers = discover()
     chosen = spot.chosen(samplers, wanted)
     relations = frozenset(name for one in samplers.values() for name in one.relations)
     session = Session.open(target, relations=relations)
     try:
-        taken = [spot.take(one, target.name, session, explain=explain) for one in chosen]
+        taken = [
+            spot.take(one, target.name, session, masker=masker, explain=explain) for one in chosen
+        ]
         return [line for lines in taken for line in lines]
     finally:
         session.close()

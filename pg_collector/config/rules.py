@@ -11,6 +11,8 @@ from pg_collector.config.files import Unreadable, readable_by_everyone
 from pg_collector.config.model import AuthMethod, Config, Database, MaskingLevel
 from pg_collector.config.problems import DEFAULT, Origin
 from pg_collector.config.reading import Reading
+from pg_collector.errors import ConfigurationError
+from pg_collector.privacy.names import Patterns
 
 CheckConnString = Callable[[str], str | None]
 
@@ -31,12 +33,7 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("sampling.jitter", None),
     ("sampling.query_text_max", None),
     ("http.trusted_proxies", None),
-    (
-        "security.query_masking_level",
-        frozenset((MaskingLevel.NONE, MaskingLevel.FULL, MaskingLevel.CUSTOM)),
-    ),
     ("security.keep_query_tags", None),
-    ("security.masking_patterns", None),
     ("security.audit_logging", None),
     ("security.audit_log_path", None),
     ("security.ip_allowlist", None),
@@ -62,6 +59,7 @@ class Rules:
         self._pairs()
         self._platform()
         self._http()
+        self._masking()
         self._not_yet()
         self._secrets_on_flags()
         self._files()
@@ -127,6 +125,25 @@ class Rules:
             self.warnings.append(f"{origin}: the value of {path} holds a password; {remedy}")
         else:
             self._fault(path, "holds a password", remedy, "local.enabled")
+
+    def _masking(self) -> None:
+        security = self._config.security
+        path, level = "security.masking_patterns", "security.query_masking_level"
+        try:
+            Patterns(security.masking_patterns)
+        except ConfigurationError as error:
+            self._fault(path, str(error), error.remedy)
+            return
+        custom = security.query_masking_level is MaskingLevel.CUSTOM
+        if security.masking_patterns and not custom:
+            self._fault(path, "they are of the level custom only", f"set {level}: custom", level)
+        if custom and not security.masking_patterns:
+            self._fault(level, "without patterns", f"say what to hide: {path}: [ssn, salary]", path)
+        if security.query_masking_level is MaskingLevel.NONE:
+            self.warnings.append(
+                f"{self._reading.place(level)}: texts leave the host as they are, but for "
+                "credentials; basic masks them"
+            )
 
     def _pairs(self) -> None:
         paths = ["http.tls", "platform.client_cert"]

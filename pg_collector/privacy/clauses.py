@@ -5,6 +5,7 @@ in double quotes, a string with an apostrophe inside. Reads what the lexer has m
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pg_collector.privacy.segments import (
@@ -76,20 +77,19 @@ def _placed(text: str, at: int) -> tuple[str, ...]:
     return (_PLACE,) if text[at - 1].isspace() else (" ", _PLACE)
 
 
-def _mask_values(
+def _values(
     text: str,
     statement: re.Pattern[str],
     label: re.Pattern[str],
     following: re.Pattern[str],
     words: frozenset[str],
-) -> str:
-    """Return `text` with what follows each `label` masked, in each `statement`.
+) -> Iterator[tuple[int, int]]:
+    """Yield where what follows each `label` in each `statement` begins and ends.
 
-    A string that `following`, or the beginning of one of `words`, follows stays as it is. Anything
-    else is no valid statement: where its value ends is unknown, and it is masked up to the `;`.
+    It is a string, where `following`, or the beginning of one of `words`, comes after. Anything
+    else is no valid statement: where its value ends is unknown, and it is all up to the `;`.
     """
-    parts: list[str] = []
-    done = at = 0
+    at = 0
     while found := statement.search(text, at):
         at, end = found.end(), segment_end(text, found.end())
         while clause := _next(label, text, at, end):
@@ -98,31 +98,35 @@ def _mask_values(
             if text.startswith(_PLACE, at) and (
                 following.match(text, after) or is_cut_word(text, after, words)
             ):
+                yield at, after
                 continue
-            parts += (text[done:at], *_placed(text, at))
-            done = at = end
+            yield at, end
+            at = end
         at = end
+
+
+def _hidden(text: str, values: Iterable[tuple[int, int]]) -> str:
+    """Return `text` with a placeholder for each value that is not one already."""
+    parts: list[str] = []
+    done = 0
+    for start, end in values:
+        if text[start:end] != _PLACE:
+            parts += (text[done:start], *_placed(text, start))
+            done = end
     return "".join((*parts, text[done:]))
 
 
-def mask_role_password(text: str) -> str:
-    """Return `text` with what follows a role's PASSWORD masked, however it is (not) quoted."""
-    return _mask_values(text, _ROLE, _PASSWORD, _ROLE_OPTION, _ROLE_WORDS)
+def _role_passwords(text: str) -> Iterator[tuple[int, int]]:
+    return _values(text, _ROLE, _PASSWORD, _ROLE_OPTION, _ROLE_WORDS)
 
 
-def mask_connection(text: str) -> str:
-    """Return `text` with what follows a subscription's CONNECTION masked."""
-    return _mask_values(text, _SUBSCRIPTION, _CONNECTION, _PUBLICATION, _PUBLICATION_WORDS)
+def _connections(text: str) -> Iterator[tuple[int, int]]:
+    return _values(text, _SUBSCRIPTION, _CONNECTION, _PUBLICATION, _PUBLICATION_WORDS)
 
 
-def mask_options(text: str) -> str:
-    """Return `text` with passwords and the like masked in OPTIONS of foreign objects.
-
-    A value that is no string is masked up to the parenthesis that ends the statement.
-    """
+def _secret_options(text: str) -> Iterator[tuple[int, int]]:
     found = _FOREIGN.search(text)
-    parts: list[str] = []
-    done, at = 0, found.end() if found else len(text)
+    at = found.end() if found else len(text)
     while options := _next(_OPTIONS, text, at):
         at = options.end()
         closing = _next(_CLOSING, text, at)
@@ -130,14 +134,32 @@ def mask_options(text: str) -> str:
         while option := _next(_SECRET_OPTION, text, at, close):
             at = option.end()
             if text.startswith(_PLACE, at) and _NEXT_OPTION.match(text, at + len(_PLACE)):
+                yield at, at + len(_PLACE)
                 continue
             end = segment_end(text, at)
             if text[at:end].rstrip().endswith(")"):
                 end = text.rindex(")", at, end)
-            parts += (text[done:at], *_placed(text, at))
-            done = at = end
+            yield at, end
+            at = end
         at = max(at, close)
-    return "".join((*parts, text[done:]))
+
+
+def mask_role_password(text: str) -> str:
+    """Return `text` with what follows a role's PASSWORD masked, however it is (not) quoted."""
+    return _hidden(text, _role_passwords(text))
+
+
+def mask_connection(text: str) -> str:
+    """Return `text` with what follows a subscription's CONNECTION masked."""
+    return _hidden(text, _connections(text))
+
+
+def mask_options(text: str) -> str:
+    """Return `text` with passwords and the like masked in OPTIONS of foreign objects.
+
+    A value that is no string is masked up to the parenthesis that ends the statement.
+    """
+    return _hidden(text, _secret_options(text))
 
 
 _NAME = rf"(?:\"[^\"]*+\"|@*+{WORD})(?:\s*+\.\s*+(?:\"[^\"]*+\"|{WORD}))*"
@@ -215,3 +237,24 @@ def mask_settings(text: str) -> str:
             parts.append(text[start:end])
         at = end
     return "".join((*parts, text[at:]))
+
+
+_SECRET_SETTING = re.compile(
+    rf"{BEGINS}[a-z_.]*(?:password|passwd|pwd|secret|token|key|credentials?|conninfo){ENDS}", FLAGS
+)
+
+
+def secrets(text: str) -> list[tuple[int, int]]:
+    """Return where credentials stand in `text`, placeholders among them; none overlaps another."""
+    found = [*_role_passwords(text), *_connections(text), *_secret_options(text)]
+    for start, end in segments(text):
+        value = _value_start(text, start, end)
+        if value >= 0 and _SECRET_SETTING.search(text, start, value):
+            found.append((value, end))
+    apart: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if apart and start < apart[-1][1]:
+            apart[-1] = apart[-1][0], max(end, apart[-1][1])
+        else:
+            apart.append((start, end))
+    return apart

@@ -320,8 +320,8 @@ def _ways(text: str, *, escapes: bool, curly: bool) -> list[list[Span]]:
     return [strict, read(text, escapes=escapes, curly=curly, loose=True)[0]]
 
 
-def _readings(text: str) -> tuple[list[Span], bool]:
-    """Return the union of all readings of `text`, and whether they agree."""
+def readings(text: str) -> tuple[list[Span], bool]:
+    """Return the union of the spans of all readings of `text`, and whether they agree."""
     escapes, curly = _doubts(text)
     ways = _ways(text, escapes=False, curly=False)
     both = escapes and curly
@@ -339,7 +339,7 @@ def spans(text: str) -> list[Span]:
 
     Source: docs/specs/masking.md.
     """
-    return _readings(text)[0]
+    return readings(text)[0]
 
 
 def render(text: str, found: list[Span]) -> str:
@@ -360,7 +360,7 @@ def hide(text: str) -> str:
     until nothing changes; all that follows may then trust every quote that is left.
     """
     for _ in range(_MOST_ROUNDS):
-        found, agreed = _readings(text)
+        found, agreed = readings(text)
         hidden = render(text, found)
         if agreed or hidden == text:
             return hidden

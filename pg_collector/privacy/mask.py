@@ -1,5 +1,6 @@
-"""Masking of query and error texts: `Masker`, the one object that sees them raw."""
+"""Masking of query texts, names and free texts: `Masker`, the one object that sees them raw."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -7,21 +8,26 @@ import re
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from pg_collector.errors import ConfigurationError
 from pg_collector.privacy import lexer, scrub, statements
+from pg_collector.privacy.floor import without_secrets
+from pg_collector.privacy.names import Names, Patterns, Plain, Tokens
+from pg_collector.privacy.pii import Detector
 
 log = logging.getLogger(__name__)
 
 Source: TypeAlias = Literal["activity", "statements", "error"]
 
 LEVELS: Final = ("none", "basic", "full", "custom")
+NOT_SHOWN: Final = "<not shown at level full>"
 TEXT_LIMIT: Final = 65_536  # code points read of one text; a prefix is lexed as the whole would be
 CACHE_BYTES: Final = 1024 * 1024
 BUDGET_SECONDS: Final = 0.5  # CPU time of one text; the worst ones read once need a tenth of it
 _ENTRY_BYTES: Final = 256  # a cache entry's key, slot and objects, beside its text
+_CACHED_NAMES: Final = 4096  # and as many free texts
 _SPACE = re.compile(r"\s+")
 
 
@@ -32,7 +38,10 @@ class _OverBudget(Exception):
 class Masker:
     """Masks texts; raw ones are neither kept nor logged. Safe to share between threads.
 
-    level: "basic"; others raise ConfigurationError, as does an unknown word.
+    level: "none", "basic", "full" or "custom"; any other word raises ConfigurationError.
+    patterns: what level "custom" hides beside what "basic" does; ConfigurationError for a bad one.
+    secret: what level "full" makes its tokens with, SECRET_BYTES at least.
+    detector: looks for personal data in what is left; None looks for nothing.
     cache_bytes: memory for masked texts, keyed by a keyed hash of the raw ones; 0 for none.
     budget_seconds: CPU seconds that one text may take.
     on_failure: called with the reason ("exception", "budget") when a text could not be masked.
@@ -44,12 +53,16 @@ class Masker:
         self,
         level: str = "basic",
         *,
+        patterns: Sequence[str] = (),
+        secret: bytes = b"",
+        detector: Detector | None = None,
         cache_bytes: int = CACHE_BYTES,
         budget_seconds: float = BUDGET_SECONDS,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
-        _check(level)
         self.level = level
+        self._names = _names(level, patterns, secret)
+        self._personal = detector.scrub if detector is not None else str
         self._budget = budget_seconds
         self._on_failure = on_failure
         self._cache_bytes = cache_bytes
@@ -58,6 +71,10 @@ class Masker:
         self._cache: OrderedDict[bytes, str] = OrderedDict()
         self._cached_bytes = 0
         self._failures: Counter[str] = Counter()
+        remembered = functools.lru_cache(_CACHED_NAMES)
+        self.name = remembered(self._name)
+        self.label = remembered(self._label)
+        self.free = remembered(self._free)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -92,6 +109,35 @@ class Masker:
         self._remember(key, masked)
         return masked
 
+    def _name(self, name: str) -> str:
+        """Return what stands for a name as a catalog has it: of a table, a role, a slot."""
+        return self._personal(self._names.of(name))
+
+    def _label(self, text: str) -> str:
+        """Return what stands for names as SQL has them, in quotes where needed: `s."My table"`."""
+        return self._personal(self._names.in_sql(text))
+
+    def _free(self, text: str) -> str:
+        """Return what stands for what a person typed, such as an application_name."""
+        return self._name(scrub.scrub(text))
+
+    def message(self, scrubbed: str) -> str:
+        """Return what stands for a message of a server that `scrub_error` has seen.
+
+        At level full nobody can say which of its words are names.
+        """
+        if self.level == "full":
+            return NOT_SHOWN
+        return self._personal(self._names.in_sql(scrubbed) if self.level == "custom" else scrubbed)
+
+    def mentioned(self, text: str, names: Iterable[str]) -> str:
+        """Return a text of ours with what stands for each of the names that it mentions."""
+        for name in names:
+            shown = self.name(name)
+            if shown != name:
+                text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)
+        return text
+
     @staticmethod
     def fingerprint(masked: str) -> str:
         """Return 16 hex digits that are equal for masked texts of one shape."""
@@ -101,11 +147,15 @@ class Masker:
     def _masked(self, text: str, source: Source) -> str:
         started = time.thread_time()
         if source == "error":
-            masked = scrub.scrub_error(None, text)
-        else:
-            masked = lexer.hide(text)
+            return self.message(scrub.scrub_error(None, text))
+        if self.level == "none" and (kept := without_secrets(text)) is not None:
             self._check_budget(started)
-            masked = statements.apply_rules(masked, activity=source == "activity")
+            return self._personal(kept)
+        masked = lexer.hide(text)
+        self._check_budget(started)
+        masked = statements.apply_rules(masked, activity=source == "activity")
+        self._check_budget(started)
+        masked = self._personal(self._names.in_sql(masked))
         self._check_budget(started)
         return masked
 
@@ -143,16 +193,18 @@ class Masker:
                 self._cached_bytes -= _cost(oldest)
 
 
-def _check(level: str) -> None:
-    """Raise ConfigurationError unless `level` exists in this version."""
-    if level not in LEVELS:
-        raise ConfigurationError(
-            f"unknown masking level {level!r}", remedy=f"Use one of: {', '.join(LEVELS)}."
-        )
-    if level != "basic":
-        raise ConfigurationError(
-            f"masking level {level!r} is not available in this version", remedy="Use basic."
-        )
+def _names(level: str, patterns: Sequence[str], secret: bytes) -> Names:
+    """Return what a level makes of names. Raises ConfigurationError for one that is none."""
+    match level:
+        case "none" | "basic":
+            return Plain()
+        case "full":
+            return Tokens(secret)
+        case "custom":
+            return Patterns(patterns)
+    raise ConfigurationError(
+        f"unknown masking level {level!r}", remedy=f"Use one of: {', '.join(LEVELS)}."
+    )
 
 
 def _hash(text: str, size: int, key: bytes = b"") -> "hashlib.blake2b":

@@ -133,7 +133,11 @@ def scrub(text: str) -> str:
 
     In: a message or a traceback. What stays readable: hosts, names, codes, paths.
     """
-    text = _without_fields(text[:LOG_LIMIT])
+    return without_credentials(_without_fields(text[:LOG_LIMIT]))
+
+
+def without_credentials(text: str) -> str:
+    """Return a text without passwords, tokens and keys, wherever they stand in it."""
     if "://" in text:
         text = _RUN.sub(_hide_userinfo, text)
     text = _KEY_VALUE.sub(r"\1?", text)

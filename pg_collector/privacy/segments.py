@@ -12,10 +12,10 @@ FLAGS: Final = re.ASCII | re.IGNORECASE
 # Sets of what does NOT belong to a word: ranges up to U+10FFFF take 0.1 s to compile when case
 # is ignored.
 NO_START: Final = r"\x00-@\[-^`{-\x7f"
-_NO_WORD = r"\x00-#%-/:-@\[-^`{-\x7f"
-WORD: Final = f"[^{NO_START}][^{_NO_WORD}]*+"
-ENDS: Final = f"(?![^{_NO_WORD}])"
-BEGINS: Final = f"(?<![^{_NO_WORD}])"
+NO_WORD = r"\x00-#%-/:-@\[-^`{-\x7f"
+WORD: Final = f"[^{NO_START}][^{NO_WORD}]*+"
+ENDS: Final = f"(?![^{NO_WORD}])"
+BEGINS: Final = f"(?<![^{NO_WORD}])"
 
 _EMPTY = re.compile(r"[;\s]*+", re.ASCII)
 _SEMICOLON = re.compile(r"\"[^\"]*+\"|;")

@@ -5,14 +5,18 @@ them. A number without any of these types is a gauge that counts things. docs/sa
 readers of lines learn it from here.
 """
 
-from typing import Annotated, Final
+import functools
+from typing import Annotated, Final, get_args, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
 LABEL: Final = "label"
 TIME: Final = "time"
+NAME: Final = "name"
+NAME_IN_SQL: Final = "name in SQL"
 
 
 def _meta(kind: str, unit: str | None = None) -> Meta:
@@ -33,5 +37,20 @@ Multis = Annotated[int, _meta(GAUGE, "multixacts")]
 Ratio = Annotated[float, _meta(GAUGE, "ratio")]  # 0 to 1
 
 Id = Annotated[int, _meta(LABEL)]  # an oid, a pid, a port
+Name = Annotated[str, _meta(LABEL, NAME)]  # that somebody gave: of a table, a role, a slot
+NameInSql = Annotated[str, _meta(LABEL, NAME_IN_SQL)]  # written as SQL wants it: "My schema".t
 Lsn = Annotated[str, _meta(LABEL, "WAL position")]
 Time = Annotated[str, _meta(TIME)]  # RFC 3339 in UTC
+
+
+@functools.cache
+def names_in(row: type[msgspec.Struct]) -> dict[str, bool]:
+    """Return the fields of a row that hold names, and whether these are written as in SQL."""
+    found: dict[str, bool] = {}
+    for field, hint in get_type_hints(row, include_extras=True).items():
+        for part in (hint, *get_args(hint)):
+            for meta in getattr(part, "__metadata__", ()):
+                unit = (meta.extra or {}).get("unit")
+                if unit in {NAME, NAME_IN_SQL}:
+                    found[field] = unit == NAME_IN_SQL
+    return found

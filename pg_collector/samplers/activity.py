@@ -6,7 +6,13 @@ pg_stat_activity: https://www.postgresql.org/docs/current/monitoring-stats.html
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
 from pg_collector.samplers import _settings
-from pg_collector.samplers._kinds import Id, Seconds, Time, Xids
+from pg_collector.samplers._kinds import (
+    Id,
+    Name,
+    Seconds,
+    Time,
+    Xids,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 
@@ -15,9 +21,9 @@ class SessionRow(Row, frozen=True):
 
     pid: Id
     session_id: str  # start in microseconds and pid: survives a pid that is used again
-    datname: str | None
-    usename: str | None
-    application_name: str | None
+    datname: Name | None
+    usename: Name | None
+    application_name: Name | None
     client_addr: str | None
     client_port: Id | None
     backend_type: str | None
@@ -43,9 +49,9 @@ class SessionRow(Row, frozen=True):
 class CountRow(Row, frozen=True):
     """How many sessions are alike."""
 
-    datname: str | None
-    usename: str | None
-    application_name: str | None
+    datname: Name | None
+    usename: Name | None
+    application_name: Name | None
     backend_type: str | None
     state: str | None
     wait_event_type: str | None
@@ -59,7 +65,7 @@ class LimitRow(Row, frozen=True):
     """How near a limit on connections is, of a database or a role that has one."""
 
     scope: str
-    name: str | None
+    name: Name | None
     connection_limit: int
     connections: int
 

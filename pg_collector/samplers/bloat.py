@@ -13,7 +13,14 @@ from pg_collector import column_statistics
 from pg_collector.errors import Reason
 from pg_collector.sample import Facts, Keep, Row
 from pg_collector.samplers import _page_layout as layout
-from pg_collector.samplers._kinds import Blocks, Bytes, Id, Ratio, Time
+from pg_collector.samplers._kinds import (
+    Blocks,
+    Bytes,
+    Id,
+    Name,
+    Ratio,
+    Time,
+)
 from pg_collector.samplers._page_layout import Column, Keys
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
@@ -32,8 +39,8 @@ class TableRow(Row, frozen=True):
     """
 
     relid: Id
-    schemaname: str
-    relname: str
+    schemaname: Name
+    relname: Name
     relkind: str
     relpages: Blocks
     size_bytes: Bytes
@@ -58,9 +65,9 @@ class IndexRow(Row, frozen=True):
 
     indexrelid: Id
     relid: Id
-    schemaname: str
-    relname: str
-    indexrelname: str
+    schemaname: Name
+    relname: Name
+    indexrelname: Name
     relpages: Blocks
     size_bytes: Bytes
     fillfactor: int
@@ -79,8 +86,8 @@ class _RawTable(Row, frozen=True):
     """What the estimate of a table starts from."""
 
     relid: Id
-    schemaname: str
-    relname: str
+    schemaname: Name
+    relname: Name
     relkind: str
     relpages: Blocks
     reltuples: float
@@ -98,9 +105,9 @@ class _RawIndex(Row, frozen=True):
 
     indexrelid: Id
     relid: Id
-    schemaname: str
-    relname: str
-    indexrelname: str
+    schemaname: Name
+    relname: Name
+    indexrelname: Name
     relpages: Blocks
     reltuples: float
     table_tuples: float

@@ -14,6 +14,7 @@ from pg_collector.samplers._kinds import (
     CounterMs,
     Id,
     Multis,
+    Name,
     Time,
     Xids,
 )
@@ -28,7 +29,7 @@ class DatabaseRow(Row, frozen=True):
     """
 
     datid: Id
-    datname: str | None
+    datname: Name | None
     datallowconn: bool | None
     datistemplate: bool | None
     datconnlimit: int | None
@@ -76,14 +77,14 @@ class SizeRow(Row, frozen=True):
     """How much a database takes on disk."""
 
     datid: Id
-    datname: str
+    datname: Name
     size_bytes: Bytes
 
 
 class TempFilesRow(Row, frozen=True):
     """Temporary files that exist right now, per tablespace."""
 
-    spcname: str
+    spcname: Name
     temp_files: int
     temp_bytes: Bytes
 

@@ -11,7 +11,12 @@ from typing import Any
 from pg_collector.errors import Reason
 from pg_collector.sample import Facts, Keep, Row
 from pg_collector.samplers import _settings
-from pg_collector.samplers._kinds import Id, Seconds, Time
+from pg_collector.samplers._kinds import (
+    Id,
+    Name,
+    Seconds,
+    Time,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 MOST_WAITERS = 100
@@ -29,7 +34,7 @@ class ServerRow(Row, frozen=True):
 class CountRow(Row, frozen=True):
     """How many locks are alike; a fast-path lock is one that its session holds by itself."""
 
-    datname: str | None
+    datname: Name | None
     locktype: str
     mode: str
     granted: bool
@@ -42,9 +47,9 @@ class _SessionRow(Row, frozen=True):
 
     pid: Id
     session_id: str | None
-    datname: str | None
-    usename: str | None
-    application_name: str | None
+    datname: Name | None
+    usename: Name | None
+    application_name: Name | None
     backend_type: str | None
     state: str | None
     xact_age_seconds: Seconds | None
@@ -54,8 +59,8 @@ class _SessionRow(Row, frozen=True):
     locktype: str | None
     mode: str | None
     relid: Id | None
-    schemaname: str | None
-    relname: str | None
+    schemaname: Name | None
+    relname: Name | None
     page: int | None
     tuple: int | None
     virtualxid: str | None

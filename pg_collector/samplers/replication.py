@@ -7,7 +7,17 @@ Recovery functions: https://www.postgresql.org/docs/current/functions-admin.html
 
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
-from pg_collector.samplers._kinds import Bytes, Counter, Id, Lsn, Seconds, Time, Xids
+from pg_collector.samplers._kinds import (
+    Bytes,
+    Counter,
+    Id,
+    Lsn,
+    Name,
+    NameInSql,
+    Seconds,
+    Time,
+    Xids,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 
@@ -20,12 +30,12 @@ class StandbyRow(Row, frozen=True):
     """
 
     pid: Id
-    usename: str | None
-    application_name: str | None
+    usename: Name | None
+    application_name: Name | None
     client_addr: str | None
     client_port: Id | None
     backend_start: Time | None
-    slot_name: str | None
+    slot_name: Name | None
     state: str | None
     sync_state: str | None
     sync_priority: int | None
@@ -67,7 +77,7 @@ class ServerRow(Row, frozen=True):
     sync: int | None
     potential: int | None
     quorum: int | None
-    synchronous_standby_names: str | None
+    synchronous_standby_names: NameInSql | None
     synchronous_commit: str
     synchronous_required: int | None
     synchronous_satisfied: bool | None
@@ -80,7 +90,7 @@ class SubscriptionRow(Row, frozen=True):
     """A worker that applies or copies for a subscription; `relid` is the table being copied."""
 
     subid: Id
-    subname: str
+    subname: Name
     pid: Id | None
     relid: Id | None
     received_lsn: Lsn | None
@@ -98,7 +108,7 @@ class SubscriptionStatsRow(Row, frozen=True):
     """Errors and conflicts of a subscription (15 and newer)."""
 
     subid: Id
-    subname: str
+    subname: Name
     apply_error_count: Counter
     sync_error_count: Counter
     stats_reset: Time | None

@@ -6,7 +6,17 @@ pg_stat_replication_slots: https://www.postgresql.org/docs/current/monitoring-st
 
 from pg_collector.sample import Keep, Row
 from pg_collector.samplers import _settings
-from pg_collector.samplers._kinds import Bytes, Counter, CounterBytes, Id, Lsn, Seconds, Time, Xids
+from pg_collector.samplers._kinds import (
+    Bytes,
+    Counter,
+    CounterBytes,
+    Id,
+    Lsn,
+    Name,
+    Seconds,
+    Time,
+    Xids,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope
 
 
@@ -17,10 +27,10 @@ class SlotRow(Row, frozen=True):
     too late), or, from 18 on, when `inactive_seconds` reaches `slots.limits`' idle timeout.
     """
 
-    slot_name: str
+    slot_name: Name
     plugin: str | None
     slot_type: str
-    database: str | None
+    database: Name | None
     temporary: bool
     active: bool
     active_pid: Id | None
@@ -64,7 +74,7 @@ class LimitsRow(Row, frozen=True):
 class StatisticsRow(Row, frozen=True):
     """What decoding for a logical slot did: transactions, and those too large for memory."""
 
-    slot_name: str
+    slot_name: Name
     spill_txns: Counter
     spill_count: Counter
     spill_bytes: CounterBytes

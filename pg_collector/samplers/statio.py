@@ -15,6 +15,8 @@ from pg_collector.samplers._kinds import (
     CounterBytes,
     CounterMs,
     Id,
+    Name,
+    NameInSql,
     Ratio,
     Time,
 )
@@ -47,8 +49,8 @@ class TableRow(Row, frozen=True):
     """
 
     relid: Id
-    schemaname: str
-    relname: str
+    schemaname: Name
+    relname: Name
     heap_blks_read: CounterBlocks
     heap_blks_hit: CounterBlocks
     idx_blks_read: CounterBlocks | None
@@ -64,9 +66,9 @@ class IndexRow(Row, frozen=True):
 
     indexrelid: Id
     relid: Id
-    schemaname: str
-    relname: str
-    indexrelname: str
+    schemaname: Name
+    relname: Name
+    indexrelname: Name
     idx_scan: Counter
     idx_tup_read: Counter
     idx_tup_fetch: Counter
@@ -89,9 +91,9 @@ class IdleIndexRow(Row, frozen=True):
 
     indexrelid: Id
     relid: Id
-    schemaname: str
-    relname: str
-    indexrelname: str
+    schemaname: Name
+    relname: Name
+    indexrelname: Name
     why: str
     being_built: bool
     idx_scan: Counter
@@ -151,8 +153,8 @@ class SequenceRow(Row, frozen=True):
     """
 
     relid: Id
-    schemaname: str
-    sequencename: str
+    schemaname: Name
+    sequencename: Name
     data_type: str
     last_value: int | None
     min_value: int
@@ -161,7 +163,7 @@ class SequenceRow(Row, frozen=True):
     cycle: bool
     used_ratio: Ratio | None
     values_left: int | None
-    owned_by: str | None
+    owned_by: NameInSql | None
     hidden: bool
     locked: bool
 

@@ -16,6 +16,8 @@ from pg_collector.samplers._kinds import (
     Id,
     Ms,
     Multis,
+    Name,
+    NameInSql,
     Seconds,
     Time,
     Xids,
@@ -68,10 +70,10 @@ class TableRow(Row, frozen=True):
     """
 
     relid: Id
-    schemaname: str
-    relname: str
+    schemaname: Name
+    relname: Name
     relkind: str
-    toast_of: str | None
+    toast_of: NameInSql | None
     relpages: Blocks
     size_bytes: Bytes
     reltuples: float | None
@@ -120,10 +122,10 @@ class OldestRow(Row, frozen=True):
     """One of the tables of this database that were not frozen for longest."""
 
     relid: Id
-    schemaname: str
-    relname: str
+    schemaname: Name
+    relname: Name
     relkind: str
-    toast_of: str | None
+    toast_of: NameInSql | None
     xid_age: Xids
     mxid_age: Multis
     relpages: Blocks
@@ -137,7 +139,7 @@ class WraparoundRow(Row, frozen=True):
     """
 
     datid: Id
-    datname: str
+    datname: Name
     frozen_xid: str
     min_mxid: str
     xid_age: Xids
@@ -186,10 +188,10 @@ class HorizonRow(Row, frozen=True):
     since: Time | None
     held_seconds: Seconds | None
     pid: Id | None
-    name: str | None
-    datname: str | None
-    usename: str | None
-    application_name: str | None
+    name: Name | None
+    datname: Name | None
+    usename: Name | None
+    application_name: Name | None
     state: str | None
     query: str | None
 
@@ -201,11 +203,11 @@ class VacuumProgressRow(Row, frozen=True):
     """
 
     pid: Id
-    datname: str | None
+    datname: Name | None
     relid: Id | None
-    schemaname: str | None
-    relname: str | None
-    toast_of: str | None
+    schemaname: Name | None
+    relname: Name | None
+    toast_of: NameInSql | None
     phase: str | None
     heap_blks_total: Blocks | None
     heap_blks_scanned: Blocks | None
@@ -233,10 +235,10 @@ class AnalyzeProgressRow(Row, frozen=True):
     """An analyze under way (13 and newer)."""
 
     pid: Id
-    datname: str | None
+    datname: Name | None
     relid: Id | None
-    schemaname: str | None
-    relname: str | None
+    schemaname: Name | None
+    relname: Name | None
     phase: str | None
     sample_blks_total: Blocks | None
     sample_blks_scanned: Blocks | None
@@ -252,10 +254,10 @@ class CreateIndexProgressRow(Row, frozen=True):
     """An index that is being built."""
 
     pid: Id
-    datname: str | None
+    datname: Name | None
     relid: Id | None
-    schemaname: str | None
-    relname: str | None
+    schemaname: Name | None
+    relname: Name | None
     index_relid: Id | None
     command: str | None
     phase: str | None
@@ -274,10 +276,10 @@ class ClusterProgressRow(Row, frozen=True):
     """A table that CLUSTER or VACUUM FULL writes anew."""
 
     pid: Id
-    datname: str | None
+    datname: Name | None
     relid: Id | None
-    schemaname: str | None
-    relname: str | None
+    schemaname: Name | None
+    relname: Name | None
     command: str | None
     phase: str | None
     cluster_index_relid: Id | None
@@ -304,10 +306,10 @@ class CopyProgressRow(Row, frozen=True):
     """A COPY under way (14 and newer)."""
 
     pid: Id
-    datname: str | None
+    datname: Name | None
     relid: Id | None
-    schemaname: str | None
-    relname: str | None
+    schemaname: Name | None
+    relname: Name | None
     command: str | None
     type: str | None
     bytes_processed: Bytes | None

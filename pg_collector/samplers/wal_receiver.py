@@ -8,7 +8,15 @@ Recovery functions: https://www.postgresql.org/docs/current/functions-admin.html
 from pg_collector.errors import Reason
 from pg_collector.sample import Keep, Row
 from pg_collector.samplers import _settings
-from pg_collector.samplers._kinds import Bytes, Counter, Id, Lsn, Seconds, Time
+from pg_collector.samplers._kinds import (
+    Bytes,
+    Counter,
+    Id,
+    Lsn,
+    Name,
+    Seconds,
+    Time,
+)
 from pg_collector.samplers._sampler import Group, LaneName, Query, Sampler, Scope, ServerRole
 
 
@@ -29,7 +37,7 @@ class ReceiverRow(Row, frozen=True):
     last_msg_receipt_age_seconds: Seconds | None
     latest_end_lsn: Lsn | None
     latest_end_time: Time | None
-    slot_name: str | None
+    slot_name: Name | None
     sender_host: str | None
     sender_port: Id | None
     written_lsn: Lsn | None = None  # 13

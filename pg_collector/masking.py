@@ -1,0 +1,150 @@
+"""What texts and names are masked with: as the configuration asks, as far as the plan has it."""
+
+import contextlib
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from pg_collector.config.model import Config
+from pg_collector.errors import StateError
+from pg_collector.folders import sync_folder
+from pg_collector.health import vitals
+from pg_collector.health.vitals import Vital
+from pg_collector.metrics import Metrics
+from pg_collector.plan import DEMO, Grant
+from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.names import SECRET_BYTES
+from pg_collector.privacy.pii import Detector, Kind
+
+log = logging.getLogger(__name__)
+
+FILE: Final = "masking.key"  # in the state directory: what level full makes its tokens with
+FILE_MODE: Final = 0o600
+
+
+class Masking:
+    """Makes the masker of an agent, and follows its configuration and its plan."""
+
+    def __init__(self, metrics: Metrics, state_dir: Path | None) -> None:
+        """Without a state directory, tokens of level full are of this process only."""
+        self._metrics = metrics
+        self._directory = state_dir
+        self._secret = b""
+        self.masker = Masker()
+        self._terms: tuple[object, ...] = ()
+
+    def made(self, config: Config, grant: Grant | None) -> Masker | None:
+        """Return the masker that is to hold from now on; None where it is the one that does.
+
+        Raises ConfigurationError for patterns that cannot be used, StateError where the secret of
+        level full can be neither read nor made.
+        """
+        terms = _terms(config, grant)
+        if terms == self._terms:
+            return None
+        level, pii, patterns = terms
+        detector = Detector(pii, on_found=self._found)
+        secret = self._secret
+        if level == "full" and not secret:
+            secret = self._secret = installation_secret(self._directory)
+        return Masker(
+            level,
+            patterns=patterns,
+            secret=secret,
+            detector=detector,
+            on_failure=self._failed,
+        )
+
+    def follow(self, config: Config, grant: Grant | None, masker: Masker) -> None:
+        """Let a masker that was made for these hold."""
+        before, self.masker = self.masker, masker
+        self._terms = _terms(config, grant)
+        asked = config.security.query_masking_level
+        if masker.level != asked:
+            log.warning("texts are masked at the level %s: the plan has no %s", masker.level, asked)
+        elif masker.level != before.level:
+            log.log(
+                logging.WARNING if masker.level == "none" else logging.INFO,
+                "texts are masked at the level %s from now on",
+                masker.level,
+            )
+
+    def vital(self) -> Vital:
+        """Say in the health report where texts leave the host as they are."""
+        if self.masker.level != "none":
+            return vitals.OK
+        return Vital(
+            state=vitals.State.OK,
+            reason="texts are sent as they are, but for credentials",
+            remedy="security.query_masking_level: basic masks them.",
+        )
+
+    def _found(self, kind: Kind, count: int) -> None:
+        self._metrics.pii_found_total.labels(kind).inc(count)
+
+    def _failed(self, reason: str) -> None:
+        self._metrics.masking_failures_total.labels(reason=reason).inc()
+
+
+def as_configured(config: Config, state_dir: Path | None) -> Masker:
+    """Return a masker as a configuration asks for it, whatever the plan; for a command.
+
+    Raises StateError where level full needs a secret that this user may not read.
+    """
+    security = config.security
+    level = security.query_masking_level
+    return Masker(
+        level,
+        patterns=security.masking_patterns,
+        secret=installation_secret(state_dir) if level == "full" else b"",
+        detector=Detector("full"),
+    )
+
+
+def _terms(config: Config, grant: Grant | None) -> tuple[str, str, tuple[str, ...]]:
+    """Return level, level of PII detection, and patterns."""
+    features = (grant or DEMO).features
+    asked = config.security.query_masking_level
+    level = asked if grant is None and asked != "none" else features.masking(asked)
+    pii = features.pii if features.pii in {"basic", "full"} else "basic"
+    return level, pii, config.security.masking_patterns
+
+
+def installation_secret(directory: Path | None) -> bytes:
+    """Return this installation's secret for tokens, made the first time. It never leaves the host.
+
+    Raises StateError.
+    """
+    if directory is None:
+        return secrets.token_bytes(SECRET_BYTES)
+    path = directory / FILE
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            return _checked(path, path.read_bytes())
+        new = directory / f".{FILE}.{os.getpid()}"
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(fd, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was quicker: its secret holds
+            os.link(new, path)
+        new.unlink()
+        sync_folder(directory)
+        return _checked(path, path.read_bytes())
+    except OSError as error:
+        raise StateError(
+            f"the secret for masked names cannot be kept: {path}: {error.strerror}",
+            remedy="Let the agent's user write there, or use another masking level than full.",
+        ) from error
+
+
+def _checked(path: Path, secret: bytes) -> bytes:
+    if len(secret) != SECRET_BYTES:
+        raise StateError(
+            f"{path} is damaged: {len(secret)} bytes instead of {SECRET_BYTES}",
+            remedy="Restore it from a backup; or remove it, and names get other tokens.",
+        )
+    return secret
