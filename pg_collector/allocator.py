@@ -7,12 +7,15 @@ thread at a time allocate. https://man7.org/linux/man-pages/man3/mallopt.3.html
 
 import ctypes
 import gc
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _KEPT: Final = 64 * 1024  # bytes
+_OLDEST: Final = 2  # generation of what outlived two collections
 
 
 def tune() -> bool:
@@ -34,6 +37,29 @@ def settle() -> None:
 
     There are some 60,000 such objects; to look through them takes 25 ms each time.
     https://docs.python.org/3/library/gc.html#gc.freeze
+
+    From now on, what a full collection frees goes back to the system.
     """
     gc.collect()
     gc.freeze()
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+        gc.callbacks.append(partial(_collected, trim))
+
+
+def _trim() -> Callable[[int], int] | None:
+    """Return glibc's malloc_trim, which takes 0.3 ms: half a megabyte lies in its heap unused.
+
+    https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+    """
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return None
+    return found
+
+
+def _collected(trim: Callable[[int], int], phase: str, info: Mapping[str, int]) -> None:
+    if phase == "stop" and info["generation"] == _OLDEST:
+        trim(0)

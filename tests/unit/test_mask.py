@@ -187,6 +187,12 @@ def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
     assert "select a0" not in held
 
 
+def test_texts_that_are_asked_for_once_are_not_kept() -> None:
+    masker = Masker()
+    masker.mask("select a", "statements")
+    assert masker.cached_bytes == 0
+
+
 def test_sources_do_not_share_cached_answers() -> None:
     masker = Masker()
     assert masker.mask("va := a", "statements") == "va := a"
