@@ -36,7 +36,6 @@ from pg_collector.metrics import Metrics
 from pg_collector.orders import Orders
 from pg_collector.outlets import Outlet
 from pg_collector.plan import Grant, GrantSource
-from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.scrub import scrub
 from pg_collector.reload import Reloaded, Reloader, nothing_to_read
 from pg_collector.runner import Runner
@@ -115,6 +114,7 @@ class Agent:
             ending=self.ending,
         )
         self._masking = Masking(self.metrics, state_dir)
+        self._masking.follow(config, self._grants.grant())
         self.runner = Runner(
             self.buffer,
             self._masking.masker,
@@ -274,7 +274,7 @@ class Agent:
         mine = self.outlet if self._own_outlet else None
         outlet, client = self.uplink.others(self.config, found.config, mine)
         grant = self._grants.grant()
-        masker = self._masking.made(found.config, grant)
+        self._masking.made(found.config, grant)
         with contextlib.ExitStack() as undo:
             if found.config.log != self.config.log:
                 logs.setup(found.config.log, scrub=scrub)
@@ -284,8 +284,8 @@ class Agent:
                 self.outlet = outlet
             self.uplink.follow(found.config, client)
             undo.pop_all()
-        self._mask_with(masker, found.config, grant)
         self.config = found.config
+        self._mask_as(grant)
         for gone in self._targets.follow(self.config, self.scheduler, self.ending):
             self.metrics.forget(gone)
             self.vitals.forget(f"postgres:{gone}")
@@ -324,20 +324,16 @@ class Agent:
 
     def _keep_to(self, grant: Grant | None) -> None:
         """Mask and cut as a grant says."""
-        masker = self._masking.made(self.config, grant)
-        if masker is not None:
-            self._mask_with(masker, self.config, grant)
+        self._mask_as(grant)
         if grant is not None and grant.ingest is not None:
             self.runner.cut_at(grant.ingest.max_line_bytes)
             self.delivery.cut_at(grant.ingest.max_batch_bytes)
 
-    def _mask_with(self, masker: Masker | None, config: Config, grant: Grant | None) -> None:
-        """Mask as a configuration says; None: with what masks now."""
-        if masker is not None:
-            self._masking.follow(config, grant, masker)
-        self.runner.mask_with(
-            self._masking.masker, drop_utility_text=config.security.drop_utility_text
-        )
+    def _mask_as(self, grant: Grant | None) -> None:
+        """Mask as the configuration and a grant say."""
+        security = self.config.security
+        self._masking.follow(self.config, grant)
+        self.runner.mask_with(self._masking.masker, drop_utility_text=security.drop_utility_text)
 
     def _listen(self) -> ControlServer:
         """Start to answer commands, where a socket can be had."""

@@ -33,42 +33,43 @@ class Masking:
         self._directory = state_dir
         self._secret = b""
         self.masker = Masker()
-        self._terms: tuple[object, ...] = ()
+        self._terms: tuple[str, str, tuple[str, ...]] | None = None
 
-    def made(self, config: Config, grant: Grant | None) -> Masker | None:
-        """Return the masker that is to hold from now on; None where it is the one that does.
+    def made(self, config: Config, grant: Grant | None) -> Masker:
+        """Return what is to mask from now on: the one that does, where nothing changes.
 
         Raises ConfigurationError for patterns that cannot be used, StateError where the secret of
         level full can be neither read nor made.
         """
         terms = _terms(config, grant)
         if terms == self._terms:
-            return None
+            return self.masker
         level, pii, patterns = terms
-        detector = Detector(pii, on_found=self._found)
-        secret = self._secret
-        if level == "full" and not secret:
-            secret = self._secret = installation_secret(self._directory)
+        if level == "full" and not self._secret:
+            self._secret = installation_secret(self._directory)
         return Masker(
             level,
             patterns=patterns,
-            secret=secret,
-            detector=detector,
+            secret=self._secret,
+            detector=Detector(pii, on_found=self._found),
             on_failure=self._failed,
         )
 
-    def follow(self, config: Config, grant: Grant | None, masker: Masker) -> None:
-        """Let a masker that was made for these hold."""
-        before, self.masker = self.masker, masker
+    def follow(self, config: Config, grant: Grant | None) -> None:
+        """Mask as a configuration asks, and a plan allows. Raises as `made` does."""
+        made = self.made(config, grant)
+        if made is self.masker:
+            return
+        before, self.masker = self.masker, made
         self._terms = _terms(config, grant)
         asked = config.security.query_masking_level
-        if masker.level != asked:
-            log.warning("texts are masked at the level %s: the plan has no %s", masker.level, asked)
-        elif masker.level != before.level:
+        if made.level != asked:
+            log.warning("texts are masked at the level %s: the plan has no %s", made.level, asked)
+        elif made.level != before.level:
             log.log(
-                logging.WARNING if masker.level == "none" else logging.INFO,
+                logging.WARNING if made.level == "none" else logging.INFO,
                 "texts are masked at the level %s from now on",
-                masker.level,
+                made.level,
             )
 
     def vital(self) -> Vital:

@@ -184,7 +184,14 @@ def test_a_target_that_hangs_does_not_hold_the_reload(newest_server, tmp_path):
 @pytest.mark.parametrize(
     ("section", "error"),
     [
-        ({"security": Security(query_masking_level=MaskingLevel.FULL)}, ConfigurationError),
+        (
+            {
+                "security": Security(
+                    query_masking_level=MaskingLevel.CUSTOM, masking_patterns=("re:[",)
+                )
+            },
+            ConfigurationError,
+        ),
         ({"log": Log(file=Path("/proc/self/nowhere"))}, StateError),
     ],
     ids=["masking", "log file"],

@@ -37,14 +37,20 @@ class Line:
 class Sampling:
     """Turns on one session, as the agent would take them, one after the other."""
 
-    def __init__(self, session: Session, clock: "MovableClock | None" = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        clock: "MovableClock | None" = None,
+        masker: Masker | None = None,
+    ) -> None:
         """`clock` is that of the session, where it is to be moved as well."""
         target = "prod"
         self.session = session
         self.tray = Tray()
         self.clock = clock or MovableClock()
-        self.states = States(target, self.tray)
-        self.runner = Runner(self.tray, Masker(), Metrics(self.clock), self.clock)
+        masks = masker or Masker()
+        self.states = States(target, self.tray, lambda: masks)
+        self.runner = Runner(self.tray, masks, Metrics(self.clock), self.clock)
         self.turns = {
             name: Turn(sampler, target, sampler.every, self.states)
             for name, sampler in SAMPLERS.items()
@@ -101,12 +107,12 @@ def target(dsn: str, **postgres: Any) -> Target:
 
 
 @contextmanager
-def sampling(dsn: str, **postgres: Any) -> Iterator[Sampling]:
+def sampling(dsn: str, *, masker: Masker | None = None, **postgres: Any) -> Iterator[Sampling]:
     """Open a session there, as the agent does, and close it at the end."""
     clock = MovableClock()
     session = Session.open(target(dsn, **postgres), relations=RELATIONS, clock=clock)
     try:
-        yield Sampling(session, clock)
+        yield Sampling(session, clock, masker)
     finally:
         session.close()
 
