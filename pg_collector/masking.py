@@ -124,8 +124,8 @@ def installation_secret(directory: Path | None) -> bytes:
     try:
         with contextlib.suppress(FileNotFoundError):
             return _checked(path, path.read_bytes())
-        new = directory / f".{FILE}.{os.getpid()}"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        new = directory / f".{FILE}.{secrets.token_hex(8)}"
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         with os.fdopen(fd, "wb") as file:
             file.write(secrets.token_bytes(SECRET_BYTES))
             file.flush()

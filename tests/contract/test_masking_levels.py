@@ -48,7 +48,9 @@ def populated(server):
         first.execute(
             f"select a as {MARK}_column from {MARK}_schema.\"{MARK} Table\" where a = '{LITERAL}'"
         )
-        until(lambda: first.execute(BLOCKS).fetchone()[0], what="its statistics have arrived")
+        until(
+            lambda: first.execute(BLOCKS).fetchall() != [(0,)], what="its statistics have arrived"
+        )
         second.execute("begin")
         second.execute(f"update {MARK}_schema.\"{MARK} Table\" set a = '{LITERAL}' where id = 1")
         waiter.pgconn.send_query(
