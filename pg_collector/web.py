@@ -31,8 +31,9 @@ from pg_collector.trust import system_bundle
 from pg_collector.web_trouble import refused_by_proxy, unreachable
 from pg_collector.wire import Wire
 
-# They guess the encoding of a text, for which nobody asks here; 2.5 MB.
-with lean.without("charset_normalizer", "chardet"):
+# The first two guess the encoding of a text, for which nobody asks here; 2.5 MB. The third is for
+# names of hosts beyond ASCII: who meets one imports it then.
+with lean.without("charset_normalizer", "chardet"), lean.stand_in("idna"):
     import requests
     from requests.adapters import HTTPAdapter
 
