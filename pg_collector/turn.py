@@ -152,7 +152,7 @@ class Turn:
         self._gates = {query.gate for query in sampler.queries if query.gate is not None}
         self._facts: Facts | None = None
         self._origin: tuple[object, ...] = ()
-        self._losses = 0
+        self._losses: int | None = None  # of the turn before
         self._losing = False
 
     def gates(self, query: Query) -> list[str]:
@@ -168,7 +168,7 @@ class Turn:
         only push out more. The statements follow the server's facts whenever those were read again.
         """
         over = self._losing and losses == self._losses
-        self._losing = losses != self._losses
+        self._losing = self._losses is not None and losses != self._losses
         self._losses = losses
         if over:
             for search in self.searches:

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from pg_collector.errors import ConfigurationError
 from pg_collector.privacy.copy_data import INLINE_COPY_DATA
-from pg_collector.privacy.segments import NO_WORD, WORD
+from pg_collector.privacy.segments import NO_WORD, TOKEN, WORD
 from pg_collector.privacy.statements import UNRECOGNIZED
 
 HIDDEN: Final = "?"  # a name that matched a pattern; in SQL in double quotes
@@ -44,7 +44,9 @@ _NAME = re.compile(
 )
 _CAPITALS = re.compile("[A-Z]+")
 # Tokens, and names that a server makes of numbers.
-_MADE = re.compile(r"i_[0-9a-f]{8}|pg_toast_[0-9]+(?:_index)?|pg_(?:toast_)?temp_[0-9]+", re.ASCII)
+_MADE = re.compile(
+    rf"{TOKEN.pattern}|pg_toast_[0-9]+(?:_index)?|pg_(?:toast_)?temp_[0-9]+", re.ASCII
+)
 
 
 class _Replacements(dict[str, str]):

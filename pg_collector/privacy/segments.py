@@ -17,6 +17,8 @@ WORD: Final = f"[^{NO_START}][^{NO_WORD}]*+"
 ENDS: Final = f"(?![^{NO_WORD}])"
 BEGINS: Final = f"(?<![^{NO_WORD}])"
 
+TOKEN: Final = re.compile(r"i_[0-9a-f]{8}", re.ASCII)  # what level full makes of a name
+
 _EMPTY = re.compile(r"[;\s]*+", re.ASCII)
 _SEMICOLON = re.compile(r"\"[^\"]*+\"|;")
 _MARK = re.compile(rf"\"[^\"]*+\"|[;()]|{BEGINS}(?:begin\s++atomic|case|end){ENDS}", FLAGS)
@@ -62,6 +64,11 @@ def segments(text: str) -> Iterator[tuple[int, int]]:
 
 
 def is_cut_word(text: str, at: int, words: frozenset[str]) -> bool:
-    """Return whether from `at` on nothing stands but the beginning of one of `words`."""
+    """Return whether from `at` on nothing stands but the beginning of one of `words`.
+
+    Or what level full made of it.
+    """
     rest = text[at : at + 24].strip().lower()
-    return at + 24 >= len(text) and any(word.startswith(rest) for word in words)
+    if at + 24 < len(text):
+        return False
+    return any(word.startswith(rest) for word in words) or TOKEN.fullmatch(rest) is not None
