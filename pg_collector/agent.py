@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Final, Self
 
 from pg_collector import __version__, allocator, checks, logs, signals
+from pg_collector.audit_log import AuditLog
 from pg_collector.buffer import storage
 from pg_collector.buffer.upkeep import Upkeep
 from pg_collector.buffer_verbs import BufferVerbs
@@ -115,6 +116,7 @@ class Agent:
         )
         self._masking = Masking(self.metrics, state_dir)
         self._masking.follow(config, self._grants.grant())
+        self._audit = AuditLog()
         self.runner = Runner(
             self.buffer,
             self._masking.masker,
@@ -125,7 +127,11 @@ class Agent:
         self._password = password
         self._targets = Targets(config, self._target)
         self.health = HealthServer(
-            config.http, self.vitals, self.metrics, version={"version": __version__}
+            config.http,
+            self.vitals,
+            self.metrics,
+            version={"version": __version__},
+            allowlist=config.security.ip_allowlist,
         )
         self.scheduler = Scheduler(
             self._take,
@@ -168,10 +174,12 @@ class Agent:
     def start(self) -> None:
         """Start the parts in order; one that fails stops those already started.
 
-        Raises StateError where the HTTP address or the output cannot be used.
+        Raises StateError where the HTTP address, the audit log or the output cannot be used.
         """
         with contextlib.ExitStack() as stack:
             self._register()
+            self._audit.follow(self.config, self._grants.grant())
+            stack.callback(self._audit.close)
             stack.callback(self.watchdog.stop)
             self.metrics.config_last_reload_successful.set(1)
             self.metrics.config_last_reload_success_timestamp_seconds.set_to_current_time()
@@ -276,6 +284,8 @@ class Agent:
         grant = self._grants.grant()
         self._masking.made(found.config, grant)
         with contextlib.ExitStack() as undo:
+            self._audit.follow(found.config, grant)
+            undo.callback(self._audit.follow, self.config, grant)
             if found.config.log != self.config.log:
                 logs.setup(found.config.log, scrub=scrub)
                 undo.callback(logs.setup, self.config.log, scrub=scrub)
@@ -286,6 +296,7 @@ class Agent:
             undo.pop_all()
         self.config = found.config
         self._mask_as(grant)
+        self.health.admit(self.config.security.ip_allowlist)
         for gone in self._targets.follow(self.config, self.scheduler, self.ending):
             self.metrics.forget(gone)
             self.vitals.forget(f"postgres:{gone}")
@@ -323,7 +334,8 @@ class Agent:
         return lay_out(self.samplers, self._grants.grant(), asked, self._output)
 
     def _keep_to(self, grant: Grant | None) -> None:
-        """Mask and cut as a grant says."""
+        """Mask, cut and keep books as a grant says."""
+        self._audit.follow_later(self.config, grant)
         self._mask_as(grant)
         if grant is not None and grant.ingest is not None:
             self.runner.cut_at(grant.ingest.max_line_bytes)
@@ -418,6 +430,7 @@ class Agent:
     def _register(self) -> None:
         self.vitals.register("scheduler", partial(checks.scheduler, self.scheduler))
         self.vitals.register("masking", self._masking.vital)
+        self.vitals.register("audit", self._audit.vital)
         self.vitals.register("config", partial(checks.config, self.reloader))
         self.vitals.require("plan", lambda: checks.plan(self._grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)

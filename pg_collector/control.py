@@ -14,6 +14,7 @@ import os
 import socket
 import socketserver
 import stat
+import struct
 import sys
 import threading
 import time
@@ -28,6 +29,9 @@ from pg_collector.errors import AgentUnreachable, CollectorError, ConfigurationE
 from pg_collector.pg import conninfo
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger("pg_collector.audit")
+
+_PEER: Final = struct.Struct("3i")  # pid, uid and gid of who is connected: unix(7)
 
 SOCKET_NAME: Final = "pgc.sock"
 REQUEST_MAX: Final = 64 * 1024  # bytes
@@ -331,6 +335,19 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             log.error("a command could not be answered", exc_info=error)
 
 
+def _verb(request: Request) -> str:
+    return str(type(request).__struct_config__.tag)
+
+
+def _who(connection: socket.socket) -> dict[str, int]:
+    """Return pid and uid of who is connected, where the system tells."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return {}
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid, uid, _ = _PEER.unpack(told)
+    return {"pid": pid, "uid": uid}
+
+
 class _Connection(socketserver.StreamRequestHandler):
     timeout = TIMEOUT
     server: _Server
@@ -349,6 +366,7 @@ class _Connection(socketserver.StreamRequestHandler):
     def _reply(self) -> Reply:
         try:
             request = self.server.requests.decode(self.rfile.readline(REQUEST_MAX))
+            audit.info("local command: %s", _verb(request), extra=_who(self.connection))
             return self.server.answers[type(request)](request)
         except msgspec.MsgspecError as error:
             remedy = "If the agent is of another version than pgc, restart it."

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, TextIO
@@ -39,6 +39,7 @@ _FILE_FLAGS: Final = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 )
 _TERMINAL_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_LOG_MODE: Final = 0o640
 _IRREGULAR: Final = "not a regular file"
 _KNOWN_REPEATS: Final = 256
 _LOUD: Final = ("apscheduler", "urllib3", "psycopg", "requests")
@@ -74,9 +75,9 @@ def setup(settings: Settings, *, scrub: Scrub, stream: TextIO | None = None) -> 
     Replaces what an earlier call set up. Closing the returned handler says what is still unsaid.
     Raises StateError if the file cannot be opened, or is no regular file.
     """
-    sinks: list[_Sink] = [_sink(stream or sys.stderr)]
+    sinks: list[Sink] = [_sink(stream or sys.stderr)]
     if settings.file is not None:
-        sinks.append(_FileSink(settings.file))
+        sinks.append(FileSink(settings.file, _LOG_MODE))
     handler = LineHandler(
         sinks, scrub, json=settings.format == "json", window=settings.repeat_window
     )
@@ -85,6 +86,7 @@ def setup(settings: Settings, *, scrub: Scrub, stream: TextIO | None = None) -> 
         if isinstance(old, LineHandler):
             root.removeHandler(old)
             old.close()
+    handler.setLevel(settings.level.upper())  # the audit log may want more
     root.addHandler(handler)
     root.setLevel(settings.level.upper())
     for name in _LOUD:
@@ -119,7 +121,7 @@ def catch_uncaught() -> None:
 class LineHandler(logging.Handler):
     """Writes records as redacted lines. Never raises; waits at most a second for a reader."""
 
-    def __init__(self, sinks: "list[_Sink]", scrub: Scrub, *, json: bool, window: float) -> None:
+    def __init__(self, sinks: "Sequence[Sink]", scrub: Scrub, *, json: bool, window: float) -> None:
         super().__init__()
         self._sinks = sinks
         self._scrub = scrub
@@ -194,10 +196,14 @@ class _Repeats:
             yield {**fields, "msg": f"{fields['msg']} (repeated {times})", "repeated": count}
 
 
-class _Sink(Protocol):
-    def put(self, line: str, level: str) -> None: ...
+class Sink(Protocol):
+    """Where lines go."""
 
-    def close(self) -> None: ...
+    def put(self, line: str, level: str) -> None:
+        """Write a line. Never raises."""
+
+    def close(self) -> None:
+        """Write no more."""
 
 
 class _Descriptor:
@@ -270,14 +276,16 @@ class _TextSink:
         """Leave it open: it is not ours."""
 
 
-class _FileSink:
+class FileSink:
     """A file, opened anew when somebody moved it away (logrotate)."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lost = 0
+    def __init__(self, path: Path, mode: int) -> None:
+        """Make the file with a mode where it is missing. Raise StateError where that is refused."""
+        self.path = path
+        self.lost = 0  # lines since the last that was written
+        self._mode = mode
         try:
-            self._fd = self._open()
+            self.fd = self._open()
         except OSError as error:
             raise StateError(
                 f"cannot write the log to {path}: {error.strerror}",
@@ -286,31 +294,33 @@ class _FileSink:
             ) from error
 
     def put(self, line: str, level: str) -> None:
+        """Write a line as a whole, or count it."""
         del level
         data = line.encode()
         try:
             self._follow()
-            if self._lost:
-                data = f"({self._lost} log lines were lost)\n".encode() + data
-            size = os.fstat(self._fd).st_size
-            if os.write(self._fd, data) < len(data):
-                os.ftruncate(self._fd, size)
-                self._lost += 1
+            if self.lost:
+                data = f"({self.lost} log lines were lost)\n".encode() + data
+            size = os.fstat(self.fd).st_size
+            if os.write(self.fd, data) < len(data):
+                os.ftruncate(self.fd, size)
+                self.lost += 1
                 return
         except OSError:
-            self._lost += 1
+            self.lost += 1
             return
-        self._lost = 0
+        self.lost = 0
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def _open(self) -> int:
         """Return a descriptor of a regular file; nothing else takes every line at once."""
         try:
-            fd = os.open(self._path, _FILE_FLAGS, 0o640)
+            fd = os.open(self.path, _FILE_FLAGS, self._mode)
         except OSError as error:
             if error.errno == errno.ENXIO:  # a named pipe without a reader, or a socket
                 raise OSError(errno.ENXIO, _IRREGULAR) from None
@@ -322,13 +332,13 @@ class _FileSink:
 
     def _follow(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            if self._fd >= 0 and os.path.samestat(self._path.stat(), os.fstat(self._fd)):
+            if self.fd >= 0 and os.path.samestat(self.path.stat(), os.fstat(self.fd)):
                 return
         self.close()
-        self._fd = self._open()
+        self.fd = self._open()
 
 
-def _sink(stream: TextIO) -> _Sink:
+def _sink(stream: TextIO) -> Sink:
     try:
         return _Descriptor(stream.fileno())
     except (OSError, ValueError, AttributeError):

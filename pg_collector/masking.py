@@ -19,6 +19,7 @@ from pg_collector.privacy.names import SECRET_BYTES
 from pg_collector.privacy.pii import Detector, Kind
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger("pg_collector.audit")
 
 FILE: Final = "masking.key"  # in the state directory: what level full makes its tokens with
 FILE_MODE: Final = 0o600
@@ -61,7 +62,8 @@ class Masking:
         if made is self.masker:
             return
         before, self.masker = self.masker, made
-        self._terms = _terms(config, grant)
+        self._terms = level, pii, _ = _terms(config, grant)
+        audit.info("masking is at the level %s", level, extra={"masking": level, "pii": pii})
         asked = config.security.query_masking_level
         if made.level != asked:
             log.warning("texts are masked at the level %s: the plan has no %s", made.level, asked)

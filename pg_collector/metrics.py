@@ -49,6 +49,7 @@ DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 # Of the reasons of `sample_errors_total`, those that come and go; the others are lasting states.
 _PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
 _SKIP_REASONS: Final = ("still_running", "lane_busy", "budget")
+_REFUSALS = ("address", "token")
 _PII = ("email", "card", "ssn", "phone")
 _MASKING_FAILURES: Final = ("exception", "budget")
 _COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
@@ -191,6 +192,13 @@ class Metrics:
         )
         for reason in _MASKING_FAILURES:
             self.masking_failures_total.labels(reason)
+        self.http_requests_refused_total = self._counter(
+            "http_requests_refused_total",
+            "Requests that were not let in.",
+            "reason",
+        )
+        for reason in _REFUSALS:
+            self.http_requests_refused_total.labels(reason)
         self.pii_found_total = self._counter(
             "pii_found_total", "Personal data that was hidden in texts, once for each text.", "kind"
         )

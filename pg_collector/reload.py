@@ -20,6 +20,7 @@ from pg_collector.errors import CollectorError, ConfigurationError
 from pg_collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger("pg_collector.audit")
 
 KEPT: Final = "the configuration was not reloaded, the one before stays in force"
 
@@ -120,6 +121,7 @@ class Reloader:
         self._metrics.config_last_reload_successful.set(0)
         problems = str(error).splitlines()
         log.error(KEPT, extra={"problems": problems, "remedy": error.remedy})
+        audit.info("configuration refused", extra={"problems": problems})
 
     def _accept(self, reloaded: Reloaded) -> None:
         self.trouble = None
@@ -129,6 +131,7 @@ class Reloader:
             self._clock.now().timestamp()
         )
         extra = {"accepted": reloaded.accepted, "needs_restart": reloaded.refused}
+        audit.info("configuration reloaded", extra=extra)
         if reloaded.refused:
             log.warning("configuration reloaded; some keys need a restart", extra=extra)
         else:

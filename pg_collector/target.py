@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pg_collector.breaker import Breaker
 from pg_collector.budget import Budget, Slowed
@@ -33,6 +33,9 @@ from pg_collector.tour import Tour
 from pg_collector.turn import Outcome, Turn
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger("pg_collector.audit")
+
+_AUTHORIZATION: Final = "28"  # SQLSTATE's class
 
 T = TypeVar("T")
 
@@ -321,6 +324,8 @@ class Target:
         if before is None or str(before) != str(error):
             extra = {"target": self.name, "sqlstate": error.sqlstate, "remedy": error.remedy}
             log.warning("cannot use %s (%s lane): %s", self.name, job.lane, error, extra=extra)
+            if error.sqlstate is not None and error.sqlstate[:2] == _AUTHORIZATION:
+                audit.info("%s does not let us in", self.name, extra=extra)
         reason = "refused" if isinstance(error, TargetRefused) else "down"
         self._failed(job, reason)
         self._tell(job, _down(error))

@@ -17,9 +17,6 @@ NEEDS_RESTART: Final = (
     "state_dir",
     "buffers",
     "http",
-    "security.audit_logging",
-    "security.audit_log_path",
-    "security.ip_allowlist",
     "local",
 )
 

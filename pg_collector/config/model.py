@@ -270,9 +270,11 @@ class Security(Section, frozen=True):
     masking_patterns: Annotated[
         tuple[str, ...], Meta(description="what level `custom` masks beside `basic`")
     ] = ()
-    audit_logging: Annotated[bool, Meta(description="write down what was masked and sent")] = False
-    audit_log_path: Annotated[Path, Meta(description="where")] = Path(
-        "/var/log/pg-collector/audit.log"
+    audit_logging: Annotated[
+        bool, Meta(description="keep a file of who was let in, what was refused, what changed")
+    ] = False
+    audit_log_path: Annotated[Path, Meta(description="that file; its owner alone may read it")] = (
+        Path("/var/log/pg-collector/audit.log")
     )
     ip_allowlist: IpAllowlist = IpAllowlist()
 

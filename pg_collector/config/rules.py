@@ -32,11 +32,7 @@ NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("databases.*.postgres.azure_ad", None),
     ("sampling.jitter", None),
     ("sampling.query_text_max", None),
-    ("http.trusted_proxies", None),
     ("security.keep_query_tags", None),
-    ("security.audit_logging", None),
-    ("security.audit_log_path", None),
-    ("security.ip_allowlist", None),
 )
 
 
@@ -217,6 +213,19 @@ class Rules:
                     self._fault(
                         f"{path}[{number}]", "not a network", "write 10.0.0.0/8 or 192.0.2.7"
                     )
+
+        path, allowlist = "security.ip_allowlist", self._config.security.ip_allowlist
+        if allowlist.enabled and not allowlist.allowlist:
+            self._fault(
+                f"{path}.enabled", "without a list nobody is let in",
+                f"name who may ask: {path}.allowlist: [127.0.0.1, ::1, 10.0.0.0/8]",
+                f"{path}.allowlist",
+            )  # fmt: skip
+        elif allowlist.allowlist and not allowlist.enabled:
+            self.warnings.append(
+                f"{self._reading.place(f'{path}.allowlist')}: everybody is let in: {path}.enabled "
+                "is off"
+            )
 
     def _not_yet(self) -> None:
         for pattern, refused in NOT_YET:

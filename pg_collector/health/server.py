@@ -20,15 +20,17 @@ from typing import Any, Final
 
 from pg_collector.config.certificates import server_context
 from pg_collector.config.files import Unreadable, read_secret
-from pg_collector.config.model import Http
+from pg_collector.config.model import Http, IpAllowlist
 from pg_collector.errors import ConfigurationError, StateError
 from pg_collector.health.address import parse_address, remedy, resolve
 from pg_collector.health.conversation import MAX_HEAD_BYTES, METHODS, Conversation
+from pg_collector.health.guests import FORWARDED, Guests, Seldom
 from pg_collector.health.pages import Page, Pages, text
 from pg_collector.health.vitals import Heart, Vitals
 from pg_collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger("pg_collector.audit")
 
 MAX_THREADS: Final = 8
 
@@ -48,9 +50,17 @@ class HealthServer:
     """
 
     def __init__(
-        self, http: Http, vitals: Vitals, metrics: Metrics, *, version: Mapping[str, str]
+        self,
+        http: Http,
+        vitals: Vitals,
+        metrics: Metrics,
+        *,
+        version: Mapping[str, str],
+        allowlist: IpAllowlist = IpAllowlist(),  # noqa: B008  # it is frozen
     ) -> None:
         self._http = http
+        self._guests = Guests(http, allowlist)
+        self._turned_away = Seldom(_refused)
         self._endpoint = None if http.address == "off" else parse_address(http.address)
         self._pages = Pages(vitals, metrics, version)
         self._metrics = metrics
@@ -65,12 +75,16 @@ class HealthServer:
         """Host and port that it listens on, or None."""
         return self._server.server_address[:2] if self._server else None  # type: ignore[return-value]
 
+    def admit(self, allowlist: IpAllowlist) -> None:
+        """Let others in from the next request on."""
+        self._guests = Guests(self._http, allowlist)
+
     def start(self) -> None:
         """Listen, and serve from a thread of its own. Raises StateError if it cannot listen."""
         if self._endpoint is None:
             return
         try:
-            self._server = _Server(self._endpoint, self._http, self._answer, self._tls)
+            self._server = _Server(self._endpoint, self._http, self._answer, self._knock, self._tls)
         except OSError as error:
             raise StateError(
                 f"cannot listen on {self._http.address}: {error.strerror or error}",
@@ -95,10 +109,26 @@ class HealthServer:
         self._server.end(_GOODBYE)
         self._server = self._thread = None
 
+    def _knock(self, peer: str) -> bool:
+        welcome = self._guests.may_knock(peer)
+        if not welcome:
+            self._refuse(peer, "address")
+        return welcome
+
+    def _refuse(self, peer: str, reason: str) -> None:
+        self._metrics.http_requests_refused_total.labels(reason).inc()
+        self._turned_away.note(f"{peer}: {reason}")
+
     def _answer(self, request: BaseHTTPRequestHandler) -> Page:
+        forwarded = request.headers.get_all(FORWARDED, [])
+        peer = request.client_address[0]
+        if not self._guests.may_enter(peer, forwarded):
+            self._refuse(peer, "address")
+            return text(HTTPStatus.FORBIDDEN, "this address is not on the list")
         if request.command not in METHODS:
             return text(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only")
         if self._token and not hmac.compare_digest(_bearer(request), self._token):
+            self._refuse(peer, "token")
             return text(HTTPStatus.UNAUTHORIZED, "a bearer token is needed: http.token_file has it")
         try:
             return self._pages.get(request.path, request.headers.get("Accept", ""))
@@ -116,10 +146,16 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(
-        self, endpoint: tuple[str, int], limits: Http, answer: Answer, tls: ssl.SSLContext | None
+        self,
+        endpoint: tuple[str, int],
+        limits: Http,
+        answer: Answer,
+        knock: Callable[[str], bool],
+        tls: ssl.SSLContext | None,
     ) -> None:
         self.limits = limits
         self.answer = answer
+        self._knock = knock
         self.heart: Heart | None = None
         self._tls = tls
         self._slots = threading.BoundedSemaphore(MAX_THREADS)
@@ -155,11 +191,14 @@ class _Server(ThreadingHTTPServer):
             self.heart.beat(_POLL)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the client a thread, or turn it away."""
+        """Give the client a thread, or turn it away: whom nobody knows costs no thread."""
+        if not self._knock(client_address[0]):
+            self._turn_away(request, _FORBIDDEN)
+            return
         if not self._slots.acquire(blocking=False):
             self._hang_up_on_the_slowest()
             if not self._slots.acquire(timeout=_ROOM):
-                self._turn_away(request)
+                self._turn_away(request, _BUSY)
                 return
         thread = threading.Thread(
             target=self._serve,
@@ -235,17 +274,33 @@ class _Server(ThreadingHTTPServer):
                 if now - since >= _PATIENT:
                     _hang_up(connection)
 
-    def _turn_away(self, request: socket.socket) -> None:
-        body = b"all connections are taken\n"
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 1\r\n"
-            f"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+    def _turn_away(self, request: socket.socket, answer: bytes) -> None:
         with contextlib.suppress(OSError):
             request.setblocking(False)  # noqa: FBT003  # the standard library's own
-            request.send(head.encode() + body)
+            if self._tls is None:
+                request.send(answer)
             request.recv(MAX_HEAD_BYTES)  # closing with unread bytes would take the answer back
         self.shutdown_request(request)
+
+
+def _refusal(status: HTTPStatus, words: str, *headers: str) -> bytes:
+    body = f"{words}\n"
+    lines = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *("Content-Type: text/plain", *headers, "Cache-Control: no-store", "Connection: close"),
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join((*lines, "", body)).encode()
+
+
+_BUSY: Final = _refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE, "all connections are taken", "Retry-After: 1"
+)
+_FORBIDDEN: Final = _refusal(HTTPStatus.FORBIDDEN, "this address is not on the list")
+
+
+def _refused(who: str, times: int) -> None:
+    audit.info("a request was not let in: %s", who, extra={"times": times})
 
 
 def _token(http: Http) -> bytes | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from pg_collector.config.model import Http, HttpTls
+from pg_collector.config.model import Http, HttpTls, IpAllowlist
 from pg_collector.errors import ConfigurationError, StateError
 from pg_collector.health.address import parse_address, resolve
 from pg_collector.health.server import HealthServer
@@ -37,13 +37,15 @@ class Reply(NamedTuple):
 class Bench:
     """A running server, and a client."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, allowlist: IpAllowlist | None = None, **settings: Any) -> None:
         self.metrics = Metrics(HandClock())
         self.vitals = Vitals(HandClock(), self.metrics)
         options = {"address": "127.0.0.1:0", "read_timeout": 0.6, "write_timeout": 0.6}
         http = Http(**{**options, **settings})
         version = {"version": "1.2.3", "commit": "abc"}
-        self.server = HealthServer(http, self.vitals, self.metrics, version=version)
+        self.server = HealthServer(
+            http, self.vitals, self.metrics, version=version, allowlist=allowlist or IpAllowlist()
+        )
         self.server.start()
 
     @property

@@ -261,13 +261,19 @@ CASES: list[tuple[str, str, str, str]] = [
      "security.masking_patterns", "takes too long for some texts"),
     (f"{DB}security: {{query_masking_level: custom, masking_patterns: ['re:[']}}\n", "3:59",
      "security.masking_patterns", "no regular expression"),
+    # who is let in
+    (f"{DB}security: {{ip_allowlist: {{enabled: true}}}}\n", "3:36",
+     "security.ip_allowlist.enabled", "without a list nobody is let in"),
+    (f"{DB}security: {{ip_allowlist: {{enabled: true, allowlist: [10.0.0.0/33]}}}}\n", "3:54",
+     "security.ip_allowlist.allowlist[0]", "not a network"),
+    (f"{DB}http: {{trusted_proxies: [proxy.example]}}\n", "3:26", "http.trusted_proxies[0]",
+     "not a network"),
     # not in this version
     (f"{PG}      auth_method: aws_iam\n", "4:20", "databases[0].postgres.auth_method",
      "not available in this version (aws_iam)"),
     (f"{PG}      azure_ad: {{client_id: x}}\n", "4:17", "databases[0].postgres.azure_ad",
      "not available in this version"),
-    (f"{DB}security: {{audit_logging: true}}\n", "3:27", "security.audit_logging", "not available"),
-    (f"{DB}security: {{ip_allowlist: {{enabled: true}}}}\n", "3:26", "security.ip_allowlist",
+    (f"{DB}security: {{keep_query_tags: [route]}}\n", "3:29", "security.keep_query_tags",
      "not available"),
 ]  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_what_needs_a_restart_is_refused_by_name_and_keeps_its_value():
         state_dir=Path("/elsewhere"),
         http=Http(address="off"),
         local=Local(enabled=True),
-        security=Security(audit_logging=True, drop_utility_text=False),
+        security=Security(drop_utility_text=False),
     )
     found = compare(ONE, wanted)
     assert set(found.refused) == {
@@ -74,7 +74,6 @@ def test_what_needs_a_restart_is_refused_by_name_and_keeps_its_value():
         "state_dir",
         "http.address",
         "local.enabled",
-        "security.audit_logging",
     }
     assert found.accepted == ("security.drop_utility_text",)
     assert found.config == replace(ONE, security=Security(drop_utility_text=False))

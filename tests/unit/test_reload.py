@@ -60,6 +60,7 @@ def test_a_configuration_is_read_aside_and_adopted_in_the_main_thread():
 
 @pytest.mark.parametrize("where", ["read", "adopt"])
 def test_what_is_refused_is_told_with_every_problem_until_it_is_mended(where, caplog):
+    caplog.set_level("INFO", "pg_collector.audit")
     broken = [True]
 
     def fail(*_):
@@ -80,6 +81,9 @@ def test_what_is_refused_is_told_with_every_problem_until_it_is_mended(where, ca
     bench.reloader.ask()
     bench.turn()
     assert (bench.value(), bench.reloader.trouble) == (1, None)
+    written = [one for one in caplog.records if one.name == "pg_collector.audit"]
+    assert [one.message for one in written] == ["configuration refused", "configuration reloaded"]
+    assert (written[0].problems, written[1].accepted) == (said.problems, DONE.accepted)
 
 
 def test_who_asks_during_a_reading_gets_the_next_one():
