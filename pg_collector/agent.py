@@ -26,7 +26,7 @@ from pg_collector.config.model import Config, Database
 from pg_collector.control import ControlServer
 from pg_collector.delivery import Delivery
 from pg_collector.device_verbs import DeviceVerbs
-from pg_collector.errors import AgentUnreachable, ConfigurationError, StateError
+from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
@@ -336,10 +336,7 @@ class Agent:
     def _keep_to(self, grant: Grant | None) -> None:
         """Mask, cut and keep books as a grant says."""
         self._audit.follow_later(self.config, grant)
-        try:
-            self._mask_as(grant)
-        except StateError as error:  # the plan allows what this host cannot: it stays as it is
-            log.error("%s", error, extra={"remedy": error.remedy})
+        self._mask_as(grant)
         if grant is not None and grant.ingest is not None:
             self.runner.cut_at(grant.ingest.max_line_bytes)
             self.delivery.cut_at(grant.ingest.max_batch_bytes)

@@ -103,6 +103,14 @@ class RotatingSink(logs.FileSink):
                 f"cannot write the audit log to {path}: {error.__cause__}", remedy=REMEDY
             ) from error
 
+    def opened(self, fd: int) -> None:
+        """Let nobody else read it, whoever made it."""
+        os.fchmod(fd, MODE)
+
+    def loss(self, lines: int) -> str:
+        """Return the line that says how many are missing."""
+        return logs.as_note(f"{lines} records were lost", "audit")
+
     def put(self, line: str, level: str) -> None:
         """Write a line, in a new file where the one that is there is full."""
         try:

@@ -28,6 +28,9 @@ _COLUMNS = (
 )
 
 
+_TYPED = ("cluster_name",)  # settings that are a name somebody gave
+
+
 class Introduction:
     """Of one target; its lanes share it."""
 
@@ -43,6 +46,7 @@ class Introduction:
         self._facts: dict[LaneName, Facts] = {}  # those of each lane
         self._sessions: dict[LaneName, Session] = {}
         self._told: bytes | None = None
+        self._masked_with: Masker | None = None
         self._losses = 0  # of the buffer, when it was told
 
     def renew(self, database: Database) -> None:
@@ -58,14 +62,18 @@ class Introduction:
         """
         facts = session.facts
         losses = self._buffer.losses
+        masker = self._masker()
         with self._lock:
+            if masker is not self._masked_with:
+                self._masked_with = masker
+                self._facts.clear()
             database = self._database
             lost = losses != self._losses
             if facts is self._facts.get(job.lane) and not lost:
                 return
             again = job.lane is LaneName.FAST and session is not self._sessions.get(job.lane)
             self._facts[job.lane], self._sessions[job.lane] = facts, session
-            row = _row(facts, database, self._masker())
+            row = _row(facts, database, masker)
             encoded = msgspec.json.encode(row)
             if encoded == self._told and not again and not lost:
                 return
@@ -96,7 +104,10 @@ def _row(facts: Facts, database: Database, masker: Masker) -> tuple[object, ...]
         facts.started_at,
         facts.timeline,
         {name: extension.version for name, extension in facts.extensions.items()},
-        facts.settings,
+        {
+            name: masker.free(text) if name in _TYPED else text
+            for name, text in facts.settings.items()
+        },
         database.tags,
         __version__,
     )

@@ -293,6 +293,10 @@ class FileSink:
                 "out: the lines go to stderr in any case.",
             ) from error
 
+    def loss(self, lines: int) -> str:
+        """Return the line that says how many are missing."""
+        return f"({lines} log lines were lost)\n"
+
     def put(self, line: str, level: str) -> None:
         """Write a line as a whole, or count it."""
         del level
@@ -300,7 +304,7 @@ class FileSink:
         try:
             self._follow()
             if self.lost:
-                data = f"({self.lost} log lines were lost)\n".encode() + data
+                data = self.loss(self.lost).encode() + data
             size = os.fstat(self.fd).st_size
             if os.write(self.fd, data) < len(data):
                 os.ftruncate(self.fd, size)
@@ -328,7 +332,11 @@ class FileSink:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.ENXIO, _IRREGULAR)
+        self.opened(fd)
         return fd
+
+    def opened(self, fd: int) -> None:
+        """Look after a file that was just opened: here nothing. Raises OSError."""
 
     def _follow(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -423,6 +431,11 @@ _HEAD: Final = ("ts", "level", "msg", "component", "error", "stack")
 def _one_line(text: str) -> str:
     """Show control characters instead of obeying them: no forged lines, no terminal codes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_note(msg: str, component: str) -> str:
+    """Return a line of JSON that says something of the log itself."""
+    return _as_json({**_note(msg), "component": component})
 
 
 def _note(msg: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ audit = logging.getLogger("pg_collector.audit")
 
 FILE: Final = "masking.key"  # in the state directory: what level full makes its tokens with
 FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+REMEDY: Final = "Let the agent's user write to its state directory, and restart it."
 
 
 class Masking:
@@ -33,21 +35,22 @@ class Masking:
         self._metrics = metrics
         self._directory = state_dir
         self._secret = b""
+        self._trouble = ""  # why the secret is of this process only
         self.masker = Masker()
         self._terms: tuple[str, str, tuple[str, ...]] | None = None
 
     def made(self, config: Config, grant: Grant | None) -> Masker:
         """Return what is to mask from now on: the one that does, where nothing changes.
 
-        Raises ConfigurationError for patterns that cannot be used, StateError where the secret of
-        level full can be neither read nor made.
+        Raises ConfigurationError for patterns that cannot be used. Where the secret of level full
+        can be neither read nor made, names get tokens that hold for this process.
         """
         terms = _terms(config, grant)
         if terms == self._terms:
             return self.masker
         level, pii, patterns = terms
         if level == "full" and not self._secret:
-            self._secret = installation_secret(self._directory)
+            self._secret = self._installed()
         return Masker(
             level,
             patterns=patterns,
@@ -74,8 +77,18 @@ class Masking:
                 made.level,
             )
 
+    def _installed(self) -> bytes:
+        try:
+            return installation_secret(self._directory)
+        except StateError as error:
+            log.error("%s", error, extra={"remedy": error.remedy})
+            self._trouble = f"names get other tokens after a restart: {error}"
+            return installation_secret(None)
+
     def vital(self) -> Vital:
         """Say in the health report where texts leave the host as they are."""
+        if self._trouble and self.masker.level == "full":
+            return Vital(state=vitals.State.DEGRADED, reason=self._trouble, remedy=REMEDY)
         if self.masker.level != "none":
             return vitals.OK
         return Vital(
@@ -91,18 +104,18 @@ class Masking:
         self._metrics.masking_failures_total.labels(reason=reason).inc()
 
 
-def as_configured(config: Config, state_dir: Path | None) -> Masker:
+def as_configured(config: Config, state_dir: Path) -> Masker:
     """Return a masker as a configuration asks for it, whatever the plan; for a command.
 
-    Raises StateError where level full needs a secret that this user may not read.
+    Its tokens are the agent's where that has made its secret and this user may read it. Raises
+    StateError where this user may not.
     """
     security = config.security
-    level = security.query_masking_level
+    level, secret = security.query_masking_level, b""
+    if level == "full":
+        secret = installation_secret(state_dir if (state_dir / FILE).exists() else None)
     return Masker(
-        level,
-        patterns=security.masking_patterns,
-        secret=installation_secret(state_dir) if level == "full" else b"",
-        detector=Detector("full"),
+        level, patterns=security.masking_patterns, secret=secret, detector=Detector("full")
     )
 
 
@@ -124,6 +137,7 @@ def installation_secret(directory: Path | None) -> bytes:
         return secrets.token_bytes(SECRET_BYTES)
     path = directory / FILE
     try:
+        directory.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             return _checked(path, path.read_bytes())
         new = directory / f".{FILE}.{secrets.token_hex(8)}"
@@ -140,7 +154,7 @@ def installation_secret(directory: Path | None) -> bytes:
     except OSError as error:
         raise StateError(
             f"the secret for masked names cannot be kept: {path}: {error.strerror}",
-            remedy="Let the agent's user write there, or use another masking level than full.",
+            remedy=REMEDY,
         ) from error
 
 

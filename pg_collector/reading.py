@@ -5,15 +5,16 @@ This is the last place where raw query text exists, and it exists in local varia
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pg_collector.changes import Chosen, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
-from pg_collector.privacy.utility import without_utility
+from pg_collector.privacy.utility import command_alone
 from pg_collector.sample import MAX_LINE_BYTES, Body
 from pg_collector.samplers._kinds import names_in
-from pg_collector.samplers._sampler import Probing, Query, Statement, derived
+from pg_collector.samplers._sampler import Probing, Query, Statement, TextSource, derived
 from pg_collector.turn import Search, SetMemory, Turn
 
 Values = Sequence[Any]
@@ -84,39 +85,35 @@ class Reader:
 
     def preparation(self, statement: Statement) -> Callable[[Values], Values]:
         """Return what makes a raw row one that may leave: masked, scrubbed, without its count."""
-        query, columns = statement.query, statement.sent
+        query, columns, masker = statement.query, statement.sent, self.masker
         width = len(columns)
-        texts = [(columns.index(n), s) for n, s in query.sql_text.items() if n in columns]
-        free = [columns.index(name) for name in query.free_text if name in columns]
-        named = names_in(query.row).items()
-        kept = {*query.free_text, *query.sql_text}
-        names = [columns.index(n) for n, sql in named if not sql and n in columns and n not in kept]
-        labels = [columns.index(n) for n, sql in named if sql and n in columns]
-        mask, drop = self.masker.mask, self._drop_utility_text
-        name_of, label_of, free_of = self.masker.name, self.masker.label, self.masker.free
+        shown: dict[str, Callable[[str], str]] = {
+            name: masker.label if in_sql else masker.name
+            for name, in_sql in names_in(query.row).items()
+        }
+        shown |= dict.fromkeys(query.free_text, masker.free)
+        shown |= {name: partial(self._shown, source) for name, source in query.sql_text.items()}
+        steps = [(columns.index(name), step) for name, step in shown.items() if name in columns]
 
         def prepare(row: Values) -> Values:
             out = list(row[:width])
-            for position, source in texts:
-                if out[position] is not None:
-                    text = mask(out[position], source)
-                    out[position] = (
-                        without_utility(text) if drop and source == "statements" else text
-                    )
-            for position in names:
+            for position, step in steps:
                 if out[position]:
-                    out[position] = name_of(out[position])
-            for position in labels:
-                if out[position]:
-                    out[position] = label_of(out[position])
-            for position in free:
-                if out[position]:
-                    out[position] = free_of(out[position])
+                    out[position] = step(out[position])
             return out
 
         # What was selected beside the columns stays here.
         more = query.cap is not None or query.began is not None
-        return prepare if texts or free or names or labels or more else _as_it_is
+        return prepare if steps or more else _as_it_is
+
+    def _shown(self, source: TextSource, raw: str) -> str:
+        """Return what stands for a query text."""
+        text = self.masker.mask(raw, source)
+        if not self._drop_utility_text or source != "statements":
+            return text
+        # A text that is not masked tells what it is only once it is: a comment may stand first.
+        masked = self.masker.basic(raw) if self.masker.level == "none" else text
+        return command_alone(masked) or text
 
 
 def _choose(session: Session, statement: Statement, chosen: Chosen, now: float) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from pg_collector.buffer import Buffer
 from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
-from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.mask import NOT_SHOWN, Masker
 from pg_collector.privacy.scrub import scrub_error
 from pg_collector.sample import Body, Facts, Keep, Sample
 from pg_collector.samplers._sampler import Query, Sampler, ServerRole
@@ -148,7 +148,10 @@ def _shown(state: State, masker: Masker) -> State:
     if message is not None:
         foreign = state.foreign
         message = masker.message(message) if foreign else masker.mentioned(message, state.about)
-    if remedy is not None:
+    if remedy is not None and state.foreign and not state.about:
+        remedy = masker.message(remedy)  # nobody says which names are in it
+        remedy = None if remedy == NOT_SHOWN else remedy
+    elif remedy is not None:
         remedy = masker.mentioned(remedy, state.about)
     return msgspec.structs.replace(state, message=message, remedy=remedy)
 

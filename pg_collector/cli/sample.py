@@ -75,7 +75,8 @@ def sample(
         target = _chosen(found.databases, database)
         asked = _through_an_agent(target, wanted, found.state_dir, explain=explain)
         if asked is None:
-            masker = as_configured(found, found.state_dir)
+            state_dir = found.state_dir or control.state_directory(os.environ)
+            masker = as_configured(found, state_dir)
             asked = _directly(target, wanted, masker, explain=explain)
         lines = asked
     if explain:

@@ -126,7 +126,7 @@ class Rules:
         security = self._config.security
         path, level = "security.masking_patterns", "security.query_masking_level"
         try:
-            Patterns(security.masking_patterns)
+            Patterns(security.masking_patterns, tried=False)
         except ConfigurationError as error:
             self._fault(path, str(error), error.remedy)
             return

@@ -91,6 +91,9 @@ class Conversation(BaseHTTPRequestHandler):
         if self.request_version == "HTTP/0.9":
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
+        if self.headers.defects:  # the rest was not read, and may hold what decides
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
         if {"content-length", "transfer-encoding"} & {name.lower() for name in self.headers}:
             self.close_connection = True  # nobody reads that body
         self._write(self._house.answer(self))

@@ -4,6 +4,7 @@ A failed statement stands raw in pg_stat_activity, so a value may be anything: a
 in double quotes, a string with an apostrophe inside. Reads what the lexer has masked.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -251,10 +252,33 @@ def secrets(text: str) -> list[tuple[int, int]]:
         value = _value_start(text, start, end)
         if value >= 0 and _SECRET_SETTING.search(text, start, value):
             found.append((value, end))
-    apart: list[tuple[int, int]] = []
-    for start, end in sorted(found):
-        if apart and start < apart[-1][1]:
-            apart[-1] = apart[-1][0], max(end, apart[-1][1])
+        if _ROUTINE.match(text, start, end):
+            clauses = _CLAUSE.finditer(text, start, end)
+            settings = itertools.takewhile(lambda clause: not clause[1], clauses)
+            found += [clause.span(2) for clause in settings if _SECRET_SETTING.search(clause[0])]
+        # Which setting it is stands in a string.
+        found += [
+            (call.end(), _call_end(text, call.end(), end))
+            for call in _CALL.finditer(text, start, end)
+        ]
+    return apart(found)
+
+
+def apart(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans in order, those that overlap as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
         else:
-            apart.append((start, end))
-    return apart
+            found.append((start, end))
+    return found
+
+
+_CALL = re.compile(rf"{BEGINS}set_config\s*+\(", FLAGS)
+
+
+def _call_end(text: str, start: int, end: int) -> int:
+    """Return where the arguments that begin at `start` end."""
+    closing = _next(_CLOSING, text, start, end)
+    return closing.start() if closing else end

@@ -1,8 +1,10 @@
 """Level none: a text as it is, but for its credentials, which no level lets out."""
 
+import re
 from collections.abc import Iterable
 
 from pg_collector.privacy import clauses, lexer
+from pg_collector.privacy.clauses import apart
 from pg_collector.privacy.lexer import Kind, Span
 from pg_collector.privacy.scrub import without_credentials
 
@@ -17,13 +19,26 @@ def without_secrets(text: str) -> str | None:
         return None
     masked = lexer.render(text, found)
     raw = _Raw(found)
+    secret = [(raw.start_of(start), raw.end_of(end)) for start, end in clauses.secrets(masked)]
+    # A body, or a statement in a string, may hold any of these clauses, its quotes doubled.
+    secret += [
+        (start, end)
+        for start, end, kind in found
+        if kind is Kind.STRING and _LABEL.search(text, start, end)
+    ]
     parts: list[str] = []
     at = 0
-    for start, end in clauses.secrets(masked):
-        first, last = raw.start_of(start), raw.end_of(end)
+    for first, last in apart(secret):
         parts += (text[at:first], " " if text[first - 1 : first].isalnum() else "", Kind.STRING)
         at = last
     return without_credentials("".join((*parts, text[at:])))
+
+
+_LABEL = re.compile(
+    r"pass(?:word|wd|phrase)|pwd|identified|secret|token|api[_-]?key|credential|conninfo"
+    r"|connection|encryption[_-]?key|private[_-]?key",
+    re.IGNORECASE,
+)
 
 
 class _Raw:

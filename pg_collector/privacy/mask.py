@@ -136,9 +136,18 @@ class Masker:
         """Return a text of ours with what stands for each of the names that it mentions."""
         for name in names:
             shown = self.name(name)
-            if shown != name:
-                text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)
+            if shown == name:
+                continue
+            # As it is, as SQL quotes it, as Python shows it.
+            for written in {name, name.replace('"', '""'), repr(name)[1:-1]}:
+                text = re.sub(rf"(?<!\w){re.escape(written)}(?!\w)", shown, text)
         return text
+
+    def basic(self, text: str) -> str:
+        """Return a text of pg_stat_statements as the level basic shows it, at every level."""
+        if self.level != "none":
+            raise ValueError("what was masked already shows it")
+        return _BASIC.mask(text, "statements")
 
     @staticmethod
     def fingerprint(masked: str) -> str:
@@ -216,3 +225,6 @@ def _hash(text: str, size: int, key: bytes = b"") -> "hashlib.blake2b":
 def _cost(masked: str) -> int:
     """Return the bytes of one cache entry: Python keeps 1, 2 or 4 bytes per character."""
     return masked.__sizeof__() + _ENTRY_BYTES
+
+
+_BASIC: Final = Masker(cache_bytes=0)

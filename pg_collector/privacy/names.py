@@ -38,7 +38,7 @@ _QUOTED: Final = r"(?:[uU]&)?\"[^\"]*+\"(?:\"[^\"]*+\")*"
 _IN_WORD: Final = f"[^{NO_WORD}]"
 # A name in quotes that touches a word keeps them, or two names would become one.
 _NAME = re.compile(
-    rf"'\?'|{_FIXED}|%s|%\([^()]*+\)s|(?<!{_IN_WORD}){_QUOTED}(?!{_IN_WORD})|(?P<touching>{_QUOTED})"
+    rf"'\?'|{_FIXED}|%s(?!{_IN_WORD})|%\([^()]*+\)s|(?<!{_IN_WORD}){_QUOTED}(?!{_IN_WORD})|(?P<touching>{_QUOTED})"
     rf"|{WORD}",
     re.ASCII,
 )
@@ -57,9 +57,11 @@ class _Replacements(dict[str, str]):
         self._work_out = work_out
 
     def __missing__(self, written: str) -> str:
-        if len(self) >= _CACHED:
-            self.clear()
-        self[written] = found = self._work_out(written)
+        found = self._work_out(written)
+        if len(written) <= _NAME_BYTES:
+            if len(self) >= _CACHED:
+                self.clear()
+            self[written] = found
         return found
 
     def of(self, found: re.Match[str]) -> str:
@@ -102,6 +104,8 @@ class Tokens:
         return _NAME.sub(self._written.of, masked)
 
     def _replaced(self, written: str) -> str:
+        if written.startswith("%("):
+            return f"%({self.of(written[2:-2])})s"
         name = _folded(_read(written)) if '"' not in written else _read(written)
         token = self.of(name) if name else name
         return written if token == name else token
@@ -145,15 +149,21 @@ class Patterns:
     texts as they are.
     """
 
-    def __init__(self, patterns: Sequence[str]) -> None:
-        """Raise ConfigurationError for a pattern that is none, or that could take too long."""
+    def __init__(self, patterns: Sequence[str], *, tried: bool = True) -> None:
+        """Raise ConfigurationError for a pattern that is none.
+
+        Also for one that takes too long, unless they were `tried` before: that takes its time, and
+        what passed once is not to be refused by a busy machine.
+        """
         if len(patterns) > MOST_PATTERNS:
             raise ConfigurationError(
                 f"{len(patterns)} masking patterns",
                 remedy=f"Use {MOST_PATTERNS} at most: a regular expression (re:) can join several.",
             )
         self._regexes = tuple(
-            _compiled(text.removeprefix(_REGEX)) for text in patterns if text.startswith(_REGEX)
+            _compiled(text.removeprefix(_REGEX), tried=tried)
+            for text in patterns
+            if text.startswith(_REGEX)
         )
         self._plain = tuple(_plain(text) for text in patterns if not text.startswith(_REGEX))
         self._written = _Replacements(self._replaced)
@@ -172,6 +182,8 @@ class Patterns:
         return text
 
     def _replaced(self, written: str) -> str:
+        if written.startswith("%("):
+            return f"%({self.of(written[2:-2])})s"
         name = _read(written)
         return f'"{HIDDEN}"' if name and self.of(name) != name else written
 
@@ -203,7 +215,7 @@ def _parts(name: str) -> str:
     return f"_{'_'.join(part.lower() for part in _PART.findall(name))}_"
 
 
-def _compiled(text: str) -> re.Pattern[str]:
+def _compiled(text: str, *, tried: bool) -> re.Pattern[str]:
     """Return a regular expression that takes no longer than SLOW for any text we have thought of.
 
     Raises ConfigurationError.
@@ -225,7 +237,7 @@ def _compiled(text: str) -> re.Pattern[str]:
             f"the masking pattern re:{text} matches where nothing is",
             remedy="Let it match one character at least: + instead of *.",
         )
-    if _is_slow(pattern, text):
+    if not tried and _is_slow(pattern, text):
         raise ConfigurationError(
             f"the masking pattern re:{text} takes too long for some texts",
             remedy="Repeat nothing that repeats itself, as in (a+)+, and begin with a fixed word.",

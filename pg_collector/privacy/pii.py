@@ -85,7 +85,7 @@ class Detector:
 
 
 # Nothing personal is without an `@` (or `%40`), or so many digits.
-_HINT = re.compile(r"@|%40|[0-9](?:[ ().-]{0,2}[0-9]){7}")
+_HINT = re.compile(r"@|%40|[0-9](?:[ ()./-]{0,2}[0-9]){7}")
 # Digits that go on, on either side, are another number.
 _BEFORE: Final = r"(?<![\w-])(?<![0-9]\.)"
 _AFTER: Final = r"(?![\w-])(?!\.[0-9])"

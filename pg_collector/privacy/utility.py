@@ -14,12 +14,10 @@ _PLANNED: Final = frozenset({"select", "insert", "update", "delete", "merge", "v
 _UTILITY: Final = frozenset(word.upper() for word in COMMANDS - _PLANNED - {"table", "end"})
 
 
-def without_utility(masked: str) -> str:
-    """Return a masked text of pg_stat_statements, or command and fingerprint of a utility one.
+def command_alone(masked: str) -> str:
+    """Return command and fingerprint of a masked utility text of pg_stat_statements.
 
-    An expression of PL/pgSQL, which begins with no command, is returned as it is.
+    Nothing for any other one, such as an expression of PL/pgSQL, which begins with no command.
     """
     command = leading_command(masked)
-    if command not in _UTILITY:
-        return masked
-    return f"{command} <{Masker.fingerprint(masked)}>"
+    return f"{command} <{Masker.fingerprint(masked)}>" if command in _UTILITY else ""

@@ -23,9 +23,10 @@ SECRET = bytes(range(32))
 @pytest.fixture
 def populated(server):
     """A database whose every name has the mark, and sessions at work in it."""
-    name, role = f"{MARK}_base", f"{MARK}_role"
+    name, role, monitor = f"{MARK}_base", f"{MARK}_role", f"{MARK}_monitor"
     server.query(f"drop database if exists {name}")
-    server.query(f"drop role if exists {role}")
+    server.query(f"drop role if exists {role}, {monitor}")
+    server.query(f"create role {monitor} login in role pg_monitor")
     server.query(f"create role {role} login superuser")
     server.query(f"create database {name} owner {role}")
     dsn = server.dsn(role, name, application_name=f"{MARK} app of {ADDRESS}")
@@ -60,12 +61,12 @@ def populated(server):
         until(lambda: server.query(waits)[0][0], what="somebody waits")
         with contextlib.suppress(psycopg.Error):  # stands raw in pg_stat_activity
             first.execute(f"create role {MARK}_other password '{PASSWORD}' sysid oops")
-        yield server.dsn("pgcollector", name)
+        yield server.dsn(monitor, name)
         second.execute("rollback")
         first.execute(f"select pg_drop_replication_slot('{MARK}_slot')")
     server.query(f"drop database {name} with (force)" if server.major >= 13 else
                  f"drop database {name}")  # fmt: skip
-    server.query(f"drop role {role}")
+    server.query(f"drop role {role}, {monitor}")
 
 
 def taken(dsn: str, masker: Masker) -> dict[str, bytes]:
@@ -90,7 +91,7 @@ def test_what_the_levels_show(populated):
     assert named >= {
         "activity.sessions", "activity.counts", "locks.counts", "locks.blocking", "query_text",
         "database", "database.size", "vacuum.tables", "statio.tables", "statio.indexes", "slots",
-        "statio.sequences", "bloat.tables", "bloat.indexes", "vacuum.horizon",
+        "statio.sequences", "sampler_state", "bloat.tables", "bloat.indexes", "vacuum.horizon",
     }  # fmt: skip
     full = taken(populated, Masker("full", secret=SECRET, detector=detector))
     assert showing(full, MARK) == set()

@@ -66,6 +66,19 @@ def test_two_headers_are_one_list(bench: Bench):
         assert rest(client).startswith(b"HTTP/1.1 403 ")
 
 
+@pytest.mark.parametrize(
+    "line", ["Foo : bar", "no colon", "F\xf6\xf6: bar", ": bar", "X: a\rX-Forwarded-For: b"]
+)
+def test_a_line_that_hides_the_rest_of_the_head_is_refused(bench: Bench, line: str):
+    bench.server.admit(IpAllowlist(enabled=True, allowlist=(PROXY,)))
+    head = (
+        f"GET /livez HTTP/1.1\r\n{line}\r\nX-Forwarded-For: {STRANGER}\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(bench.where, 5, source_address=(PROXY, 0)) as client:
+        client.sendall(head.encode("latin-1"))
+        assert rest(client)[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 403"}
+
+
 def test_the_list_may_change_while_it_runs(bench: Bench):
     assert get(bench, STRANGER).status == 403
     bench.server.admit(IpAllowlist(enabled=True, allowlist=(STRANGER,)))

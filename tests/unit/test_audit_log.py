@@ -135,6 +135,26 @@ def test_a_full_file_is_put_aside_and_a_few_are_kept(tmp_path: Path) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_a_file_that_others_could_read_is_closed_to_them(bench: Bench) -> None:
+    bench.path.touch(0o644)
+    bench.audit.follow(bench.config(), OPEN)
+    assert stat.S_IMODE(bench.path.stat().st_mode) == 0o600
+
+
+def test_what_was_lost_is_told_in_json(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    sink = RotatingSink(folder / "audit.log")
+    folder.rename(tmp_path / "away")  # nobody can open it anew
+    sink.put("{}\n", "info")
+    sink.put("{}\n", "info")
+    (tmp_path / "away").rename(folder)
+    sink.put("{}\n", "info")
+    sink.close()
+    lines = [json.loads(line) for line in (folder / "audit.log").read_text().splitlines()]
+    assert [one.get("msg") for one in lines] == ["2 records were lost", None]
+
+
 def test_a_file_that_somebody_moved_away_is_made_anew(bench: Bench) -> None:
     bench.audit.follow(bench.config(), OPEN)
     bench.path.rename(bench.path.with_suffix(".old"))

@@ -11,6 +11,7 @@ from pg_collector.privacy.mask import LEVELS, NOT_SHOWN, Masker, Source
 from pg_collector.privacy.names import MOST_PATTERNS, Patterns, Tokens, sql_words
 from pg_collector.privacy.pii import Detector
 from pg_collector.privacy.segments import TOKEN
+from pg_collector.reading import Reader
 from tests.support import sql_texts
 from tests.unit.test_mask import SOURCES, TEXTS
 
@@ -90,6 +91,14 @@ def test_what_says_nothing_of_the_user_stays(text: str) -> None:
     assert full(text) == text
 
 
+def test_places_of_parameters_keep_their_form_and_lose_their_names() -> None:
+    token = FULL.name("customer_ssn")
+    masked = full("select %(customer_ssn)s, %s, :customer_ssn")
+    assert masked == f"select %({token})s, %s, :{token}"
+    assert full("select 5 %salary") == f"select ? %{FULL.name('salary')}"
+    assert at("custom").mask("select %(customer_ssn)s", "statements") == "select %(?)s"
+
+
 def test_messages_are_not_shown_at_level_full() -> None:
     assert FULL.message("permission denied for table orders") == NOT_SHOWN
     assert full("permission denied for table orders", "error") == NOT_SHOWN
@@ -101,6 +110,11 @@ def test_a_text_of_ours_keeps_all_but_the_names() -> None:
     assert FULL.mentioned(said, ("bob", "shop")) == (
         f'In the database "{shop}": GRANT pg_monitor TO {bob}; ask bobby'
     )
+    for name in ('my"role', "back\\slash", "z\u200bero"):
+        quoted = name.replace('"', '""')
+        token = FULL.name(name)
+        masked = FULL.mentioned(f'GRANT x TO "{quoted}"; the database {name!r}', (name,))
+        assert masked == f'GRANT x TO "{token}"; the database {token!r}'
 
 
 @law
@@ -160,8 +174,12 @@ def test_custom_hides_in_sql_names_and_messages() -> None:
 )
 def test_bad_patterns(pattern: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as refused:
-        Patterns([pattern])
+        Patterns([pattern], tried=False)
     assert refused.value.remedy
+
+
+def test_a_pattern_that_was_tried_is_not_tried_again() -> None:
+    assert Patterns(["re:(a+)+$"]).of("b") == "b"
 
 
 def test_too_many_patterns() -> None:
@@ -208,12 +226,36 @@ def test_none_shows_texts_as_they_are(text: str) -> None:
         "select 'it''s', E'a\\'b'; alter role bob password 'hunter2'",
         "select 'don't', 1; alter role bob password 'hunter2'",
         "-- Authorization: Bearer hunter2hunter2",
+        "do $$ begin execute 'alter role bob password ''hunter2'''; end $$",
+        "do $$ begin execute $q$alter role bob password E'hunter2'$q$; end $$",
+        "do $$ begin perform dblink('host=h password=''hunter2'''); end $$",
+        "do $$ begin execute 'create user mapping for b server s options (user ''u'', password"
+        " ''hunter2'')'; end $$",
+        "create function f() returns int set app.encryption_key to 'hunter2' as 'select 1'",
+        "select set_config('app.api_key', 'hunter2', false)",
+        "select set_config($1, 'hunter2', false)",
     ],
 )
 def test_none_shows_no_credential(text: str) -> None:
     for end in range(len(text) + 1):
         masked = at("none").mask(text[:end], "activity")
         assert "hunter" not in masked, text[:end]
+
+
+def test_none_shows_the_command_of_a_utility_text_all_the_same() -> None:
+    reader = Reader(at("none"), drop_utility_text=True)
+    texts = (
+        "/* app:x */ create table secret_plan as select 'hunter2'",
+        "-- c\ndo $$ begin perform 'hunter2'; end $$",
+        "alter table t alter c set default 'hunter2'",
+        "select 'kept'",
+    )
+    *commands, kept = (reader._shown("statements", text) for text in texts)
+    assert [re.sub("<.*>", "<>", one) for one in commands] == ["CREATE <>", "DO <>", "ALTER <>"]
+    assert kept == "select 'kept'"
+    # A hash of what is not masked could be guessed.
+    other = reader._shown("statements", "alter table t alter c set default 'hunter3'")
+    assert other == commands[2]
 
 
 def test_none_keeps_what_stands_around_a_credential() -> None:

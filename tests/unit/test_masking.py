@@ -11,9 +11,12 @@ from pg_collector.clock import SystemClock
 from pg_collector.config.kinds import MaskingLevel
 from pg_collector.config.model import Config, Database, Security
 from pg_collector.errors import ConfigurationError, StateError
+from pg_collector.health import vitals
 from pg_collector.masking import FILE, Masking, as_configured, installation_secret
 from pg_collector.metrics import Metrics
-from pg_collector.plan import DEMO, EVERYTHING, Features, Grant, OpenGrant
+from pg_collector.plan import DEMO, Features, Grant, OpenGrant
+from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.segments import TOKEN
 
 OPEN = OpenGrant().grant()
 
@@ -91,8 +94,6 @@ def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert installation_secret(tmp_path) == secret
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208  # names are enough
-    asked = config("full")
-    assert as_configured(asked, tmp_path).name("t") == as_configured(asked, tmp_path).name("t")
 
 
 def test_of_processes_that_make_it_together_one_wins(tmp_path: Path) -> None:
@@ -112,16 +113,31 @@ def test_of_processes_that_make_it_together_one_wins(tmp_path: Path) -> None:
     assert set(made) == {installation_secret(tmp_path)}
 
 
-def test_a_secret_that_is_damaged_or_cannot_be_kept(tmp_path: Path) -> None:
+def test_a_secret_that_is_damaged_or_cannot_be_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / FILE).write_bytes(b"short")
     with pytest.raises(StateError, match="5 bytes instead of 32") as damaged:
         installation_secret(tmp_path)
     assert damaged.value.remedy
     with pytest.raises(StateError, match="cannot be kept") as refused:
-        installation_secret(tmp_path / "nowhere")
+        installation_secret(tmp_path / FILE / "below")
     assert refused.value.remedy
+    # Names are hidden all the same, with tokens that end with this process.
+    masking = Masking(Metrics(SystemClock()), tmp_path)
+    masking.follow(config("full"), OPEN)
+    assert TOKEN.fullmatch(masking.masker.name("orders"))
+    assert "5 bytes instead of 32" in caplog.text
+    assert masking.vital().state is vitals.State.DEGRADED
 
 
-def test_a_file_without_a_state_directory_is_not_needed() -> None:
-    assert installation_secret(None) != installation_secret(None)
-    assert EVERYTHING.masking("full") == "full"
+def test_a_state_directory_is_made(tmp_path: Path) -> None:
+    assert installation_secret(tmp_path / "a" / "b") == installation_secret(tmp_path / "a" / "b")
+
+
+def test_a_command_makes_no_secret_and_uses_the_agents(tmp_path: Path) -> None:
+    asked = config("full")
+    assert TOKEN.fullmatch(as_configured(asked, tmp_path).name("t"))
+    assert list(tmp_path.iterdir()) == []
+    secret = installation_secret(tmp_path)
+    assert as_configured(asked, tmp_path).name("t") == Masker("full", secret=secret).name("t")
