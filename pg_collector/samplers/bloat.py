@@ -290,7 +290,7 @@ def _refusal(
     if not lacking:
         return None
     if not row["readable"] or (lacking == len(nulls) and row["last_analyze"]):
-        reason = f"the statistics of its columns are not shown to {facts.role}"
+        reason = "the statistics of its columns are not shown to this role"
         return Estimate(None, "unavailable", reason, hidden=True)
     if lacking == len(nulls):
         return Estimate(None, "unavailable", "never analyzed")
