@@ -41,7 +41,7 @@ def test_hangups_in_the_middle_of_batches_lose_no_line(newest_server, tmp_path):
     files = tmp_path.glob("output/prod/*/*.jsonl")
     assert sum(len(file.read_bytes().splitlines()) for file in files) >= produced
     said = daemon.said()
-    assert {one["level"] for one in said} <= {"info"}, said
+    assert [one for one in said if one["level"] != "info"] == []
     (first, *_) = [one for one in said if one["msg"] == "configuration reloaded"]
     assert "databases.prod.postgres.query_timeout" in first["accepted"]
 
