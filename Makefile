@@ -87,6 +87,14 @@ cost: $(READY) ## Measure what each set costs a server, for docs/samplers.md
 lock: ## Renew constraints.txt from pyproject.toml
 	@$(PYTHON) packaging/lock.py
 
+.PHONY: sbom
+sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
+	@$(PYTHON) packaging/shipped.py sbom
+
+.PHONY: pip-audit
+pip-audit: ## Look up what is shipped in the advisory databases (network)
+	@$(PYTHON) packaging/shipped.py audit
+
 .PHONY: clean
 clean: ## Remove the environment and what tools left
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
