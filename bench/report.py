@@ -163,8 +163,8 @@ database with as many of these as the large one has. A target more is in the row
   the C library instead of one a thread saves 8 MB ([allocator.py](../pg_collector/allocator.py)),
   requests without what guesses encodings 2.5, and what other libraries import and do not use 1.5
   ([lean.py](../pg_collector/lean.py)). What a full garbage collection frees goes back to the
-  system. Over 30 minutes the anonymous part stays within 0.2 MB; what moves besides are pages of
-  libraries that the kernel takes away and brings back.
+  system. What moves in half an hour are mostly pages of libraries, which the kernel takes away and
+  brings back.
 - **The agent's processor time.** About half of a cycle on the medium database goes into some 36
   statements, each with its answer, its masks and its line; a seventh into writing these to disk, as
   much into one request to the platform, and the rest into scheduling, the watchdog and the main

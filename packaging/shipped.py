@@ -1,10 +1,11 @@
-"""What is shipped, and what is known of it: python packaging/shipped.py sbom | audit.
+"""What is shipped, and what is known of it.
 
-`sbom` writes dist/sbom.cdx.json, a CycloneDX bill of materials of the agent and of the packages that
-come with it, in the versions of constraints.txt. `audit` looks these up in the advisory databases
-that pip-audit knows; it needs the network.
+`sbom` writes dist/sbom.cdx.json, a CycloneDX bill of materials of the agent and of the packages
+that come with it, in the versions of constraints.txt. `audit` looks these up in the advisory
+databases that pip-audit knows; it needs the network.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -29,10 +30,9 @@ def environment(place: Path, *wanted: str) -> Path:
 
 def main() -> int:
     """Do what the command line asks for."""
-    if len(sys.argv) != 2 or sys.argv[1] not in TOOLS:
-        print(__doc__, file=sys.stderr)
-        return 2
-    task = sys.argv[1]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TOOLS)
+    task = parser.parse_args().task
     with tempfile.TemporaryDirectory() as directory:
         pins = ("--constraint", str(ROOT / "constraints.txt"))
         agent = environment(Path(directory) / "agent", *pins, str(ROOT))
@@ -54,7 +54,6 @@ def main() -> int:
              "--pyproject", str(ROOT / "pyproject.toml"), "--output-file", str(TARGET), str(agent)],
             check=True,
         )  # fmt: skip
-    print(f"written: {TARGET.relative_to(ROOT)}")
     return 0
 
 
