@@ -131,7 +131,7 @@ class Reloader:
             self._clock.now().timestamp()
         )
         extra = {"accepted": reloaded.accepted, "needs_restart": reloaded.refused}
-        audit.info("configuration reloaded", extra=extra)
+        audit.info("another configuration is in force", extra=extra)
         if reloaded.refused:
             log.warning("configuration reloaded; some keys need a restart", extra=extra)
         else:

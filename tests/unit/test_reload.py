@@ -82,7 +82,10 @@ def test_what_is_refused_is_told_with_every_problem_until_it_is_mended(where, ca
     bench.turn()
     assert (bench.value(), bench.reloader.trouble) == (1, None)
     written = [one for one in caplog.records if one.name == "pg_collector.audit"]
-    assert [one.message for one in written] == ["configuration refused", "configuration reloaded"]
+    assert [one.message for one in written] == [
+        "configuration refused",
+        "another configuration is in force",
+    ]
     assert (written[0].problems, written[1].accepted) == (said.problems, DONE.accepted)
 
 
