@@ -135,8 +135,7 @@ def sql_words() -> frozenset[str]:
 
 MOST_PATTERNS: Final = 50
 LONGEST_PATTERN: Final = 200
-SLOW: Final = 0.05  # seconds that a pattern may take for a text of TEXT_LENGTH
-_TEXT_LENGTH: Final = 65_536
+SLOW: Final = 0.05  # seconds that a pattern may take for a text of 64 kB
 _REGEX: Final = "re:"
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^\x00-\x7f]+")
 

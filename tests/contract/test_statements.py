@@ -176,6 +176,15 @@ def test_after_a_loss_texts_and_the_full_line_follow_once_nothing_more_is_lost(d
         assert "query_text" not in there.take("statements")
 
 
+def test_what_was_lost_before_the_first_turn_makes_nothing_come_twice(database):
+    with sampling(database.dsn()) as there, statements(database, 20):
+        there.tray.losses = 5
+        assert "query_text" in there.take("statements")
+        second = there.take("statements")
+        assert "delta" in second["statements"][0].head
+        assert sum(len(line.rows) for line in second.get("query_text", ())) < 20
+
+
 def test_utility_statements_are_sent_as_their_command_and_passwords_never(database):
     role = f"canary_{database.name}"
     with sampling(database.dsn()) as there:
