@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
     def _do_submit_job(self, job: ScheduledJob, run_times: list[dt.datetime]) -> None:
         if self._stopping.is_set():
             return  # its pool is shut down, or about to be
-        job.args[0].submitted.append(self._clock.monotonic())
+        job.args[0].submit(self._clock.monotonic())
         super()._do_submit_job(job, run_times)
 
 
@@ -73,6 +73,12 @@ class Round:
         self.jobs = tuple(jobs)  # those that were taken away meanwhile among them
         self.left_out = False  # whether it was skipped last time
         self.submitted: deque[float] = deque()  # when, of the runs that wait
+        self.last: float | None = None  # when the last run was submitted, by the monotonic clock
+
+    def submit(self, now: float) -> None:
+        """Note that a run was handed to the lane."""
+        self.submitted.append(now)
+        self.last = now
 
 
 class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
@@ -252,12 +258,15 @@ class Scheduler:
                     executor.pool.shutdown(wait=False)
 
     def reanchor(self) -> None:
-        """Lay every job anew on the wall clock as it is now."""
-        begin = _Beginning()
+        """Lay every job anew on the wall clock as it is now; each keeps its turn."""
         with self._lock:
+            last = {job: one.last for job, one in self._rounds.items()}
+            begin = _Beginning(last, self._clock.monotonic())
             for job in self._jobs.values():
                 self._take_out(job)
-            self._lay(self._jobs.values(), begin.at_once)
+            self._lay(self._jobs.values(), begin.in_its_turn)
+            for job, moment in last.items():
+                self._rounds[job].last = moment
 
     def _lay(self, jobs: Iterable[Job], begin: Callable[[Job], dt.datetime]) -> None:
         """Lay jobs in rounds."""
@@ -362,10 +371,15 @@ class Scheduler:
 
 
 class _Beginning:
-    """The moment from which jobs are laid: those of a target all together."""
+    """The moment from which jobs are laid: those of a target all together.
 
-    def __init__(self) -> None:
+    `last` has when jobs had their last turns, by the monotonic clock, which shows `now`.
+    """
+
+    def __init__(self, last: Mapping[str, float | None] | None = None, now: float = 0.0) -> None:
         self._now = dt.datetime.now(dt.UTC)
+        self._monotonic = now
+        self._last = last or {}
         self._waits: dict[str, float] = {}
 
     def at_once(self, job: Job) -> dt.datetime:
@@ -377,6 +391,13 @@ class _Beginning:
     def in_a_turn(self, job: Job) -> dt.datetime:
         """Return when a job that ran before has its first run at another interval."""
         return self._now + dt.timedelta(seconds=job.every)
+
+    def in_its_turn(self, job: Job) -> dt.datetime:
+        """Return when a job that ran before is due, however the wall clock was set meanwhile."""
+        last = self._last.get(job.id)
+        if last is None:
+            return self.at_once(job)
+        return self._now + dt.timedelta(seconds=max(0.0, last + job.every - self._monotonic))
 
 
 def _stopping() -> AgentUnreachable:

@@ -90,7 +90,7 @@ def test_a_step_of_the_wall_clock_costs_at_most_an_interval_and_a_second(stepped
     moments = [float(monotonic) for monotonic, *_ in runs()]
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert max(gaps) < EVERY + 1.0 + LATE
-    # Laid anew, a run comes out of turn; what was missed is not made up for.
+    # A run may come out of turn before the step is seen; what was missed is not made up for.
     assert len(moments) <= (moments[-1] - moments[0]) / EVERY + 3
     wall = [int(moment) for _, moment, _ in runs()]
     assert abs(wall[-1] - wall[0] - (then - first)) < 60
