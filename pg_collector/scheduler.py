@@ -265,8 +265,8 @@ class Scheduler:
             for job in self._jobs.values():
                 self._take_out(job)
             self._lay(self._jobs.values(), begin.in_its_turn)
-            for job, moment in last.items():
-                self._rounds[job].last = moment
+            for name, moment in last.items():
+                self._rounds[name].last = moment
 
     def _lay(self, jobs: Iterable[Job], begin: Callable[[Job], dt.datetime]) -> None:
         """Lay jobs in rounds."""
