@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from pg_collector import __version__, allocator, checks, logs, signals
 from pg_collector.audit_log import AuditLog
+from pg_collector.breaker import Breaker
 from pg_collector.buffer import storage
 from pg_collector.buffer.upkeep import Upkeep
 from pg_collector.buffer_verbs import BufferVerbs
@@ -26,7 +27,7 @@ from pg_collector.config.model import Config, Database
 from pg_collector.control import ControlServer
 from pg_collector.delivery import Delivery
 from pg_collector.device_verbs import DeviceVerbs
-from pg_collector.errors import AgentUnreachable, ConfigurationError
+from pg_collector.errors import AgentUnreachable, ConfigurationError, TargetDown
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
@@ -36,6 +37,7 @@ from pg_collector.masking import Masking
 from pg_collector.metrics import Metrics
 from pg_collector.orders import Orders
 from pg_collector.outlets import Outlet
+from pg_collector.pg.auth import methods
 from pg_collector.plan import Grant, GrantSource
 from pg_collector.privacy.scrub import scrub
 from pg_collector.reload import Reloaded, Reloader, nothing_to_read
@@ -382,7 +384,20 @@ class Agent:
             stopping=self.stopping,
             limits=self.config.breakers.postgres,
             budget=self.config.sampling.budget,
-            password=self._password,
+            login=methods.login(
+                database, guard=self._token_guard, clock=self.clock, password=self._password
+            ),
+        )
+
+    def _token_guard(self, component: str) -> Breaker:
+        limits = self.config.breakers.postgres
+        return Breaker(
+            component,
+            failures=limits.failures,
+            reset=limits.reset,
+            counts=(TargetDown,),
+            metrics=self.metrics,
+            clock=self.clock,
         )
 
     def _take(self, job: Job) -> None:

@@ -249,14 +249,24 @@ class _TlsPool(HTTPSConnectionPool):
 POOLS: Final = {"http": _Pool, "https": _TlsPool}  # for `pool_classes_by_scheme`
 
 
-def tls_context() -> ssl.SSLContext:
+def tls_context(revoked: str | None = None) -> ssl.SSLContext:
     """Return a context that verifies certificates and host names, and makes bounded sockets.
 
-    It trusts nobody yet.
+    It trusts nobody yet. `revoked` is a file with lists of revoked certificates, which then have to
+    be there for each authority. Raises Unreachable where it cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = TlsSocket
+    if revoked is not None:
+        try:
+            context.load_verify_locations(revoked)
+        except OSError:  # ssl.SSLError is one
+            raise Unreachable(
+                f"the list of revoked certificates {revoked} cannot be used",
+                remedy="Write the list of the platform's authority there, as PEM.",
+            ) from None
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
     return context
 
 

@@ -22,6 +22,7 @@ from pg_collector.errors import (
 from pg_collector.introduction import Introduction
 from pg_collector.metrics import Metrics
 from pg_collector.pg import databases
+from pg_collector.pg.auth.login import Login
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
 from pg_collector.privacy.scrub import scrub_error
@@ -58,9 +59,9 @@ class Target:
         stopping: threading.Event,
         limits: Limits | None = None,
         budget: float | None = None,
-        password: Callable[[], str] | None = None,
+        login: Login | None = None,
     ) -> None:
-        """Build it; nothing connects before a turn.
+        """Build it; nothing connects before a turn. `login` is as the configuration says.
 
         `limits` are those of its breaker, `budget` the part of one core of the server that all its
         samplers may take together; None: any.
@@ -100,7 +101,7 @@ class Target:
                 name,
                 relations=relations,
                 stopping=stopping,
-                password=password,
+                login=login,
                 clock=clock,
                 breaker=self.breaker,
                 on_change=self._on_change,

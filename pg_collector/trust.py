@@ -1,4 +1,4 @@
-"""Which authorities are trusted: the operating system's bundle, found by looking.
+"""Which authorities are trusted: the operating system's bundle, found by looking; and why not.
 
 The OpenSSL inside psycopg's and Python's wheels looks in places that no distribution uses, so the
 bundle is always passed on by name.
@@ -6,6 +6,25 @@ bundle is always passed on by name.
 
 import os
 from pathlib import Path
+from typing import Final
+
+# What is wrong with a certificate, by X509_V_ERR_*:
+# https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+UNTRUSTED: Final = "is signed by an authority that is not trusted here"
+FAULTS: Final = {
+    3: "cannot be looked up: there is no revocation list of its authority",
+    9: "is not valid yet",
+    10: "has expired",
+    11: "cannot be looked up: the revocation list is not valid yet",
+    12: "cannot be looked up: the revocation list has expired",
+    18: "is signed by itself, not by an authority that is trusted here",
+    19: UNTRUSTED,
+    20: UNTRUSTED,
+    21: UNTRUSTED,
+    23: "was revoked",
+    62: "is not for this host name",
+    64: "is not for this address",
+}
 
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
@@ -13,6 +32,16 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine, macOS
 )
+
+
+# What shows that a file was written or replaced: its number, times and size.
+Stamp = tuple[int, int, int, int]
+
+
+def stamp(path: Path) -> Stamp:
+    """Return the stamp of a file; raises OSError where there is none."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def system_bundle() -> Path | None:

@@ -27,7 +27,7 @@ from pg_collector.errors import ConfigurationError, DeliveryError, Unexpected, U
 from pg_collector.exchange import MAX_REPLY, POOLS, Exchange, tls_context
 from pg_collector.resolve import Resolver
 from pg_collector.secret import Secret
-from pg_collector.trust import system_bundle
+from pg_collector.trust import Stamp, stamp, system_bundle
 from pg_collector.web_trouble import refused_by_proxy, unreachable
 from pg_collector.wire import Wire
 
@@ -92,6 +92,8 @@ class Web:
         pair = platform.client_cert
         own = pair.cert_file, pair.key_file
         self._own = (str(own[0]), str(own[1])) if own[0] and own[1] else None
+        self._revoked = str(platform.crl_file) if platform.crl_file else None
+        self._stamps: list[Stamp] = []  # of the files, as the adapter knows them
         self._wire = Wire()
         self._pid = os.getpid()
         self._resolver = Resolver()
@@ -180,14 +182,22 @@ class Web:
         if self._pid != os.getpid():
             self._pid, self._adapter = os.getpid(), None
             self._resolver = Resolver()
-        for file in (self._authorities, *(self._own or ())):
-            if file is not None and not Path(file).is_file():
+        stamps = []
+        for file in (self._authorities, self._revoked, *(self._own or ())):
+            if file is None:
+                continue
+            try:
+                stamps.append(stamp(Path(file)))
+            except OSError:
                 raise Unreachable(
                     f"{self._place}: the file {file} is missing",
-                    remedy="See platform.ca_file and platform.client_cert.",
-                )
+                    remedy="See platform.ca_file, platform.crl_file and platform.client_cert.",
+                ) from None
+        if self._adapter is not None and stamps != self._stamps:
+            self.close()  # a file was replaced; a context that read the old one keeps it
         if self._adapter is None:
-            self._adapter = _Adapter(self._authorities)
+            self._stamps = stamps
+            self._adapter = _Adapter(self._authorities, self._revoked)
         return self._adapter
 
 
@@ -198,12 +208,13 @@ class _Closed(Exception):
 class _Adapter(HTTPAdapter):
     """One connection, of our bounded kind, never tried again behind our back."""
 
-    def __init__(self, authorities: str | None) -> None:
+    def __init__(self, authorities: str | None, revoked: str | None) -> None:
         self._authorities = authorities
+        self._revoked = revoked
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=tls_context(), **options)
+        super().init_poolmanager(*args, ssl_context=tls_context(self._revoked), **options)
         self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
@@ -213,7 +224,7 @@ class _Adapter(HTTPAdapter):
         if self._authorities is not None:
             outer.load_verify_locations(self._authorities)
         manager = super().proxy_manager_for(
-            proxy, ssl_context=tls_context(), proxy_ssl_context=outer, **options
+            proxy, ssl_context=tls_context(self._revoked), proxy_ssl_context=outer, **options
         )
         manager.pool_classes_by_scheme = POOLS
         return manager

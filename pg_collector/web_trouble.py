@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pg_collector.errors import DeliveryError, Unreachable
+from pg_collector.trust import FAULTS
 
 _TUNNEL: Final = re.compile(r"Tunnel connection failed: (\d{3})")
 _CLOCK: Final = "Is this host's clock right? Else the far side has to renew its certificate."
@@ -22,18 +23,12 @@ _AUTHORITY: Final = (
 _NAME: Final = "Is platform.url right? The certificate is another host's."
 _OWN: Final = "Renew platform.client_cert, or ask the platform which one it wants."
 
-# X509_V_ERR_*: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+_LIST: Final = "Renew the list in platform.crl_file; it has to be of the certificate's authority."
 _CERTIFICATE: Final = {
-    9: ("is not valid yet", _CLOCK),
-    10: ("has expired", _CLOCK),
-    18: ("is signed by itself, not by an authority that is trusted here", _AUTHORITY),
-    19: ("is signed by an authority that is not trusted here", _AUTHORITY),
-    20: ("is signed by an authority that is not trusted here", _AUTHORITY),
-    21: ("is signed by an authority that is not trusted here", _AUTHORITY),
-    23: ("was revoked", "The far side has to renew its certificate."),
-    62: ("is not for this host name", _NAME),
-    64: ("is not for this address", _NAME),
-}
+    3: _LIST, 9: _CLOCK, 10: _CLOCK, 11: _LIST, 12: _LIST, 18: _AUTHORITY, 19: _AUTHORITY,
+    20: _AUTHORITY, 21: _AUTHORITY, 23: "The far side has to renew its certificate.", 62: _NAME,
+    64: _NAME,
+}  # fmt: skip
 # The reasons of OpenSSL as Python names them; an ALERT is what the far side said.
 _TLS: Final = {
     "WRONG_VERSION_NUMBER": ("it does not speak TLS", "Is platform.url right? Try the port."),
@@ -96,8 +91,8 @@ def _tunnel(error: BaseException, place: str) -> Unreachable | None:
 
 def _tls(error: BaseException, place: str) -> Unreachable | None:
     if isinstance(error, ssl.SSLCertVerificationError):
-        plain = ("cannot be verified", _AUTHORITY)
-        said, remedy = _CERTIFICATE.get(error.verify_code, plain)
+        said = FAULTS.get(error.verify_code, "cannot be verified")
+        remedy = _CERTIFICATE.get(error.verify_code, _AUTHORITY)
         return Unreachable(f"{place}: TLS: its certificate {said}", remedy=remedy)
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""

@@ -167,6 +167,10 @@ class Platform(Section, frozen=True):
     ca_file: Annotated[
         str, Meta(description="`system` or a file of certificates", extra={"place": True})
     ] = "system"
+    crl_file: Annotated[
+        Path | None,
+        Meta(description="list of revoked certificates, of every authority in the chain"),
+    ] = None
     client_cert: ClientCert = ClientCert()
     batch_max_lines: Annotated[
         int, Meta(ge=1, le=10_000, description="a request holds at most so many lines")

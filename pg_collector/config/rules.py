@@ -1,9 +1,10 @@
 """What no single key can tell: values that contradict each other, or ask for what is not there."""
 
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pg_collector.config import certificates, conninfo, listening, named_files, proxy
@@ -21,15 +22,24 @@ _REFERENCE: Final = re.compile(r"\$\{[^{}]*\}")
 _FILLER: Final = "00000000"  # digits fit wherever a reference may stand, a port included
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
+
+class _Package(NamedTuple):
+    """What an extra brings: the module that is imported, the package, the extra's name."""
+
+    module: str
+    name: str
+    extra: str
+
+
+_PACKAGES: Final = {
+    AuthMethod.AWS_IAM: _Package("botocore", "botocore", "aws"),
+    AuthMethod.GCP_IAM: _Package("google.auth", "google-auth", "gcp"),
+    AuthMethod.AZURE_AD: _Package("azure.identity", "azure-identity", "azure"),
+}
+
 # Keys whose other values this version cannot serve yet. Delete a line when its part is built.
 # `*` stands for every database; None: nothing but the default; else the values that are refused.
 NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
-    (
-        "databases.*.postgres.auth_method",
-        frozenset((AuthMethod.AWS_IAM, AuthMethod.GCP_IAM, AuthMethod.AZURE_AD)),
-    ),
-    ("databases.*.postgres.aws_iam", None),
-    ("databases.*.postgres.azure_ad", None),
     ("sampling.jitter", None),
     ("sampling.query_text_max", None),
     ("security.keep_query_tags", None),
@@ -52,6 +62,7 @@ class Rules:
         self._names()
         for number in range(len(self._config.databases)):
             self._connection(number)
+            self._log_in(number)
         self._pairs()
         self._platform()
         self._http()
@@ -104,23 +115,69 @@ class Rules:
             told = re.sub(r'"[^"]*"?', "(…)", complaint)  # libpq's repeat parts of the string
             self._fault(path, f"{told}", "try it with psql")
         if conninfo.has_password(text):
-            self._password(
-                path, postgres.password is not None or postgres.password_file is not None
+            if postgres.password is not None or postgres.password_file is not None:
+                remedy = "keep one of them"
+                self._fault(path, "a password here and another one beside it", remedy)
+            else:
+                self._password(path)
+        self._sslmode(number, text)
+
+    def _log_in(self, number: int) -> None:
+        """Judge how a database is logged in to."""
+        path = f"databases[{number}].postgres"
+        postgres = self._config.databases[number].postgres
+        origin = self._reading.place(f"{path}.password")
+        if postgres.password is not None and origin not in {DEFAULT, Origin("--set")}:
+            self._password(f"{path}.password")
+        file = postgres.password_file
+        mode = readable_by_everyone(file) if file is not None else None
+        if mode is not None and self._reading.sound(f"{path}.password_file"):
+            self.warnings.append(
+                f"{self._reading.place(f'{path}.password_file')}: {path}.password_file: every user "
+                f"of this host may read {file} (mode {mode}): chmod 640 {file}"
+            )
+        package = _PACKAGES.get(postgres.auth_method)
+        if package is not None and not _is_there(package.module):
+            self._fault(
+                f"{path}.auth_method",
+                f"{postgres.auth_method} needs the package {package.name}, which is not installed",
+                f"install it beside the agent: pip install 'pg-collector[{package.extra}]'",
             )
 
-    def _password(self, path: str, twice: bool) -> None:  # noqa: FBT001  # private, one caller
+    def _sslmode(self, number: int, text: str) -> None:
+        """Warn where somebody chose that the server need not prove who it is."""
+        path = f"databases[{number}].postgres.conn_string"
+        found = conninfo.parse(text)
+        mode = self._config.databases[number].postgres.tls.mode
+        if "sslmode" not in found and mode is not None:
+            path, found = f"databases[{number}].postgres.tls.mode", {**found, "sslmode": mode.value}
+        hosts = found.get("hostaddr") or found.get("host", "")
+        near = all(host in _LOOPBACK or host[:1] in {"", "/", "@"} for host in hosts.split(","))
+        if found.get("sslmode", "verify-full") == "verify-full" or near:
+            return
+        self.warnings.append(
+            f"{self._reading.place(path)}: sslmode={found['sslmode']}: whoever is on the way to "
+            "the server can take its place; verify-full, the default, notices"
+        )
+
+    def _password(self, path: str) -> None:
         given = self._reading.given.get(path)
         origin = self._reading.place(path)
         outside = given is None or origin.source == "--set" or origin.source.startswith("env ")
-        if given is not None and given.template and not _literal_password(given.text or ""):
+        if given is not None and given.template and not self._literal(path, given.text or ""):
             outside = True
         remedy = "move it to password_file, or to libpq's password file"
-        if twice:
-            self._fault(path, "a password here and another one beside it", "keep one of them")
-        elif outside or self._config.local.enabled:
+        if outside or self._config.local.enabled:
             self.warnings.append(f"{origin}: the value of {path} holds a password; {remedy}")
         else:
             self._fault(path, "holds a password", remedy, "local.enabled")
+
+    @staticmethod
+    def _literal(path: str, template: str) -> bool:
+        """Say whether the text as written, before `${…}` is replaced, holds a password."""
+        if path.endswith(".password"):
+            return bool(_REFERENCE.sub("", template).strip())
+        return _literal_password(template)
 
     def _masking(self) -> None:
         security = self._config.security
@@ -273,6 +330,13 @@ def _literal_password(template: str) -> bool:
     except ValueError:
         return "password" in filled.lower() or "@" in filled
     return any(found.get(name, "").replace(_FILLER, "") for name in ("password", "sslpassword"))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # of the package above it
+        return False
 
 
 def _is_network(text: str) -> bool:

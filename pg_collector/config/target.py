@@ -34,13 +34,22 @@ class Tls(Section, frozen=True):
         Path | None,
         Meta(description="key of the client certificate; mode 0600, or 0640 where root owns it"),
     ] = None
+    crl_file: Annotated[
+        Path | None,
+        Meta(description="list of revoked server certificates, of every authority in the chain"),
+    ] = None
 
 
 class AwsIam(Section, frozen=True):
     """RDS and Aurora IAM authentication."""
 
-    region: Annotated[str | None, Meta(description="AWS region of the server")] = None
-    role_arn: Annotated[str | None, Meta(description="role to assume first")] = None
+    region: Annotated[
+        str | None,
+        Meta(description="of the server; by default its host name says it, else AWS_REGION"),
+    ] = None
+    role_arn: Annotated[str | None, Meta(description="role to assume first, by way of AWS STS")] = (
+        None
+    )
 
 
 class GcpIam(Section, frozen=True):
@@ -50,7 +59,9 @@ class GcpIam(Section, frozen=True):
 class AzureAd(Section, frozen=True):
     """Microsoft Entra authentication."""
 
-    client_id: Annotated[str | None, Meta(description="client id of the managed identity")] = None
+    client_id: Annotated[
+        str | None, Meta(description="client id, where the host has several identities")
+    ] = None
 
 
 class Postgres(Section, frozen=True):

@@ -19,7 +19,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_collector.config.model import AuthMethod, Database, Postgres, Tls
 from pg_collector.errors import ConfigurationError
+from pg_collector.pg.auth.login import Sign
+from pg_collector.pg.auth.methods import TOKENS
 from pg_collector.pg.trouble import Peer, Scrub, scrubber
+from pg_collector.secret import Secret
 from pg_collector.trust import system_bundle
 
 _SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key")
@@ -36,8 +39,14 @@ _KEEPALIVES = {
     "tcp_user_timeout": "15000",  # ms
 }
 _PORTS = 65_535
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
+_OUTDATED = ("tlsv1", "tlsv1.0", "tlsv1.1")
 # Our sessions are read-only themselves, so libpq's test for "read-write" could never pass.
 _ATTRS = {"read-write": "primary", "read-only": "standby"}
+
+
+def _unsigned(_host: str, _port: str, _user: str) -> None:
+    return None
 
 
 class Endpoint(NamedTuple):
@@ -67,7 +76,10 @@ class Endpoint(NamedTuple):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the sessions of a target go to, and with which parameters."""
+    """Where the sessions of a target go to, and with which parameters.
+
+    `passwords` are of the endpoints that have one of their own, beside `params`.
+    """
 
     target: str
     endpoints: tuple[Endpoint, ...]
@@ -75,24 +87,33 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     shuffled: bool
     params: Mapping[str, str]  # for every endpoint
     tls: Mapping[str, str]  # for those that are no Unix sockets
+    passwords: Mapping[Endpoint, Secret]
+    method: AuthMethod
     scrub: Scrub
+
+    def __repr__(self) -> str:
+        return f"Route({self.target})"  # `params` may hold a password
 
     def conninfo(self, endpoint: Endpoint, address: str | None, session_attrs: str) -> str:
         """Return the connection string for one address. It holds the password."""
         where = {"port": endpoint.port, "target_session_attrs": session_attrs}
         if endpoint.host:
             where["host"] = endpoint.host
+        if endpoint in self.passwords:
+            where["password"] = self.passwords[endpoint].reveal()
         if endpoint.is_socket:
             return make_conninfo("", **{**self.params, **where, "sslmode": "disable"})
         return make_conninfo("", **{**self.params, **self.tls, **where, "hostaddr": address})
 
     def peer(self, endpoint: Endpoint) -> Peer:
         """Return the names that messages about `endpoint` use."""
-        return Peer(self.target, endpoint.place, self.params["user"], self.params["dbname"])
+        return Peer(
+            self.target, endpoint.place, self.params["user"], self.params["dbname"], self.method
+        )
 
 
-def route(database: Database, *, password: str | None = None, dbname: str | None = None) -> Route:
-    """Work out the route to `database`; `password` and `dbname` win over its `conn_string`.
+def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = None) -> Route:
+    """Work out the route to `database`; passwords of `sign` and `dbname` win over `conn_string`.
 
     Raises `ConfigurationError`, whose text never quotes the connection string.
     """
@@ -100,9 +121,8 @@ def route(database: Database, *, password: str | None = None, dbname: str | None
     own = parse(database)
     if dbname is not None:
         own["dbname"] = dbname
-    scrub = scrubber([password or "", *(own.get(name, "") for name in _SECRETS)])
+    scrub = scrubber(own.get(name, "") for name in _SECRETS)
     values = _filled_in(database.name, own, scrub)
-    scrub = scrubber([password or "", *(values.get(name, "") for name in _SECRETS)])
     endpoints = _endpoints(database.name, values)
     if postgres.auth_method is AuthMethod.PEER and not all(one.is_socket for one in endpoints):
         raise ConfigurationError(
@@ -110,16 +130,47 @@ def route(database: Database, *, password: str | None = None, dbname: str | None
             remedy="Name the socket's directory: host=/var/run/postgresql",
         )
     networked = not all(one.is_socket for one in endpoints)
+    tls = _tls(postgres.tls, own, values) if networked else {}
+    if networked:
+        _refuse_weak(database.name, postgres.auth_method, tls)
+    signed = ((one, sign(one.host or one.hostaddr, one.port, values["user"])) for one in endpoints)
+    passwords = {one: Secret(text) for one, text in signed if text is not None}
+    known = (one.reveal() for one in passwords.values())
     attrs = values.get("target_session_attrs", "any")
     return Route(
         target=database.name,
         endpoints=endpoints,
         session_attrs=_ATTRS.get(attrs, attrs),
         shuffled=values.get("load_balance_hosts") == "random",
-        params=_params(postgres, own, values, password),
-        tls=_tls(postgres.tls, own, values) if networked else {},
-        scrub=scrub,
+        params=_params(postgres, own, values),
+        tls=tls,
+        passwords=passwords,
+        method=postgres.auth_method,
+        scrub=scrubber([*known, *(values.get(name, "") for name in _SECRETS)]),
     )
+
+
+def files(database: Database) -> tuple[Path, ...]:
+    """Return the files that logging in to `database` depends on, there or not."""
+    home = Path.home()
+    postgres = database.postgres
+    try:
+        one = route(database)
+        named = {**one.params, **one.tls}
+    except ConfigurationError:
+        named = {}
+    folder = home / ".postgresql"
+    defaults = {
+        "sslrootcert": folder / "root.crt",
+        "sslcert": folder / "postgresql.crt",
+        "sslkey": folder / "postgresql.key",
+        "sslcrl": folder / "root.crl",
+        "passfile": home / ".pgpass",
+    }
+    found = [Path(named.get(name) or default) for name, default in defaults.items()]
+    if postgres.password_file is not None:
+        found.append(postgres.password_file)
+    return tuple(found)
 
 
 def parse(database: Database) -> dict[str, str]:
@@ -221,7 +272,7 @@ def _endpoints(target: str, values: Mapping[str, str]) -> tuple[Endpoint, ...]:
 
 
 def _params(
-    postgres: Postgres, own: Mapping[str, str], values: Mapping[str, str], password: str | None
+    postgres: Postgres, own: Mapping[str, str], values: Mapping[str, str]
 ) -> dict[str, str]:
     params = {k: v for k, v in values.items() if k not in _TAKEN and not k.startswith("ssl")}
     params.setdefault("dbname", params["user"])
@@ -231,8 +282,6 @@ def _params(
     params["client_encoding"] = "UTF8"
     ours = (f"-c {name}={_escaped(value)}" for name, value in settings(postgres).items())
     params["options"] = " ".join((values.get("options", ""), *ours)).strip()
-    if password is not None:
-        params["password"] = password
     return params
 
 
@@ -253,10 +302,27 @@ def _tls(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> dict[st
             params["sslrootcert"] = _bundle()
     else:
         params["sslrootcert"] = str(root)
-    for name, path in (("sslcert", tls.cert_file), ("sslkey", tls.key_file)):
+    files = (("sslcert", tls.cert_file), ("sslkey", tls.key_file), ("sslcrl", tls.crl_file))
+    for name, path in files:
         if path is not None and name not in own:
             params[name] = str(path)
     return params
+
+
+def _refuse_weak(target: str, method: AuthMethod, tls: Mapping[str, str]) -> None:
+    """Refuse what would show a token to whoever listens, or protects as good as not."""
+    if method in TOKENS and tls["sslmode"] not in _ENCRYPTED:
+        raise ConfigurationError(
+            f"{target}: auth_method {method} sends a token that lets in whoever has it, and "
+            f"sslmode={tls['sslmode']} would send it in the clear",
+            remedy="Leave sslmode out: verify-full is the default",
+        )
+    for bound in ("ssl_min_protocol_version", "ssl_max_protocol_version"):
+        if tls.get(bound, "").lower() in _OUTDATED:
+            raise ConfigurationError(
+                f"{target}: {bound}={tls[bound]}: less than TLS 1.2 is not spoken",
+                remedy=f"Leave {bound} out",
+            )
 
 
 def _mode(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> str:

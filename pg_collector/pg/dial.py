@@ -5,7 +5,7 @@ import time
 from typing import NamedTuple
 
 from pg_collector.errors import TargetDown, TargetError, TargetRefused
-from pg_collector.pg import trouble
+from pg_collector.pg import tls, trouble
 from pg_collector.pg.connection import ConnectFailed, Connection, ConnectTimeout, connect
 from pg_collector.pg.conninfo import Endpoint, Route
 from pg_collector.resolve import Resolver
@@ -26,6 +26,7 @@ def dial(route: Route, seconds: float, *, wire: Wire, resolver: Resolver) -> Con
     the search. Raises `TargetDown` or `TargetRefused`.
     """
     deadline = time.monotonic() + seconds
+    tls.refuse_unusable_list(route.target, route.tls)
     try:
         attempts, failures = _attempts(route, seconds / 2, wire, resolver)
         for number, attempt in enumerate(attempts):
@@ -48,7 +49,11 @@ def _try(route: Route, attempt: _Attempt, deadline: float, wire: Wire) -> Connec
     try:
         return connect(route.conninfo(*attempt), deadline, wire)
     except ConnectFailed as error:
-        raise trouble.connection_failed(str(error), peer, scrub=route.scrub) from None
+        text = str(error)
+        if attempt.address is not None:
+            where = attempt.address, attempt.endpoint.port
+            text = tls.explained(text, route.tls, where, deadline, wire)
+        raise trouble.connection_failed(text, peer, scrub=route.scrub) from None
     except ConnectTimeout as error:
         raise TargetDown(
             f"{peer.place}: no answer within {bound:.1f} s (waited for: {error})",

@@ -8,25 +8,33 @@ the server, a breaker keeps: once it is open, it says when one of them may try a
 import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Database
 from pg_collector.errors import BreakerOpen, TargetDown, TargetError, TargetRefused
+from pg_collector.pg import conninfo
+from pg_collector.pg.auth.login import Login, Plain, Sign
 from pg_collector.pg.session import Session
 from pg_collector.resolve import Resolver
+from pg_collector.trust import Stamp, stamp
 from pg_collector.wire import Wire
 
 LIFETIME = 2 * 3600.0  # seconds; the catalog caches of the server's backend never shrink
 LIFETIME_JITTER = 0.1
+_AUTHORIZATION = "28"  # SQLSTATE's class
 STEADY = 60.0  # a session that lived this long ends a row of failures
 DOWN = (1.0, 60.0)  # seconds of back-off: first, longest
 REFUSED = (120.0, 600.0)
 # At the start of a session these may concern its database alone: its limit of connections, a lock
 # on its catalogs, a statement that took too long there. Of the server the own database tells.
 _OF_ONE_DATABASE = frozenset(("53300", "55P03", "57014"))
+
+
+Stamps = dict[Path, Stamp | None]
 
 
 class Guard(Protocol):
@@ -64,7 +72,7 @@ class Lane:
         *,
         relations: frozenset[str],
         stopping: threading.Event,
-        password: Callable[[], str] | None = None,
+        login: Login | None = None,
         clock: Clock | None = None,
         breaker: Guard | None = None,
         on_change: Callable[[bool], None] | None = None,
@@ -73,7 +81,7 @@ class Lane:
         self._database = database
         self._relations = relations
         self._stopping = stopping
-        self._password = password
+        self._login: Login = login or Plain(database.postgres)
         self._clock = clock or SystemClock()
         self._breaker: Guard = breaker or Unguarded()
         self._on_change = on_change
@@ -89,6 +97,8 @@ class Lane:
         self._failures = 0
         self._not_before = 0.0
         self._last: TargetError | None = None
+        self._named: tuple[Path, ...] | None = None  # files that logging in depends on
+        self._files: Stamps = {}  # as they were before the last attempt
 
     @property
     def connected(self) -> bool:
@@ -119,8 +129,7 @@ class Lane:
                 self._end(session, follows=lasts)
         self._wait_is_over(dbname)
         try:
-            with self._breaker.guard():
-                return self._open(dbname)
+            return self._let_in(dbname)
         except BreakerOpen as error:
             raise self._left_alone(error) from None
         except TargetError as error:
@@ -161,17 +170,35 @@ class Lane:
         if session is not None:
             self._end(session)
 
-    def _open(self, dbname: str | None) -> Session:
+    def _let_in(self, dbname: str | None) -> Session:
+        """Log in, and once more where what was shown may just have been too old."""
+        try:
+            return self._attempt(dbname)
+        except TargetRefused as error:
+            if (error.sqlstate or "")[:2] != _AUTHORIZATION or not self._login.refused():
+                raise
+        return self._attempt(dbname)
+
+    def _attempt(self, dbname: str | None) -> Session:
         wire = Wire()
         with self._lock:
             if self._closed:
                 wire.cut()
             self._wire = wire
+        if self._named is None:
+            self._named = conninfo.files(self._database)
+        self._files = _stamps(self._named)
+        # Not behind the breaker: where a token cannot be had, the server is not at fault.
+        sign = self._login.prepare(wire)
+        with self._breaker.guard():
+            return self._open(dbname, wire, sign)
+
+    def _open(self, dbname: str | None, wire: Wire, sign: Sign) -> Session:
         try:
             session = Session.open(
                 self._database,
                 relations=self._relations,
-                password=self._password,
+                sign=sign,
                 clock=self._clock,
                 dbname=dbname,
                 lane=self.name,
@@ -215,6 +242,8 @@ class Lane:
         left = self._not_before - self._clock.monotonic()
         if left <= 0 or self._last is None:
             return
+        if self._files != _stamps(self._files):
+            return  # somebody replaced a certificate, or a password: it may be well now
         if dbname is not None:  # what refused was the target's own: nobody has asked this one
             raise _again(self._last, left, TargetDown)
         raise _again(self._last, left)
@@ -228,6 +257,16 @@ class Lane:
     def _tell(self, *, connected: bool) -> None:
         if self._on_change is not None:
             self._on_change(connected)
+
+
+def _stamps(files: Iterable[Path]) -> Stamps:
+    found: Stamps = {}
+    for path in files:
+        try:
+            found[path] = stamp(path)
+        except OSError:
+            found[path] = None
+    return found
 
 
 def _again(

@@ -18,7 +18,8 @@ from pg_collector.clock import Clock, SystemClock, rfc3339
 from pg_collector.config.model import Database
 from pg_collector.errors import SamplerError, TargetDown, TargetError, TargetRefused
 from pg_collector.pg import conninfo, facts, trouble
-from pg_collector.pg.auth import password as passwords
+from pg_collector.pg.auth import methods
+from pg_collector.pg.auth.login import Sign
 from pg_collector.pg.connection import Connection
 from pg_collector.pg.dial import dial
 from pg_collector.resolve import Resolver
@@ -80,7 +81,7 @@ class Session:
         database: Database,
         *,
         relations: frozenset[str],
-        password: Callable[[], str] | None = None,
+        sign: Sign | None = None,
         clock: Clock | None = None,
         dbname: str | None = None,
         lane: str = "fast",
@@ -89,17 +90,20 @@ class Session:
     ) -> Self:
         """Open a session and read the facts, columns for these `relations`.
 
-        `dbname` visits another database of the same server; `password` is a source of tokens;
-        `lane` goes into messages. `wire` lets another thread end the attempt, `resolver` keeps
-        good addresses between attempts. Raises `TargetDown`, `TargetRefused`,
-        `ConfigurationError`.
+        `dbname` visits another database of the same server; `sign` gives passwords, by default
+        those of the configuration; `lane` goes into messages. `wire` lets another thread end the
+        attempt, `resolver` keeps good addresses between attempts. Raises `TargetDown`,
+        `TargetRefused`, `ConfigurationError`.
         """
         postgres = database.postgres
-        route = conninfo.route(database, password=passwords.find(postgres, password), dbname=dbname)
+        wire = wire or Wire()
+        if sign is None:
+            sign = methods.login(database).prepare(wire)
+        route = conninfo.route(database, sign=sign, dbname=dbname)
         connection = dial(
             route,
             postgres.connect_timeout,
-            wire=wire or Wire(),
+            wire=wire,
             resolver=resolver or Resolver(),
         )
         session = cls(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from pg_collector.config.model import AuthMethod
 from pg_collector.errors import (
     Reason,
     SamplerError,
@@ -49,6 +50,31 @@ _TLS = (
     "Check postgres.tls (mode, ca_file, cert_file, key_file) and the server's certificate: "
     "verify-full needs the name that conn_string uses, signed by an authority in ca_file"
 )
+_SERVER_EXPIRED = (
+    "Renew the server's certificate (ssl_cert_file, then SELECT pg_reload_conf();); is this host's "
+    "clock right?"
+)
+_SERVER_UNKNOWN = (
+    "Name the file with the certificate of the server's authority: postgres.tls.ca_file"
+)
+_SERVER_REVOKED = "The server needs another certificate: postgres.tls.crl_file lists this one"
+_SERVER_LIST = (
+    "Renew the list in postgres.tls.crl_file; it needs one of every authority in the chain"
+)
+_SERVER_NAME = (
+    "Write the name that the certificate has as host in conn_string (hostaddr may say where that "
+    "is), or give the server a certificate for this name"
+)
+_OWN_MISSING = (
+    "Set postgres.tls.cert_file and key_file: a certificate for {role}, signed by an authority in "
+    "the server's ssl_ca_file"
+)
+_OWN_NAME = (
+    "The common name of postgres.tls.cert_file has to be {role}, or a line in pg_ident.conf has to "
+    "map it"
+)
+_OWN_RENEW = "Renew postgres.tls.cert_file and key_file; the next attempt reads them anew"
+_OWN_UNKNOWN = "postgres.tls.cert_file has to be signed by an authority in the server's ssl_ca_file"
 
 
 class Peer(NamedTuple):
@@ -58,6 +84,7 @@ class Peer(NamedTuple):
     place: str  # "db1:5432", or the socket's directory
     role: str
     dbname: str
+    method: AuthMethod = AuthMethod.AUTO
 
 
 def _keep(text: str) -> str:
@@ -143,7 +170,7 @@ def connection_failed(text: str, peer: Peer, *, scrub: Scrub = _keep) -> TargetE
         return _refusal(code, text, message, peer)
     for words, kind, remedy in _PHRASES:
         if words in text:
-            return kind(message, remedy=remedy.format(**_names(peer)))
+            return kind(message, remedy=_meant(remedy, peer))
     return TargetDown(message)
 
 
@@ -153,7 +180,7 @@ def _refusal(code: str, text: str, message: str, peer: Peer) -> TargetError:
     remedy = _REMEDIES.get(code, "")
     if code == "28000":  # one code for many reasons: take the words' remedy where they are English
         remedy = next((one for words, _, one in _PHRASES if words in text), _ROLE)
-    remedy = remedy.format(**_names(peer))
+    remedy = _meant(remedy, peer)
     kind: type[TargetError] = TargetDown
     if code.startswith(("28", "3D", "22", "42", "0A", "55")) or code == "57P04":
         kind = TargetRefused
@@ -165,6 +192,13 @@ def pooled(message: str, *, sqlstate: str | None = None) -> TargetRefused:
     return TargetRefused(message, remedy=POOLER_REMEDY, sqlstate=sqlstate)
 
 
+def _meant(remedy: str, peer: Peer) -> str:
+    """Return a remedy with the names filled in; what is said of passwords may mean a token."""
+    if remedy in {_PASSWORD, _ROLE}:
+        remedy = _TOKEN.get(peer.method, remedy)
+    return remedy.format(**_names(peer))
+
+
 def _names(peer: Peer) -> dict[str, str]:
     return {"role": _quoted(peer.role), "dbname": _quoted(peer.dbname), "place": peer.place}
 
@@ -174,6 +208,20 @@ _HBA = (
     "then SELECT pg_reload_conf();"
 )
 _PASSWORD = "Check the password of role {role}: postgres.password_file, or libpq's password file"  # noqa: S105
+_TOKEN = {
+    AuthMethod.AWS_IAM: (
+        "GRANT rds_iam TO {role}; let the agent's AWS identity do rds-db:connect as {role}; name "
+        "the server's own endpoint and port, no alias, as host; is this host's clock right?"
+    ),
+    AuthMethod.GCP_IAM: (
+        "Set cloudsql.iam_authentication on the instance, add the identity as a user of it, give "
+        "it roles/cloudsql.instanceUser; as user name it without .gserviceaccount.com"
+    ),
+    AuthMethod.AZURE_AD: (
+        "As the Entra administrator, in the database postgres: SELECT * FROM "
+        "pgaadauth_create_principal('{role}', false, false); the role has the identity's name"
+    ),
+}
 _PEER = (
     "On a Unix socket role {role} must have the name of the account that the agent runs under, "
     "or a line in pg_ident.conf"
@@ -199,10 +247,18 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("no pg_hba.conf entry", TargetRefused, _HBA),
     ("pg_hba.conf rejects", TargetRefused, _HBA),
     ("Peer authentication failed", TargetRefused, _PEER),
-    ("valid client certificate", TargetRefused, _TLS),
-    ("certificate authentication failed", TargetRefused, _TLS),
-    ("does not match host name", TargetRefused, _TLS),
+    ("valid client certificate", TargetRefused, _OWN_MISSING),
+    ("ertificate authentication failed", TargetRefused, _OWN_NAME),
+    ("does not match host name", TargetRefused, _SERVER_NAME),
+    ("failed (the server's certificate has expired", TargetRefused, _SERVER_EXPIRED),
+    ("failed (the server's certificate is not valid yet", TargetRefused, _SERVER_EXPIRED),
+    ("failed (the server's certificate is signed by", TargetRefused, _SERVER_UNKNOWN),
+    ("failed (the server's certificate was revoked", TargetRefused, _SERVER_REVOKED),
+    ("failed (the server's certificate cannot be looked up", TargetRefused, _SERVER_LIST),
     ("certificate verify failed", TargetRefused, _TLS),
+    ("alert certificate expired", TargetRefused, _OWN_RENEW),
+    ("alert certificate revoked", TargetRefused, _OWN_RENEW),
+    ("alert unknown ca", TargetRefused, _OWN_UNKNOWN),
     ("root certificate file", TargetRefused, _TLS),
     ("sslrootcert", TargetRefused, _TLS),
     ("private key file", TargetRefused, _TLS),

@@ -360,7 +360,7 @@ def test_the_password_comes_from_the_file_and_may_change(guarded: Server, tmp_pa
         assert session.facts.role == "pgcollector"
     guarded.query("alter role pgcollector password 'new one'")
     file.write_text("new one")
-    with opened(database, password=None):
+    with opened(database):
         pass
 
 

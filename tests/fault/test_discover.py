@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from pg_collector.config.model import Breaker, Discover
 from pg_collector.metrics import Metrics
+from pg_collector.pg.auth.login import Plain
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
 from pg_collector.samplers._sampler import LaneName
@@ -160,8 +161,9 @@ class Visits:
         self.clock = HandClock()
         self.tray = Tray()
         metrics = Metrics(self.clock)
+        database = replace(target(dsn), discover=Discover(enabled=True, **discover))
         self.target = Target(
-            replace(target(dsn), discover=Discover(enabled=True, **discover)),
+            database,
             SAMPLERS,
             Runner(self.tray, Masker(), metrics, self.clock),
             buffer=self.tray,
@@ -169,7 +171,7 @@ class Visits:
             clock=self.clock,
             stopping=threading.Event(),
             budget=budget,
-            password=password,
+            login=Plain(database.postgres, password),
         )
 
     def take(self):

@@ -18,7 +18,7 @@ from pg_collector.config.model import Config, Database
 from pg_collector.config.render import HIDDEN
 from pg_collector.samplers import discover
 
-VALID = "databases:\n  - name: prod\n    postgres: {password: hunter2}\n"
+VALID = "databases:\n  - name: prod\napi_key: hunter2\nplatform: {url: https://in.example.test}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_show_prints_what_is_in_force_without_secrets(file: Path) -> None:
     assert result.exit_code == 0
     assert "hunter2" not in result.output
     shown = yaml.safe_load(result.stdout)
-    assert shown["databases"][0]["postgres"]["password"] == HIDDEN
+    assert shown["api_key"] == HIDDEN
     assert shown["log"]["level"] == "debug"
     file.write_text(result.stdout)
     assert run("check").exit_code == 0
@@ -129,7 +129,7 @@ def test_show_says_where_each_value_is_from(file: Path) -> None:
 
 def test_show_speaks_json(file: Path) -> None:
     told = json.loads(run("show", "--json", "--origin").stdout)
-    assert told["config"]["databases"][0]["postgres"]["password"] == HIDDEN
+    assert told["config"]["api_key"] == HIDDEN
     assert told["config"]["sampling"]["jitter"] == "10%"
     assert told["origins"]["databases[0].name"] == f"{file.name}:2:11"
 

@@ -1,5 +1,6 @@
 """Where a configuration comes from: files, drop-ins, variables, flags; and which goes first."""
 
+import importlib.util
 import os
 import pwd
 import subprocess
@@ -347,9 +348,9 @@ def test_systemd_credentials_fill_what_is_not_set(file: Path, tmp_path: Path) ->
 
 def test_a_credential_is_no_second_password(file: Path, tmp_path: Path) -> None:
     (tmp_path / "postgres_password").write_text("p\n")
-    for given in ("{auth_method: peer}", "{password: x}"):
+    for given in ("{auth_method: peer}", "{password: '${PW}'}"):
         text = f"{ONE}    postgres: {given}\n"
-        loaded = read(text, file, CREDENTIALS_DIRECTORY=str(tmp_path))
+        loaded = read(text, file, CREDENTIALS_DIRECTORY=str(tmp_path), PW="x")
         assert loaded.config.databases[0].postgres.password_file is None
 
 
@@ -380,13 +381,76 @@ def test_a_password_in_a_conn_string_is_accepted_in_local_mode(file: Path) -> No
     assert [warning for warning in loaded.warnings if "holds a password" in warning]
 
 
+def test_a_password_of_its_own_in_the_file_is_refused_with_the_remedy(file: Path) -> None:
+    for given in ("hunter2", "'hunter${TWO}'"):
+        text = f"{ONE}    postgres: {{password: {given}}}\n"
+        with pytest.raises(ConfigurationError, match="holds a password; move it to password_file"):
+            read(text, file, TWO="2")
+        assert read(f"{text}local: {{enabled: true}}\n", file, TWO="2").warnings
+    text = f"{ONE}    postgres: {{password: '${{PW}}'}}\n"
+    (warning,) = read(text, file, PW="hunter2").warnings
+    assert "move it to password_file" in warning
+    assert "hunter2" not in warning
+
+
+def test_a_password_file_that_everybody_reads_is_warned_about(file: Path, tmp_path: Path) -> None:
+    password = tmp_path / "pw"
+    password.write_text("hunter2")
+    text = f"{ONE}    postgres: {{password_file: {password}}}\n"
+    password.chmod(0o640)
+    assert read(text, file).warnings == ()
+    password.chmod(0o644)
+    (warning,) = read(text, file).warnings
+    assert f"every user of this host may read {password} (mode 0644): chmod 640" in warning
+
+
+@pytest.mark.parametrize(
+    ("postgres", "warned"),
+    [
+        ("conn_string: host=db1 sslmode=require", True),
+        ("conn_string: postgresql://db1/x?sslmode=verify-ca", True),
+        ("conn_string: 'host=localhost,db2 sslmode=prefer'", True),
+        ("conn_string: host=db1, tls: {mode: disable}", True),
+        ("conn_string: host=db1 sslmode=verify-full, tls: {mode: disable}", False),
+        ("conn_string: host=db1, tls: {mode: verify-full}", False),
+        ("conn_string: host=db1", False),
+        ("conn_string: host=127.0.0.1 sslmode=disable", False),
+        ("conn_string: host=/run/postgresql sslmode=disable", False),
+    ],
+)
+def test_less_than_verify_full_is_warned_about_where_there_is_a_network(
+    file: Path, *, postgres: str, warned: bool
+) -> None:
+    warnings = read(f"{ONE}    postgres: {{{postgres}}}\n", file).warnings
+    assert bool([one for one in warnings if "can take its place" in one]) is warned
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "extra"),
+    [("aws_iam", "botocore", "aws"), ("gcp_iam", "google.auth", "gcp"),
+     ("azure_ad", "azure.identity", "azure")],
+)  # fmt: skip
+def test_a_method_whose_package_is_missing_is_refused_with_the_remedy(
+    file: Path, monkeypatch: pytest.MonkeyPatch, method: str, module: str, extra: str
+) -> None:
+    text = f"{ONE}    postgres: {{auth_method: {method}}}\n"
+    assert read(text, file).config.databases[0].postgres.auth_method == method
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else there(name)
+    )
+    with pytest.raises(ConfigurationError, match="not installed") as refused:
+        read(text, file)
+    assert f"pip install 'pg-collector[{extra}]'" in str(refused.value)
+
+
 def test_two_passwords_are_refused(file: Path) -> None:
     with pytest.raises(ConfigurationError, match="another one beside it"):
         read(None, file, PG_CONN_STRING="postgresql://u:p@h/db", PG_PASSWORD="q")  # noqa: S106
 
 
 def test_a_secret_in_a_file_that_everybody_reads_is_warned_about(file: Path) -> None:
-    text = f"{ONE}    postgres: {{password: hunter2}}\n"
+    text = f"{ONE}api_key: hunter2\nplatform: {{url: https://in.example.test}}\n"
     assert read(text, file).warnings == ()
     file.chmod(0o644)
     (warning,) = read(text, file).warnings

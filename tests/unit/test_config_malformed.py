@@ -269,10 +269,10 @@ CASES: list[tuple[str, str, str, str]] = [
     (f"{DB}http: {{trusted_proxies: [proxy.example]}}\n", "3:26", "http.trusted_proxies[0]",
      "not a network"),
     # not in this version
-    (f"{PG}      auth_method: aws_iam\n", "4:20", "databases[0].postgres.auth_method",
-     "not available in this version (aws_iam)"),
-    (f"{PG}      azure_ad: {{client_id: x}}\n", "4:17", "databases[0].postgres.azure_ad",
-     "not available in this version"),
+    (f"{PG}      password: hunter2\n", "4:17", "databases[0].postgres.password",
+     "holds a password"),
+    (f"{PG}      tls: {{crl_file: /nowhere/at/all}}\n", "4:23",
+     "databases[0].postgres.tls.crl_file", "does not exist"),
     (f"{DB}security: {{keep_query_tags: [route]}}\n", "3:29", "security.keep_query_tags",
      "not available"),
 ]  # fmt: skip

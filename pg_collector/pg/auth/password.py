@@ -1,33 +1,22 @@
 """The password of one connection attempt, wherever the configuration says it is."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from pg_collector.config.files import MAX_SECRET_BYTES, Unreadable, read_text
 from pg_collector.config.model import AuthMethod, Postgres
-from pg_collector.errors import ConfigurationError, TargetDown
+from pg_collector.errors import TargetDown
 
-_TOKENS = frozenset({AuthMethod.AWS_IAM, AuthMethod.GCP_IAM, AuthMethod.AZURE_AD})
-_WITHOUT = frozenset({AuthMethod.CERT, AuthMethod.PEER})
+_WITH: Final = frozenset({AuthMethod.AUTO, AuthMethod.PASSWORD})
 
 
-def find(postgres: Postgres, ask: Callable[[], str] | None = None) -> str | None:
+def find(postgres: Postgres) -> str | None:
     """Return the password to send, or None to leave it to libpq.
 
-    Called at each attempt, so that a file that was replaced and a token that ran out are read
-    anew. `ask` (a token source) wins over `password`, that over `password_file`. Raises
-    `ConfigurationError` for a method that needs a token source and has none, `TargetDown` when
-    the file cannot be read.
+    Called at each attempt, so that a file that was replaced is read anew. `password` wins over
+    `password_file`. Raises `TargetDown` when the file cannot be read.
     """
-    method = postgres.auth_method
-    if ask is not None:
-        return ask()
-    if method in _TOKENS:
-        raise ConfigurationError(
-            f"postgres.auth_method: {method} comes with a later version",
-            remedy="Use auto, password, cert or peer",
-        )
-    if method in _WITHOUT:
+    if postgres.auth_method not in _WITH:
         return None
     if postgres.password is not None:
         return postgres.password.reveal()

@@ -1,0 +1,88 @@
+"""Azure Database for PostgreSQL: a token of Microsoft Entra serves as password.
+
+https://learn.microsoft.com/azure/postgresql/flexible-server/security-entra-configure. The identity
+is a service principal (AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or
+AZURE_CLIENT_CERTIFICATE_PATH), a workload identity (AKS), or the managed identity of the VM, App
+Service or container, in this order.
+"""
+
+import logging
+import time
+from typing import Any, Final
+
+from pg_collector.config.model import AzureAd
+from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
+from pg_collector.pg.auth.tokens import Ticket
+
+try:
+    import azure.core.exceptions
+    import azure.identity
+except ImportError as error:
+    raise ConfigurationError(
+        "auth_method azure_ad needs the package azure-identity, which is not installed",
+        remedy="Install it beside the agent: pip install 'pg-collector[azure]'",
+    ) from error
+
+SCOPE: Final = "https://ossrdbms-aad.database.windows.net/.default"
+_NO_IDENTITY: Final = (
+    "Assign a managed identity to this VM or pod (postgres.azure_ad.client_id names one of "
+    "several), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+)
+_REFUSED: Final = (
+    "Look the AADSTS number up in Microsoft's list; tenant, client id and secret or certificate "
+    "must be those of an identity that exists"
+)
+# Those of a developer's desk: none of them is there for a service.
+_NOT_FOR_SERVICES: Final = {
+    f"exclude_{name}_credential": True
+    for name in (
+        "cli", "developer_cli", "powershell", "visual_studio_code", "shared_token_cache",
+        "interactive_browser", "broker",
+    )
+}  # fmt: skip
+
+for _name in ("azure", "msal"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+
+class Source:
+    """Asks Microsoft Entra for tokens that are good for Azure's open-source databases."""
+
+    def __init__(self, target: str, settings: AzureAd) -> None:
+        self._target = target
+        self._settings = settings
+        self._credential: Any = None
+
+    def fetch(self, *, anew: bool) -> Ticket:
+        """Return a token. Raises as `TokenSource` says."""
+        if self._credential is None or anew:
+            client = self._settings.client_id
+            self._credential = azure.identity.DefaultAzureCredential(
+                managed_identity_client_id=client,
+                workload_identity_client_id=client,
+                **_NOT_FOR_SERVICES,
+            )
+        try:
+            token = self._credential.get_token(SCOPE)
+        except azure.core.exceptions.ClientAuthenticationError as error:
+            if "AADSTS" in error.message:
+                raise TargetRefused(
+                    f"{self._target}: Entra gives no token: {_told(error.message)}", remedy=_REFUSED
+                ) from None
+            raise TargetDown(
+                f"{self._target}: no Azure identity: {_told(error.message)}", remedy=_NO_IDENTITY
+            ) from None
+        except azure.core.exceptions.AzureError as error:
+            raise TargetDown(
+                f"{self._target}: Entra cannot be reached: {_told(error.message)}",
+                remedy=_NO_IDENTITY,
+            ) from None
+        text = token.token
+        return Ticket(lambda _host, _port, _user: text, token.expires_on - time.time())
+
+
+def _told(message: str) -> str:
+    """Return the line of what the SDK says that says most."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    said = next((line for line in lines if "AADSTS" in line), lines[0] if lines else "")
+    return said[:200]
