@@ -41,6 +41,15 @@ _NOT_FOR_SERVICES: Final = {
     )
 }  # fmt: skip
 
+# Of itself it tries for up to a minute; a breaker does that here.
+_BRIEF: Final = {
+    "connection_timeout": 2,
+    "read_timeout": 3,
+    "retry_total": 1,
+    "retry_status": 1,
+    "retry_backoff_factor": 0.2,
+}
+
 for _name in ("azure", "msal"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -60,11 +69,15 @@ class Source:
             self._credential = azure.identity.DefaultAzureCredential(
                 managed_identity_client_id=client,
                 workload_identity_client_id=client,
+                # The authority is the environment's, as the secret is.
+                disable_instance_discovery=True,
                 **_NOT_FOR_SERVICES,
+                **_BRIEF,
             )
         try:
             token = self._credential.get_token(SCOPE)
         except azure.core.exceptions.ClientAuthenticationError as error:
+            self._credential = None  # it would remember the failure, and not ask again for a while
             if "AADSTS" in error.message:
                 raise TargetRefused(
                     f"{self._target}: Entra gives no token: {_told(error.message)}", remedy=_REFUSED
@@ -73,6 +86,7 @@ class Source:
                 f"{self._target}: no Azure identity: {_told(error.message)}", remedy=_NO_IDENTITY
             ) from None
         except azure.core.exceptions.AzureError as error:
+            self._credential = None
             raise TargetDown(
                 f"{self._target}: Entra cannot be reached: {_told(error.message)}",
                 remedy=_NO_IDENTITY,
@@ -84,5 +98,5 @@ class Source:
 def _told(message: str) -> str:
     """Return the line of what the SDK says that says most."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    said = next((line for line in lines if "AADSTS" in line), lines[0] if lines else "")
-    return said[:200]
+    by_worth = ("AADSTS", "ManagedIdentityCredential:", "")
+    return next((line for one in by_worth for line in lines if one in line), "")[:200]

@@ -6,9 +6,10 @@ the metadata server of a VM, Cloud Run or GKE.
 """
 
 import datetime as dt
-import functools
 import logging
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
 from pg_collector.pg.auth.tokens import Ticket
@@ -48,10 +49,10 @@ class Source:
     def fetch(self, *, anew: bool) -> Ticket:
         """Return a token. Raises as `TokenSource` says."""
         try:
+            ask = _Once(self._target)
             if self._credentials is None or anew:
-                self._credentials, _project = google.auth.default(scopes=[SCOPE])
-            request = google.auth.transport.requests.Request()
-            self._credentials.refresh(functools.partial(request, timeout=_TIMEOUT))
+                self._credentials, _project = google.auth.default(scopes=[SCOPE], request=ask)
+            self._credentials.refresh(ask)
         except google.auth.exceptions.DefaultCredentialsError as error:
             raise TargetDown(
                 f"{self._target}: no Google credentials: {_told(error)}", remedy=_NO_CREDENTIALS
@@ -63,6 +64,32 @@ class Source:
             raise TargetRefused(said, remedy=_REFUSED) from None
         token = self._credentials.token
         return Ticket(lambda _host, _port, _user: token, _left(self._credentials.expiry))
+
+
+class _Once(google.auth.transport.Request):
+    """Asks once: the SDK would try again for longer than anybody waits."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._request = google.auth.transport.requests.Request()
+
+    def __call__(self, url: str, *arguments: Any, **options: Any) -> Any:
+        """Be a request as the SDK makes them. Raises `TargetDown`."""
+        options["timeout"] = _TIMEOUT
+        place = urlsplit(url).netloc
+        try:
+            response = self._request(url, *arguments, **options)
+        except google.auth.exceptions.TransportError:
+            raise TargetDown(
+                f"{self._target}: no answer from {place}, which gives Google's tokens",
+                remedy=_NO_CREDENTIALS,
+            ) from None
+        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise TargetDown(
+                f"{self._target}: {place}, which gives Google's tokens, answers {response.status}",
+                remedy=_NO_CREDENTIALS,
+            )
+        return response
 
 
 def _left(expiry: dt.datetime | None) -> float:
