@@ -28,6 +28,7 @@ from pg_collector.control import ControlServer
 from pg_collector.delivery import Delivery
 from pg_collector.device_verbs import DeviceVerbs
 from pg_collector.errors import AgentUnreachable, ConfigurationError, TargetDown
+from pg_collector.expiry import Expiry
 from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
@@ -119,6 +120,7 @@ class Agent:
         self._masking = Masking(self.metrics, state_dir)
         self._masking.follow(config, self._grants.grant())
         self._audit = AuditLog()
+        self._expiry = Expiry(self.metrics, self.clock)
         self.runner = Runner(
             self.buffer,
             self._masking.masker,
@@ -204,6 +206,8 @@ class Agent:
             stack.callback(self._stop_sampling)
             if self._sockets:
                 stack.callback(self._listen().stop)
+            self._look_at_certificates()
+            self.life.routine = self._look_at_certificates
             self.scheduler.start()
             self.apply()
             self.watchdog.start(self.life.essential)
@@ -400,6 +404,10 @@ class Agent:
             clock=self.clock,
         )
 
+    def _look_at_certificates(self) -> None:
+        self._expiry.look(self.config)
+        self.health.renew()
+
     def _take(self, job: Job) -> None:
         self.life.essential(partial(self.targets[job.target].take, job))
 
@@ -446,6 +454,7 @@ class Agent:
         self.vitals.register("scheduler", partial(checks.scheduler, self.scheduler))
         self.vitals.register("masking", self._masking.vital)
         self.vitals.register("audit", self._audit.vital)
+        self.vitals.register("certificates", self._expiry.vital)
         self.vitals.register("config", partial(checks.config, self.reloader))
         self.vitals.require("plan", lambda: checks.plan(self._grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)

@@ -77,6 +77,7 @@ class Lifetime:
     def __init__(self, ending: Ending) -> None:
         self.failed = False  # whether it ends because a part was lost
         self.when_ending: Callable[[], None] | None = None  # called once, as the end begins
+        self.routine: Callable[[], None] = lambda: None  # done in the main thread now and then
         self._ending = ending
         self._why = ""
         # Work for the main thread; None is the end. `put` is reentrant, as a handler needs it:
@@ -97,6 +98,7 @@ class Lifetime:
             try:
                 work = self._posted.get_nowait()
             except queue.Empty:
+                self.routine()
                 self._sleep()
                 continue
             if work is None:

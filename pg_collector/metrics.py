@@ -93,6 +93,7 @@ class Metrics:
             self.sampler_interval_seconds,
         ):
             metric.remove_by_labels({"target": target})
+        self.cert_expiry_timestamp_seconds.remove_by_labels({"path_role": f"postgres:{target}"})
         for far_side in ("postgres", "token"):
             self.circuit_breaker_state.remove_by_labels({"component": f"{far_side}:{target}"})
 
@@ -262,6 +263,11 @@ class Metrics:
         )
         self.token_expiry_timestamp_seconds = self._gauge(
             "token_expiry_timestamp_seconds", "When the access token expires; 0 without one."
+        )
+        self.cert_expiry_timestamp_seconds = self._gauge(
+            "cert_expiry_timestamp_seconds",
+            "When a certificate that the agent shows ends: to a target, the platform, its guests.",
+            "path_role",
         )
         self.clock_skew_seconds = self._gauge(
             "clock_skew_seconds", "How far this host's clock is ahead of the platform's."

@@ -28,6 +28,7 @@ from pg_collector.health.guests import FORWARDED, Guests, Seldom
 from pg_collector.health.pages import Page, Pages, text
 from pg_collector.health.vitals import Heart, Vitals
 from pg_collector.metrics import Metrics
+from pg_collector.trust import Stamp, stamp
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
@@ -66,6 +67,7 @@ class HealthServer:
         self._metrics = metrics
         self._vitals = vitals
         self._token = _token(http)
+        self._stamps = _stamps(http)
         self._tls = _tls(http)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -78,6 +80,21 @@ class HealthServer:
     def admit(self, allowlist: IpAllowlist) -> None:
         """Let others in from the next request on."""
         self._guests = Guests(self._http, allowlist)
+
+    def renew(self) -> None:
+        """Show another certificate from the next connection on, where its file was replaced."""
+        stamps = _stamps(self._http)
+        if stamps == self._stamps or self._server is None:
+            return
+        try:
+            self._server.tls = _tls(self._http)
+        except ConfigurationError as error:  # of a pair, one file may be there before the other
+            log.warning(
+                "the certificate stays as it was: %s", error, extra={"remedy": error.remedy}
+            )
+            return
+        self._stamps = stamps
+        log.info("the certificate of the HTTP endpoint was replaced")
 
     def start(self) -> None:
         """Listen, and serve from a thread of its own. Raises StateError if it cannot listen."""
@@ -157,7 +174,7 @@ class _Server(ThreadingHTTPServer):
         self.answer = answer
         self._knock = knock
         self.heart: Heart | None = None
-        self._tls = tls
+        self.tls = tls
         self._slots = threading.BoundedSemaphore(MAX_THREADS)
         self._numbers = itertools.count(1)
         self._ending = threading.Event()
@@ -212,9 +229,10 @@ class _Server(ThreadingHTTPServer):
 
     def secured(self, connection: socket.socket) -> socket.socket:
         """Return the connection, to be encrypted by a handshake if TLS is configured."""
-        if self._tls is None:
+        tls = self.tls
+        if tls is None:
             return connection
-        return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def waits(self, connection: socket.socket) -> None:
         """Note that a connection begins to wait for a request."""
@@ -277,7 +295,7 @@ class _Server(ThreadingHTTPServer):
     def _turn_away(self, request: socket.socket, answer: bytes) -> None:
         with contextlib.suppress(OSError):
             request.setblocking(False)  # noqa: FBT003  # the standard library's own
-            if self._tls is None:
+            if self.tls is None:
                 request.send(answer)
             request.recv(MAX_HEAD_BYTES)  # closing with unread bytes would take the answer back
         self.shutdown_request(request)
@@ -321,6 +339,16 @@ def _tls(http: Http) -> ssl.SSLContext | None:
         raise ConfigurationError(
             f"http.tls (cert_file, key_file): {error}", remedy=error.remedy
         ) from error
+
+
+def _stamps(http: Http) -> list[Stamp | None]:
+    found: list[Stamp | None] = []
+    for file in (http.tls.cert_file, http.tls.key_file):
+        try:
+            found.append(stamp(file) if file is not None else None)
+        except OSError:
+            found.append(None)
+    return found
 
 
 def _bearer(request: BaseHTTPRequestHandler) -> bytes:

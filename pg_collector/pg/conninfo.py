@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_collector.config.model import AuthMethod, Database, Postgres, Tls
 from pg_collector.errors import ConfigurationError
+from pg_collector.pg.auth import cert
 from pg_collector.pg.auth.login import Sign
 from pg_collector.pg.auth.methods import TOKENS
 from pg_collector.pg.trouble import Peer, Scrub, scrubber
@@ -131,6 +132,8 @@ def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = No
         )
     networked = not all(one.is_socket for one in endpoints)
     tls = _tls(postgres.tls, own, values) if networked else {}
+    if postgres.auth_method is AuthMethod.CERT:
+        cert.refuse_missing(database.name, tls)
     if networked:
         _refuse_weak(database.name, postgres.auth_method, tls)
     signed = ((one, sign(one.host or one.hostaddr, one.port, values["user"])) for one in endpoints)
