@@ -26,7 +26,7 @@ def dial(route: Route, seconds: float, *, wire: Wire, resolver: Resolver) -> Con
     the search. Raises `TargetDown` or `TargetRefused`.
     """
     deadline = time.monotonic() + seconds
-    tls.refuse_unusable_list(route.target, route.tls)
+    tls.refuse_unusable(route.target, route.tls)
     try:
         attempts, failures = _attempts(route, seconds / 2, wire, resolver)
         for number, attempt in enumerate(attempts):

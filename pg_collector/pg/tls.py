@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from pg_collector.errors import TargetRefused
@@ -40,20 +41,26 @@ def explained(
     return text.replace(UNVERIFIED, f"{UNVERIFIED} (the server's certificate {fault})")
 
 
-def refuse_unusable_list(target: str, tls: Mapping[str, str]) -> None:
-    """Raise `TargetRefused` where the list of revoked certificates cannot be read.
+def refuse_unusable(target: str, tls: Mapping[str, str]) -> None:
+    """Raise `TargetRefused` for a file that is named and that libpq would pass over.
 
-    libpq passes over a list that is missing, and over one that is none.
+    So it does with a client certificate that is not there, and with a list of revoked certificates
+    that is missing or none.
     """
-    path = tls.get("sslcrl")
-    if not path:
+    own, revoked = tls.get("sslcert"), tls.get("sslcrl")
+    if own and not Path(own).exists():
+        raise TargetRefused(
+            f"{target}: the client certificate {own} does not exist",
+            remedy="Write it there, or name another one: postgres.tls.cert_file",
+        )
+    if not revoked:
         return
     try:
-        _context().load_verify_locations(path)
+        _context().load_verify_locations(revoked)
     except OSError as error:  # ssl.SSLError is one
         said = "is no list" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
         raise TargetRefused(
-            f"{target}: the list of revoked certificates {path}: {said}",
+            f"{target}: the list of revoked certificates {revoked}: {said}",
             remedy="Write the list of the server's authority there, as PEM: postgres.tls.crl_file",
         ) from None
 
