@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,23 +111,107 @@ def test_34_a_file_of_authorities_that_is_gone_or_empty_is_named(pki: Pki, tmp_p
         delivery.close()
 
 
+def test_34_a_far_side_whose_certificate_was_revoked_gets_nothing(pki: Pki, tmp_path: Path):
+    revoked = pki.issue("stolen", "localhost", ("localhost", "127.0.0.1"))
+    crl = tmp_path / "ca.crl"
+    crl.write_bytes(pki.revocations(revoked).read_bytes())
+    with FarSide(tls=revoked) as far:
+        delivery = Delivery(far, ca_file=str(pki.ca), crl_file=crl)
+        delivery.put(10)
+        assert delivery.step() > 0
+        assert delivery.message.endswith("TLS: its certificate was revoked")
+        assert far.seen == [], "nothing was sent"
+        far.present(pki.server)
+        delivery.oracle()
+        # Revoked while a connection stands: the list is looked at before the next exchange.
+        crl.write_bytes(pki.revocations(pki.server).read_bytes())
+        seen = len(far.seen)
+        delivery.put(10)
+        assert delivery.step() > 0
+        assert delivery.message.endswith("TLS: its certificate was revoked")
+        assert len(far.seen) == seen
+        crl.write_bytes(pki.revocations().read_bytes())
+        delivery.oracle()
+        delivery.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no list"])
+def test_34_a_list_of_revoked_certificates_that_cannot_be_used_is_named(
+    pki: Pki, tmp_path: Path, content: bytes | None
+):
+    crl = tmp_path / "ca.crl"
+    if content is not None:
+        crl.write_bytes(content)
+    with FarSide(tls=pki.server) as far:
+        delivery = Delivery(far, ca_file=str(pki.ca), crl_file=crl)
+        delivery.put(1)
+        assert delivery.step() > 0
+        assert str(crl) in delivery.message
+        assert delivery.message.endswith("is missing" if content is None else "cannot be used")
+        assert far.seen == []
+        crl.write_bytes(pki.revocations().read_bytes())
+        delivery.oracle()
+        delivery.close()
+
+
 OWN = {
     "none": "TLS: it wants a client certificate",
     "expired": "TLS: it says that our client certificate has expired",
     "another authority": "TLS: it does not know our client certificate's authority",
+    "revoked": "TLS: it says that our client certificate was revoked",
+    "missing": "is missing",
 }
 
 
 @pytest.mark.parametrize("own", OWN)
-def test_34_a_client_certificate_that_is_refused_is_named(pki: Pki, own: str):
-    leaf = {"none": None, "expired": pki.expired_client, "another authority": pki.other.client}[own]
-    pair = ClientCert(cert_file=leaf.certificate, key_file=leaf.key) if leaf else ClientCert()
-    with FarSide(tls=pki.server, client_ca=pki.ca) as far:
+def test_34_a_client_certificate_that_is_refused_is_named_and_well_once_it_is_replaced(
+    pki: Pki, own: str, tmp_path: Path
+):
+    revoked = pki.issue("lost", "agent", client=True)
+    leaf = {
+        "expired": pki.expired_client, "another authority": pki.other.client, "revoked": revoked,
+    }.get(own)  # fmt: skip
+    files = tmp_path / "client.crt", tmp_path / "client.key"
+
+    def put(leaf: Leaf) -> None:
+        for source, file in zip((leaf.certificate, leaf.key), files, strict=True):
+            Path(shutil.copy(source, tmp_path / "new")).replace(file)
+
+    if leaf is not None:
+        put(leaf)
+    pair = ClientCert() if own == "none" else ClientCert(cert_file=files[0], key_file=files[1])
+    crl = pki.revocations(revoked)
+    with FarSide(tls=pki.server, client_ca=pki.ca, client_crl=crl) as far:
         delivery = Delivery(far, ca_file=str(pki.ca), client_cert=pair)
         delivery.put(1)
         assert delivery.step() > 0
         assert delivery.message.endswith(OWN[own])
         assert far.seen == []
+        if own != "none":  # that one is another configuration, not another file
+            put(pki.client)
+            delivery.oracle()
+        delivery.close()
+
+
+def test_34_a_client_certificate_that_was_renewed_is_shown_without_a_restart(
+    pki: Pki, tmp_path: Path
+):
+    files = tmp_path / "client.crt", tmp_path / "client.key"
+    for source, file in zip((pki.client.certificate, pki.client.key), files, strict=True):
+        shutil.copy(source, file)
+    pair = ClientCert(cert_file=files[0], key_file=files[1])
+    with FarSide(tls=pki.server, client_ca=pki.ca) as far:
+        delivery = Delivery(far, ca_file=str(pki.ca), client_cert=pair)
+        delivery.put(10)
+        delivery.work()
+        connections = {one.client for one in far.seen}
+        assert len(connections) == 1
+        renewed = pki.issue("renewed", "agent", client=True)
+        for source, file in zip((renewed.certificate, renewed.key), files, strict=True):
+            Path(shutil.copy(source, tmp_path / "new")).replace(file)
+        delivery.put(10)
+        delivery.oracle()
+        assert len({one.client for one in far.seen}) == 2, "on a connection of its own"
         delivery.close()
 
 

@@ -99,6 +99,7 @@ class FarSide:
         *,
         tls: Leaf | None = None,
         client_ca: Path | None = None,
+        client_crl: Path | None = None,
         ledger: Path | None = None,
         port: int = 0,
         host: str = "127.0.0.1",
@@ -110,7 +111,7 @@ class FarSide:
         self.silent = False  # accept connections, read nothing
         self.seen: list[Seen] = []
         self.stopping = threading.Event()
-        self.tls = _context(tls, client_ca) if tls else None
+        self.tls = _context(tls, client_ca, client_crl) if tls else None
         self._address = (host, port or free_port(host))
         self._scheme = "https" if tls else "http"
         self._server: _Server | None = None
@@ -388,12 +389,15 @@ def _document(status: int, problem: str, **fields: Any) -> Document:
     return {"type": kind, "title": problem.replace("-", " "), "status": status} | fields
 
 
-def _context(tls: Leaf, client_ca: Path | None) -> ssl.SSLContext:
+def _context(tls: Leaf, client_ca: Path | None, client_crl: Path | None = None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tls.certificate, tls.key)
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(client_ca)
+    if client_crl is not None:
+        context.load_verify_locations(client_crl)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context
 
 
