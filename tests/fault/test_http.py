@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import ssl
 import threading
@@ -21,7 +22,7 @@ from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import State, Vital, Vitals
 from pg_collector.metrics import Metrics
 from tests.support.hand_clock import HandClock
-from tests.support.pki import Pki
+from tests.support.pki import Leaf, Pki
 
 
 class Reply(NamedTuple):
@@ -284,6 +285,42 @@ def test_with_a_token_file_only_its_bearer_is_answered(tmp_path: Path):
         assert b"s3cret" not in reply.body
     assert bench.get("/metrics", Authorization="Bearer s3cret").status == 200
     bench.server.stop()
+
+
+def test_a_certificate_that_was_replaced_is_shown_to_the_next_client(pki: Pki, tmp_path: Path):
+    pair = tmp_path / "cert", tmp_path / "key"
+
+    def put(leaf: Leaf, *which: int) -> None:
+        for n in which:
+            shutil.copy((leaf.certificate, leaf.key)[n], pair[n])
+
+    def shown() -> int:
+        context = ssl.create_default_context(cafile=str(pki.ca))
+        with (
+            bench.connect() as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as link,
+        ):
+            certificate = link.getpeercert()
+            assert certificate is not None
+            return int(str(certificate["serialNumber"]), 16)
+
+    first, second = pki.server, pki.issue("renewed", "localhost", ("localhost",))
+    put(first, 0, 1)
+    bench = Bench(tls=HttpTls(cert_file=pair[0], key_file=pair[1]))
+    try:
+        bench.server.renew()
+        assert shown() == first.serial
+        put(second, 0)
+        bench.server.renew()
+        assert shown() == first.serial, "its key is not there yet"
+        put(second, 1)
+        bench.server.renew()
+        assert shown() == second.serial
+        pair[0].unlink()
+        bench.server.renew()
+        assert shown() == second.serial
+    finally:
+        bench.server.stop()
 
 
 def test_with_a_certificate_it_speaks_tls_only(pki: Pki):

@@ -64,6 +64,21 @@ def test_who_is_in_a_hurry_waits_for_nobody_but_takes_what_is_done():
     assert ending.wait(waiting.look, 4.0)
 
 
+def test_the_routine_is_done_in_the_waiting_thread_now_and_then(monkeypatch):
+    monkeypatch.setattr("pg_collector.lifetime.LOOKS_EVERY", 0.01)
+    life = Lifetime(Ending(SystemClock(), 9.0))
+    done = []
+
+    def routine():
+        done.append(threading.current_thread())
+        if len(done) == 3:
+            life.end("enough")
+
+    life.routine = routine
+    assert life.wait() == 0
+    assert done == [threading.current_thread()] * 3
+
+
 def test_what_is_posted_is_done_in_the_waiting_thread_until_the_end():
     life = Lifetime(Ending(SystemClock(), 9.0))
     done: list[object] = []
