@@ -21,7 +21,7 @@ def _setup() -> None:
 def sql(
     user: Annotated[str, typer.Option(help="Name of the monitoring role.")] = "pgcollector",
     auth: Annotated[
-        str, typer.Option(help="How the agent will log in: password, cert or peer.")
+        str, typer.Option(help=f"How the agent will log in: {', '.join(AUTHENTICATION)}.")
     ] = "password",
     targets: Annotated[
         int, typer.Option(min=1, help="How many targets of this server the agent will watch.")

@@ -294,6 +294,10 @@ def test_a_certificate_that_was_replaced_is_shown_to_the_next_client(pki: Pki, t
         for n in which:
             shutil.copy((leaf.certificate, leaf.key)[n], pair[n])
 
+    first, second = pki.server, pki.issue("renewed", "localhost", ("localhost",))
+    put(first, 0, 1)
+    bench = Bench(tls=HttpTls(cert_file=pair[0], key_file=pair[1]))
+
     def shown() -> int:
         context = ssl.create_default_context(cafile=str(pki.ca))
         with (
@@ -304,9 +308,6 @@ def test_a_certificate_that_was_replaced_is_shown_to_the_next_client(pki: Pki, t
             assert certificate is not None
             return int(str(certificate["serialNumber"]), 16)
 
-    first, second = pki.server, pki.issue("renewed", "localhost", ("localhost",))
-    put(first, 0, 1)
-    bench = Bench(tls=HttpTls(cert_file=pair[0], key_file=pair[1]))
     try:
         bench.server.renew()
         assert shown() == first.serial
