@@ -1,8 +1,9 @@
 """What is shipped, and what is known of it.
 
 `sbom` writes dist/sbom.cdx.json, a CycloneDX bill of materials of the agent and of the packages
-that come with it, in the versions of constraints.txt. `audit` looks these up in the advisory
-databases that pip-audit knows; it needs the network.
+that come with it, those of the clouds too, in the versions of constraints.txt. `audit` looks these
+up in the advisory databases that pip-audit knows; it needs the network, and fails where one could
+not be looked up.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main() -> int:
     task = parser.parse_args().task
     with tempfile.TemporaryDirectory() as directory:
         pins = ("--constraint", str(ROOT / "constraints.txt"))
-        agent = environment(Path(directory) / "agent", *pins, str(ROOT))
+        agent = environment(Path(directory) / "agent", *pins, f"{ROOT}[aws,azure,gcp]")
         tools = environment(Path(directory) / "tools", TOOLS[task])
         if task == "audit":
             lines = subprocess.run(
@@ -44,7 +45,7 @@ def main() -> int:
             )  # fmt: skip
             frozen = Path(directory) / "frozen.txt"
             frozen.write_text(lines.stdout)
-            command = ["-m", "pip_audit", "--no-deps", "--requirement", str(frozen)]
+            command = ["-m", "pip_audit", "--strict", "--no-deps", "--requirement", str(frozen)]
             return subprocess.run([tools, *command], check=False).returncode
         # pip itself is of the environment, not of what is shipped.
         subprocess.run([agent, "-m", "pip", "uninstall", "--yes", "--quiet", "pip"], check=True)
