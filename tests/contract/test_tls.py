@@ -24,6 +24,7 @@ from tests.support.target import target
 NONE: frozenset[str] = frozenset()
 TRUST: Final = "hostssl all pgcollector 127.0.0.1/32 trust"
 CERT: Final = "hostssl all pgcollector 127.0.0.1/32 cert"
+SCRAM: Final = {"password_encryption": "scram-sha-256"}
 OURS: Final = "select count(*) from pg_stat_activity where usename = 'pgcollector'"
 
 
@@ -118,6 +119,23 @@ def bench(secured: Server, pki: Pki, tmp_path: Path) -> Iterator[Bench]:
 def works(lane: Lane) -> bool:
     query = "select ssl, version >= 'TLSv1.2' from pg_stat_ssl where pid = pg_backend_pid()"
     return lane.session().fetch(query).rows == [(True, True)]
+
+
+def test_a_password_and_a_certificate_let_in_to_every_version(major: int, pki: Pki, tmp_path: Path):
+    file = tmp_path / "password"
+    file.write_text("correct horse")
+    hba = ["hostssl all plain 127.0.0.1/32 scram-sha-256", CERT]
+    with Server(major, tls=pki, hba=hba, settings=SCRAM) as server:
+        server.query("alter role plain password 'correct horse'")
+        client = pki.client
+        tls = Tls(ca_file=str(pki.ca), cert_file=client.certificate, key_file=client.key)
+        for user, method in (("plain", AuthMethod.PASSWORD), ("pgcollector", AuthMethod.CERT)):
+            dsn = server.dsn(user, host="localhost", hostaddr="127.0.0.1")
+            database = target(dsn, sslmode=None, auth_method=method, tls=tls, password_file=file)
+            session = Session.open(database, relations=NONE)
+            query = "select current_user, ssl from pg_stat_ssl where pid = pg_backend_pid()"
+            assert session.fetch(query).rows == [(user, True)]
+            session.close()
 
 
 # --- the server's
