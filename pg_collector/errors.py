@@ -13,6 +13,7 @@ CollectorError                 carries a remedy: what the reader can do about it
 ├── TargetError                the target cannot be used now; reconnect with back-off
 │   ├── TargetDown             nobody answers, or the session was lost
 │   └── TargetRefused          the server says no (password, pg_hba, pooler, version): back off long
+│       └── LoginRefused       it is about who we are: told to the audit log
 ├── DeliveryError
 │   ├── Deferred               keep the batch, try again after a pause
 │   │   ├── Unreachable        nobody there, or nobody well: counts for the breaker
@@ -129,6 +130,10 @@ class TargetDown(TargetError):
 
 class TargetRefused(TargetError):
     """The server answers no; only a person can change that, so ask seldom."""
+
+
+class LoginRefused(TargetRefused):
+    """Who we say we are is not accepted: by the server, or by whom a token should come from."""
 
 
 class DeliveryError(CollectorError):

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from pg_collector.breaker import Breaker
 from pg_collector.budget import Budget, Slowed
@@ -14,6 +14,7 @@ from pg_collector.config.model import Breaker as Limits
 from pg_collector.config.model import Database
 from pg_collector.errors import (
     ConfigurationError,
+    LoginRefused,
     SamplerError,
     TargetDown,
     TargetError,
@@ -35,8 +36,6 @@ from pg_collector.turn import Outcome, Turn
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
-
-_AUTHORIZATION: Final = "28"  # SQLSTATE's class
 
 T = TypeVar("T")
 
@@ -325,7 +324,7 @@ class Target:
         if before is None or str(before) != str(error):
             extra = {"target": self.name, "sqlstate": error.sqlstate, "remedy": error.remedy}
             log.warning("cannot use %s (%s lane): %s", self.name, job.lane, error, extra=extra)
-            if error.sqlstate is not None and error.sqlstate[:2] == _AUTHORIZATION:
+            if isinstance(error, LoginRefused):
                 audit.info("%s does not let us in", self.name, extra=extra)
         reason = "refused" if isinstance(error, TargetRefused) else "down"
         self._failed(job, reason)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Database
-from pg_collector.errors import BreakerOpen, TargetDown, TargetError, TargetRefused
+from pg_collector.errors import BreakerOpen, LoginRefused, TargetDown, TargetError, TargetRefused
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth.login import Login, Plain, Sign
 from pg_collector.pg.session import Session
@@ -25,7 +25,6 @@ from pg_collector.wire import Wire
 
 LIFETIME = 2 * 3600.0  # seconds; the catalog caches of the server's backend never shrink
 LIFETIME_JITTER = 0.1
-_AUTHORIZATION = "28"  # SQLSTATE's class
 STEADY = 60.0  # a session that lived this long ends a row of failures
 DOWN = (1.0, 60.0)  # seconds of back-off: first, longest
 REFUSED = (120.0, 600.0)
@@ -174,8 +173,8 @@ class Lane:
         """Log in, and once more where what was shown may just have been too old."""
         try:
             return self._attempt(dbname)
-        except TargetRefused as error:
-            if (error.sqlstate or "")[:2] != _AUTHORIZATION or not self._login.refused():
+        except LoginRefused:
+            if not self._login.refused():
                 raise
         return self._attempt(dbname)
 

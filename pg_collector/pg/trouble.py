@@ -13,6 +13,7 @@ import psycopg
 
 from pg_collector.config.model import AuthMethod
 from pg_collector.errors import (
+    LoginRefused,
     Reason,
     SamplerError,
     SamplerTimeout,
@@ -182,7 +183,9 @@ def _refusal(code: str, text: str, message: str, peer: Peer) -> TargetError:
         remedy = next((one for words, _, one in _PHRASES if words in text), _ROLE)
     remedy = _meant(remedy, peer)
     kind: type[TargetError] = TargetDown
-    if code.startswith(("28", "3D", "22", "42", "0A", "55")) or code == "57P04":
+    if code.startswith("28"):
+        kind = LoginRefused
+    elif code.startswith(("3D", "22", "42", "0A", "55")) or code == "57P04":
         kind = TargetRefused
     return kind(message, remedy=remedy, sqlstate=code)
 
@@ -242,13 +245,13 @@ _REMEDIES = {
 # Words of libpq itself, and those of an English server where the SQLSTATE could not be had.
 _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("startup parameter", TargetRefused, POOLER_REMEDY),
-    ("no password supplied", TargetRefused, _PASSWORD),
-    ("password authentication failed", TargetRefused, _PASSWORD),
+    ("no password supplied", LoginRefused, _PASSWORD),
+    ("password authentication failed", LoginRefused, _PASSWORD),
     ("no pg_hba.conf entry", TargetRefused, _HBA),
     ("pg_hba.conf rejects", TargetRefused, _HBA),
-    ("Peer authentication failed", TargetRefused, _PEER),
-    ("valid client certificate", TargetRefused, _OWN_MISSING),
-    ("ertificate authentication failed", TargetRefused, _OWN_NAME),
+    ("Peer authentication failed", LoginRefused, _PEER),
+    ("valid client certificate", LoginRefused, _OWN_MISSING),
+    ("ertificate authentication failed", LoginRefused, _OWN_NAME),
     ("does not match host name", TargetRefused, _SERVER_NAME),
     ("failed (the server's certificate has expired", TargetRefused, _SERVER_EXPIRED),
     ("failed (the server's certificate is not valid yet", TargetRefused, _SERVER_EXPIRED),
@@ -256,9 +259,9 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("failed (the server's certificate was revoked", TargetRefused, _SERVER_REVOKED),
     ("failed (the server's certificate cannot be looked up", TargetRefused, _SERVER_LIST),
     ("certificate verify failed", TargetRefused, _TLS),
-    ("alert certificate expired", TargetRefused, _OWN_RENEW),
-    ("alert certificate revoked", TargetRefused, _OWN_RENEW),
-    ("alert unknown ca", TargetRefused, _OWN_UNKNOWN),
+    ("alert certificate expired", LoginRefused, _OWN_RENEW),
+    ("alert certificate revoked", LoginRefused, _OWN_RENEW),
+    ("alert unknown ca", LoginRefused, _OWN_UNKNOWN),
     ("root certificate file", TargetRefused, _TLS),
     ("sslrootcert", TargetRefused, _TLS),
     ("private key file", TargetRefused, _TLS),
@@ -268,7 +271,7 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("server does not support SSL", TargetRefused, _NO_TLS),
     ("too many connections", TargetDown, _LIMIT),
     ("remaining connection slots", TargetDown, _LIMIT),
-    ("uthentication", TargetRefused, _PASSWORD),
+    ("uthentication", LoginRefused, _PASSWORD),
     ("channel binding", TargetRefused, _PASSWORD),
     ("is not permitted to log in", TargetRefused, _ROLE),
     ("FATAL: role", TargetRefused, _ROLE),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_collector.errors import (
+    LoginRefused,
     Reason,
     SamplerError,
     SamplerTimeout,
@@ -85,18 +86,18 @@ def test_errors_that_show_another_shape_make_the_facts_stale():
 @pytest.mark.parametrize(
     ("text", "kind", "remedy"),
     [
-        ("FATAL:  28P01: Passwort-Authentifizierung fehlgeschlagen", TargetRefused, "password of"),
-        ("FATAL:  28000: kein Eintrag in pg_hba.conf", TargetRefused, "CREATE ROLE"),
-        ("FATAL:  28000: no pg_hba.conf entry for host", TargetRefused, "hostssl shop watcher"),
-        ("FATAL:  28000: Peer authentication failed", TargetRefused, "pg_ident"),
+        ("FATAL:  28P01: Passwort-Authentifizierung fehlgeschlagen", LoginRefused, "password of"),
+        ("FATAL:  28000: kein Eintrag in pg_hba.conf", LoginRefused, "CREATE ROLE"),
+        ("FATAL:  28000: no pg_hba.conf entry for host", LoginRefused, "hostssl shop watcher"),
+        ("FATAL:  28000: Peer authentication failed", LoginRefused, "pg_ident"),
         ("FATAL:  3D000: Datenbank existiert nicht", TargetRefused, "shop does not"),
         ("FATAL:  42501: keine Berechtigung", TargetRefused, "GRANT CONNECT ON DATABASE shop"),
         ("FATAL:  53300: zu viele Verbindungen", TargetDown, "CONNECTION LIMIT"),
         ("FATAL:  57P03: das Datenbanksystem startet", TargetDown, ""),
         ("FATAL:  08P01: unsupported startup parameter: options", TargetRefused, "directly"),
-        ("FATAL: password authentication failed for user", TargetRefused, "password of"),
+        ("FATAL: password authentication failed for user", LoginRefused, "password of"),
         ('FATAL: role "watcher" does not exist', TargetRefused, "CREATE ROLE"),
-        ("fe_sendauth: no password supplied", TargetRefused, "password_file"),
+        ("fe_sendauth: no password supplied", LoginRefused, "password_file"),
         ("SSL error: certificate verify failed", TargetRefused, "ca_file"),
         ("SSL SYSCALL error: EOF detected", TargetDown, ""),
         ("Connection refused", TargetDown, "running"),

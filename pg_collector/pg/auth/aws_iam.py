@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from pg_collector.config.model import AwsIam
-from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
+from pg_collector.errors import ConfigurationError, LoginRefused, TargetDown
 from pg_collector.pg.auth.tokens import Ticket
 
 try:
@@ -124,12 +124,12 @@ class Source:
             )
         return str(region)
 
-    def _denied(self, error: Any) -> TargetDown | TargetRefused:
+    def _denied(self, error: Any) -> TargetDown | LoginRefused:
         code = str(error.response.get("Error", {}).get("Code", ""))
         role = self._settings.role_arn or "the role of the environment"
         said = f"{self._target}: AWS gives no credentials for {role}: {_told(error)}"
         if code in _DENIED:
-            return TargetRefused(
+            return LoginRefused(
                 said,
                 remedy=f"Let the agent's identity do sts:AssumeRole on {role}, and name that "
                 "identity in the role's trust policy",

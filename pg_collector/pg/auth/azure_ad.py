@@ -11,7 +11,7 @@ import time
 from typing import Any, Final
 
 from pg_collector.config.model import AzureAd
-from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
+from pg_collector.errors import ConfigurationError, LoginRefused, TargetDown
 from pg_collector.pg.auth.tokens import Ticket
 
 try:
@@ -79,7 +79,7 @@ class Source:
         except azure.core.exceptions.ClientAuthenticationError as error:
             self._credential = None  # it would remember the failure, and not ask again for a while
             if "AADSTS" in error.message:
-                raise TargetRefused(
+                raise LoginRefused(
                     f"{self._target}: Entra gives no token: {_told(error.message)}", remedy=_REFUSED
                 ) from None
             raise TargetDown(

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
+from pg_collector.errors import ConfigurationError, LoginRefused, TargetDown
 from pg_collector.pg.auth.tokens import Ticket
 
 try:
@@ -61,7 +61,7 @@ class Source:
             said = f"{self._target}: Google gives no token: {_told(error)}"
             if getattr(error, "retryable", False) or not _is_refusal(error):
                 raise TargetDown(said, remedy=_NO_CREDENTIALS) from None
-            raise TargetRefused(said, remedy=_REFUSED) from None
+            raise LoginRefused(said, remedy=_REFUSED) from None
         token = self._credentials.token
         return Ticket(lambda _host, _port, _user: token, _left(self._credentials.expiry))
 
