@@ -31,6 +31,9 @@ CollectorError                 carries a remedy: what the reader can do about it
 """
 
 import enum
+from typing import Final
+
+USER_RAISED: Final = "<user-raised message>"  # stands for what somebody's function said
 
 
 class Reason(enum.StrEnum):

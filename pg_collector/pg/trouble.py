@@ -13,6 +13,7 @@ import psycopg
 
 from pg_collector.config.model import AuthMethod
 from pg_collector.errors import (
+    USER_RAISED,
     LoginRefused,
     Reason,
     SamplerError,
@@ -285,22 +286,43 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
 
 
 _VERBOSE = re.compile(r":  ([0-9A-Z]{5}): ")
-# The server's place in its source, and libpq's own guess at a remedy: ours stands beside.
-_LOCATION = re.compile(r"\n(?:LOCATION|CONTEXT|\s+Is the server running).*", re.DOTALL)
+# What may quote values, the server's place in its source, and libpq's own guess at a remedy: ours
+# stands beside.
+_MORE = re.compile(
+    r"\n(?:DETAIL|HINT|QUERY|CONTEXT|[A-Z]+ NAME|LOCATION|\s+Is the server running).*", re.DOTALL
+)
+_LOCATION = re.compile(r"\nLOCATION:  (\w+), ([\w.]+):")
+# Where procedural languages hand on what a function said. The SQLSTATE is its choice as well.
+_RAISING = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
+_QUOTING = frozenset({"22", "23", "38", "39", "XX"})  # classes whose messages quote values
+_RAISING_FILES = frozenset({"plperl.c", "plpy_elog.c", "plpy_plpymodule.c", "pltcl.c"})
+
+
+def _is_raised(function: str | None, file: str | None) -> bool:
+    """Whether an error of this place in the server's source has a user's words for a message."""
+    return function in _RAISING or file in _RAISING_FILES
 
 
 def _split(text: str) -> tuple[str | None, str]:
     """Return the last SQLSTATE in libpq's verbose text, and the text without it."""
     found = _VERBOSE.findall(text)
-    text = _LOCATION.sub("", _VERBOSE.sub(": ", text)).strip()
+    code = found[-1] if found else None
+    places = _LOCATION.findall(text)
+    # Nobody's code but a login trigger's has a context here.
+    quotes = "\nCONTEXT:  " in text and (code == "42601" or (code or "")[:2] in _QUOTING)
+    if quotes or (places and _is_raised(*places[-1])):
+        return code, USER_RAISED
+    text = _MORE.sub("", _VERBOSE.sub(": ", text)).strip()
     # libpq says first where it failed; `place` says that already.
     _, failed, rest = text.rpartition(" failed: ")
     if failed and text.startswith("connection to server"):
         text = rest
-    return found[-1] if found else None, " ".join(text.split())
+    return code, " ".join(text.split())
 
 
 def _primary(error: psycopg.Error) -> str:
+    if _is_raised(error.diag.source_function, error.diag.source_file):
+        return USER_RAISED
     return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())
 
 

@@ -8,9 +8,9 @@ JSON: an unquoted secret is masked up to the next space, the line's own quotes i
 import re
 from typing import Final
 
+from pg_collector.errors import USER_RAISED
 from pg_collector.privacy.lexer import CURLY_DOUBLE
 
-USER_RAISED: Final = "<user-raised message>"
 MESSAGE_LIMIT: Final = 2_000  # code points kept of an error message
 LOG_LIMIT: Final = 65_536  # code points kept of a log message
 

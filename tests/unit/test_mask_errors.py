@@ -2,8 +2,9 @@
 
 import pytest
 
+from pg_collector.errors import USER_RAISED
 from pg_collector.privacy.mask import Masker
-from pg_collector.privacy.scrub import USER_RAISED, scrub, scrub_error
+from pg_collector.privacy.scrub import scrub, scrub_error
 
 LOG_LINES = [
     (

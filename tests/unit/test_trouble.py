@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_collector.errors import (
+    USER_RAISED,
     LoginRefused,
     Reason,
     SamplerError,
@@ -113,6 +114,39 @@ def test_a_failed_connection_is_sorted_whatever_the_servers_language(
     assert remedy in error.remedy
     assert str(error).startswith("db1:5432: ")
     assert "LOCATION" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "P0001: hunter2\nLOCATION:  exec_stmt_raise, pl_exec.c:3923",
+        "28000: hunter2\nLOCATION:  exec_stmt_raise, pl_exec.c:3923",
+        "P0004: hunter2\nLOCATION:  exec_stmt_assert, pl_exec.c:3950",
+        "57000: a\nLOCATION:  here, there.c:1\nhunter2\nDETAIL:  hunter2\nHINT:  hunter2\n"
+        "LOCATION:  exec_stmt_raise, pl_exec.c:3923",
+        "38000: hunter2 at line 1.\nLOCATION:  plperl_call_perl_func, plperl.c:2230",
+        '22P02: invalid input syntax for type integer: "hunter2"\nCONTEXT:  PL/pgSQL function f()'
+        " line 1 at PERFORM\nLOCATION:  pg_strtoint32_safe, numutils.c:618",
+    ],
+)
+def test_what_a_login_trigger_says_is_not_repeated(text: str):
+    full = f'connection to server at "db1", port 5432 failed: FATAL:  {text}\n'
+    error = connection_failed(full, PEER)
+    assert str(error) == f"db1:5432: {USER_RAISED}"
+    assert error.sqlstate == text[:5]
+
+
+def test_what_a_login_trigger_lacks_is_named():
+    more = "CONTEXT:  PL/pgSQL function f() line 3 at IF\nLOCATION:  parserOpenTable, parse.c:1"
+    said = f'connection to server at "db1" failed: FATAL:  42P01: relation "logins" is gone\n{more}'
+    assert str(connection_failed(said, PEER)).endswith('relation "logins" is gone')
+
+
+def test_only_the_first_line_of_a_refusal_is_kept():
+    more = "DETAIL:  hunter2\nHINT:  hunter2\nSCHEMA NAME:  hunter2\nLOCATION:  here, there.c:1\n"
+    said = f'connection to server at "db1" failed: FATAL:  3D000: there is no shop\n{more}'
+    error = connection_failed(said, PEER)
+    assert str(error) == "db1:5432: FATAL: there is no shop"
 
 
 def test_the_sqlstate_of_a_refused_connection_is_kept():
