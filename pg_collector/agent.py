@@ -6,6 +6,7 @@ Whoever runs an agent comes through here: `pgc start`, the demo and the tests.
 import contextlib
 import logging
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,7 +173,12 @@ class Agent:
         return self._targets.named
 
     def own_the_process(self) -> None:
-        """End the process where a stop hangs: nobody else lives in it."""
+        """End the process where a stop hangs: nobody else lives in it.
+
+        A crash leaves no core file: raw texts and passwords would be in it.
+        """
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, most))
         self.life.when_ending = partial(self.watchdog.end_within, LAST_RESORT, self._last_resort)
 
     def start(self) -> None:
