@@ -1,11 +1,12 @@
 """The program of a child process: `pgc start` with every sampler, and some parts that hang."""
 
+import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pg_collector import agent, control, logs
 from pg_collector.agent import Agent, OutletSource
@@ -13,8 +14,9 @@ from pg_collector.cli.options import source
 from pg_collector.errors import Unreachable
 from pg_collector.outlets import Receipt
 from pg_collector.plan import OpenGrant
+from pg_collector.privacy import lexer
 from pg_collector.privacy.scrub import scrub
-from pg_collector.sample import Batch
+from pg_collector.sample import Batch, Body
 
 _FOREVER = threading.Event()
 
@@ -55,12 +57,33 @@ def _hang_in_the_end(running: Agent) -> None:
     running._stack.callback(_FOREVER.wait)
 
 
+def _stumble(_running: Agent) -> None:
+    """From now on half of the texts cannot be read, and one turn fails with rows at hand."""
+    hide, add, rows = lexer.hide, Body.add, itertools.count()
+
+    def hide_half(text: str) -> str:
+        if len(text) % 2:
+            raise ValueError(text)
+        return hide(text)
+
+    def add_but_one(body: Body, row: Sequence[Any]) -> int:
+        if next(rows) == _STUMBLES_AT:
+            raise RuntimeError("a defect")
+        return add(body, row)
+
+    lexer.hide = hide_half
+    Body.add = add_but_one  # type: ignore[assignment, method-assign]
+
+
+_STUMBLES_AT = 40
+
 WAYS = {
     "files": Way(),
     "platform": Way(token=lambda: "good"),
     "device": Way(device=True),
     "hanging": Way(lambda _clock, _metrics: Hanging()),
     "away": Way(lambda _clock, _metrics: Away()),
+    "stumbling": Way(on_start=_stumble),
     "stop hangs": Way(on_start=_hang_in_the_end, last_resort=2.0),
 }
 
