@@ -23,13 +23,26 @@ _LINGER: Final = 0.1  # seconds
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 
 
+def head_end(heard: bytes) -> int:
+    """Return where a request's head ends in what was read so far, or 0."""
+    found = _HEAD_END.search(heard)
+    return found.end() if found else 0
+
+
 class House(Protocol):
     """The server, as a conversation sees it."""
 
     limits: Http
 
+    @property
+    def crowded(self) -> bool:
+        """Whether others wait for a thread."""
+
     def secured(self, connection: socket.socket) -> socket.socket:
         """Return the connection, to be encrypted by a handshake if TLS is configured."""
+
+    def heard(self, connection: socket.socket) -> bytes:
+        """Return what was read of a connection before it got a thread."""
 
     def answer(self, request: BaseHTTPRequestHandler) -> Page:
         """Answer a request that was read. Never raises."""
@@ -39,6 +52,9 @@ class House(Protocol):
 
     def asks(self, connection: socket.socket) -> None:
         """Note that its request is there."""
+
+    def tells(self, connection: socket.socket) -> None:
+        """Note that the client is to take its answer now."""
 
     def gone(self, connection: socket.socket) -> None:
         """Forget a connection."""
@@ -54,7 +70,7 @@ class Conversation(BaseHTTPRequestHandler):
         """Begin; with TLS, shake hands within the read timeout."""
         self._house = cast("House", self.server)
         self._limits = self._house.limits
-        self._unread = b""
+        self._unread = self._house.heard(self.request)
         self.connection = self._house.secured(self.request)
         self._house.waits(self.connection)
         try:
@@ -96,12 +112,14 @@ class Conversation(BaseHTTPRequestHandler):
             return
         if {"content-length", "transfer-encoding"} & {name.lower() for name in self.headers}:
             self.close_connection = True  # nobody reads that body
+        if self._house.crowded:
+            self.close_connection = True  # the next one's turn
         self._write(self._house.answer(self))
 
     def _read_head(self) -> bytes | None:
         """Return a request's head; None if there is none, and what to say is in `wfile`."""
         deadline = time.monotonic() + self._limits.read_timeout
-        while not (end := _HEAD_END.search(self._unread)):
+        while not (end := head_end(self._unread)):
             if len(self._unread) > MAX_HEAD_BYTES:
                 line_ended = b"\n" in self._unread
                 self.send_error(431 if line_ended else 414)
@@ -116,7 +134,7 @@ class Conversation(BaseHTTPRequestHandler):
             if not chunk:
                 return None
             self._unread = (self._unread + chunk).lstrip(b"\r\n")
-        head, self._unread = self._unread[: end.end()], self._unread[end.end() :]
+        head, self._unread = self._unread[:end], self._unread[end:]
         return head
 
     def _write(self, page: Page) -> None:
@@ -158,6 +176,7 @@ class Conversation(BaseHTTPRequestHandler):
     def _send(self, data: bytes) -> None:
         if not data:
             return
+        self._house.tells(self.connection)
         self.connection.settimeout(self._limits.write_timeout)
         self.connection.sendall(data)  # the timeout is that of the whole call
         if self.close_connection:
@@ -165,10 +184,12 @@ class Conversation(BaseHTTPRequestHandler):
 
     def _linger(self) -> None:
         """Read what is still coming for a moment: closing at once would take the answer back."""
-        deadline = time.monotonic() + _LINGER
+        left = 0.0 if self._house.crowded else _LINGER
+        deadline = time.monotonic() + left
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
-            while (left := deadline - time.monotonic()) > 0:
-                self.connection.settimeout(left)
-                if not self.connection.recv(64 * 1024):
+            while True:
+                self.connection.settimeout(left)  # 0: what is there already
+                if not self.connection.recv(64 * 1024) or left <= 0:
                     return
+                left = max(0.0, deadline - time.monotonic())

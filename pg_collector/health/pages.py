@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from pg_collector.health.shared import Shared
 from pg_collector.health.vitals import Report, State, Vital, Vitals
 from pg_collector.metrics import Metrics
 
@@ -36,7 +37,7 @@ class Pages:
     """The paths. `version` is what /version shows: names and values."""
 
     def __init__(self, vitals: Vitals, metrics: Metrics, version: Mapping[str, str]) -> None:
-        self._metrics = metrics
+        self._exposition = Shared(metrics.render)
         self._version = msgspec.json.encode(version)
         self._reports: dict[str, Callable[[], Report]] = {
             "/healthz": vitals.health,
@@ -55,7 +56,7 @@ class Pages:
         if path in self._reports:
             return _page(path, self._reports[path](), options)
         if path == "/metrics":
-            body, content_type = self._metrics.render(accept)
+            body, content_type = self._exposition.get(accept)
             return Page(HTTPStatus.OK, body, content_type)
         if path == "/version":
             return Page(HTTPStatus.OK, self._version, JSON)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pg_collector.health.server import MAX_THREADS
+from pg_collector.health.listener import MAX_THREADS
 from tests.fault.test_http import Bench, rest
 from tests.support.until import until
 
