@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pg_collector.config.model import Config
 from pg_collector.errors import StateError
@@ -37,7 +37,7 @@ class Masking:
         self._secret = b""
         self._trouble = ""  # why the secret is of this process only
         self.masker = Masker()
-        self._terms: tuple[str, str, tuple[str, ...]] | None = None
+        self._terms: _Terms | None = None
 
     def made(self, config: Config, grant: Grant | None) -> Masker:
         """Return what is to mask from now on: the one that does, where nothing changes.
@@ -48,7 +48,7 @@ class Masking:
         terms = _terms(config, grant)
         if terms == self._terms:
             return self.masker
-        level, pii, patterns = terms
+        level, pii, patterns, tags = terms
         if level == "full" and not self._secret:
             self._secret = self._installed()
         return Masker(
@@ -56,6 +56,7 @@ class Masking:
             patterns=patterns,
             secret=self._secret,
             detector=Detector(pii, on_found=self._found),
+            keep_tags=tags,
             on_failure=self._failed,
         )
 
@@ -65,8 +66,9 @@ class Masking:
         if made is self.masker:
             return
         before, self.masker = self.masker, made
-        self._terms = level, pii, _ = _terms(config, grant)
-        audit.info("masking is at the level %s", level, extra={"masking": level, "pii": pii})
+        self._terms = level, pii, _, tags = _terms(config, grant)
+        told = {"masking": level, "pii": pii, **({"tags": ", ".join(tags)} if tags else {})}
+        audit.info("masking is at the level %s", level, extra=told)
         asked = config.security.query_masking_level
         if made.level != asked:
             log.warning("texts are masked at the level %s: the plan has no %s", made.level, asked)
@@ -115,17 +117,30 @@ def as_configured(config: Config, state_dir: Path) -> Masker:
     if level == "full":
         secret = installation_secret(state_dir if (state_dir / FILE).exists() else None)
     return Masker(
-        level, patterns=security.masking_patterns, secret=secret, detector=Detector("full")
+        level,
+        patterns=security.masking_patterns,
+        secret=secret,
+        detector=Detector("full"),
+        keep_tags=security.keep_query_tags,
     )
 
 
-def _terms(config: Config, grant: Grant | None) -> tuple[str, str, tuple[str, ...]]:
-    """Return level, level of PII detection, and patterns."""
+class _Terms(NamedTuple):
+    """What a masker is made of, beside its secret."""
+
+    level: str
+    pii: str
+    patterns: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+def _terms(config: Config, grant: Grant | None) -> _Terms:
+    """Return what the configuration asks for, as far as the plan has it."""
     features = (grant or DEMO).features
     asked = config.security.query_masking_level
     level = asked if grant is None and asked != "none" else features.masking(asked)
     pii = features.pii if features.pii in {"basic", "full"} else "basic"
-    return level, pii, config.security.masking_patterns
+    return _Terms(level, pii, config.security.masking_patterns, config.security.keep_query_tags)
 
 
 def installation_secret(directory: Path | None) -> bytes:

@@ -6,7 +6,7 @@ This is the last place where raw query text exists, and it exists in local varia
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from pg_collector.changes import Chosen, Moved, Ranks
 from pg_collector.pg.session import Session
@@ -19,12 +19,25 @@ from pg_collector.turn import Search, SetMemory, Turn
 
 Values = Sequence[Any]
 
+TAGS: Final = "tags"  # the column beside a query text
+
+
+class Prepared(NamedTuple):
+    """How the rows of a statement leave: the names of their columns, and what makes each of them.
+
+    `row` makes a raw row one that may leave: masked, scrubbed, without its count.
+    """
+
+    columns: tuple[str, ...]
+    row: Callable[[Values], Values]
+
 
 @dataclass
 class Reading:
     """What one set answered: encoded rows, how many there were, and what they tell."""
 
     body: Body = field(default_factory=Body)
+    columns: tuple[str, ...] = ()
     total: int = 0
     resets: dict[object, str | None] = field(default_factory=dict)  # of rows reset one by one
     epoch: str | None = None  # when counting began,
@@ -44,7 +57,7 @@ class Reader:
         self.masker = masker
         self._drop_utility_text = drop_utility_text
         # By set; of targets that differ in their version, the last one has it.
-        self._prepared: dict[str, tuple[Statement, Callable[[Values], Values], list[int]]] = {}
+        self._prepared: dict[str, tuple[Statement, Prepared, list[int]]] = {}
 
     def read(
         self, turn: Turn, session: Session, statement: Statement, memory: SetMemory, now: float
@@ -55,7 +68,8 @@ class Reader:
         for search in turn.searches:
             if search.lookup.of == statement.query.set:
                 search.known.begin(partly=isinstance(changes, Moved) and not changes.full)
-        prepare, secret = self._kept(statement)
+        prepared, secret = self._kept(statement)
+        reading.columns = prepared.columns
         ranks = memory.chosen if isinstance(memory.chosen, Ranks) else None
         notes = [_noting(search, statement, now) for search in turn.searches]
         observe = _observing(statement, turn, reading)
@@ -69,13 +83,13 @@ class Reader:
             observe(row)
             moved = changes.changed(row) if changes is not None else True
             if moved and (ranks is None or ranks.moved(row)):
-                reading.body.add(prepare(row))
+                reading.body.add(prepared.row(row))
         if statement.began is not None and not reading.tells_epoch:
             ((reading.epoch,),) = session.fetch(statement.began).rows
             reading.tells_epoch = True
         return reading
 
-    def _kept(self, statement: Statement) -> tuple[Callable[[Values], Values], list[int]]:
+    def _kept(self, statement: Statement) -> tuple[Prepared, list[int]]:
         """Return how the rows of a statement are prepared, and which positions hide one."""
         kept = self._prepared.get(statement.query.set)
         if kept is None or kept[0] is not statement:
@@ -83,8 +97,8 @@ class Reader:
             self._prepared[statement.query.set] = kept
         return kept[1:]
 
-    def preparation(self, statement: Statement) -> Callable[[Values], Values]:
-        """Return what makes a raw row one that may leave: masked, scrubbed, without its count."""
+    def preparation(self, statement: Statement) -> Prepared:
+        """Return how the rows of a statement are to leave."""
         query, columns, masker = statement.query, statement.sent, self.masker
         width = len(columns)
         shown: dict[str, Callable[[str], str]] = {
@@ -94,6 +108,7 @@ class Reader:
         shown |= dict.fromkeys(query.free_text, masker.free)
         shown |= {name: partial(self._shown, source) for name, source in query.sql_text.items()}
         steps = [(columns.index(name), step) for name, step in shown.items() if name in columns]
+        texts = [columns.index(name) for name in query.sql_text if name in columns]
 
         def prepare(row: Values) -> Values:
             out = list(row[:width])
@@ -102,9 +117,15 @@ class Reader:
                     out[position] = step(out[position])
             return out
 
+        def prepare_with_tags(row: Values) -> Values:
+            raw = row[texts[0]]
+            return [*prepare(row), masker.tags(raw) if raw else None]
+
+        if texts and masker.keeps_tags:
+            return Prepared((*columns, TAGS), prepare_with_tags)
         # What was selected beside the columns stays here.
         more = query.cap is not None or query.began is not None
-        return prepare if steps or more else _as_it_is
+        return Prepared(columns, prepare if steps or more else _as_it_is)
 
     def _shown(self, source: TextSource, raw: str) -> str:
         """Return what stands for a query text."""

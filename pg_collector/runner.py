@@ -218,6 +218,7 @@ class Runner:
         sample = self._sample(
             asking,
             statement,
+            c=reading.columns,
             took_ms=round(seconds * 1000, 3),
             epoch=epoch if counts else None,
             epoch_changed=began and counts,
@@ -263,7 +264,7 @@ class Runner:
         self, asking: _Asking, search: Search, statement: Statement, wanted: list[Any]
     ) -> None:
         lookup = search.lookup
-        prepare = self._reader.preparation(statement)
+        prepared = self._reader.preparation(statement)
         key = [statement.columns.index(name) for name in lookup.key]
         tag = statement.columns.index(lookup.own_tag_in) if lookup.own_tag_in else None
         body = Body(self._reader.part_bytes)
@@ -276,7 +277,7 @@ class Runner:
                 own = tag is not None and str(row[tag]).startswith(OWN_STARTS)
                 search.known.found(found, own=own)
                 if not own and room > 0:
-                    room -= body.add(prepare(row))
+                    room -= body.add(prepared.row(row))
                 elif not own:
                     left.add(hash(found))
         took = self._clock.monotonic() - started
@@ -284,7 +285,8 @@ class Runner:
         search.retry_at = asking.now + 20 * took
         search.known.fit(body.rows, all_fitted=not left)
         if body.rows:
-            sample = self._sample(asking, statement, took_ms=round(took * 1000, 3))
+            took_ms = round(took * 1000, 3)
+            sample = self._sample(asking, statement, c=prepared.columns, took_ms=took_ms)
             asking.tray.put(sample, body, statement.query.keep)
             asking.tray.rows += body.rows
         search.known.commit(frozenset(wanted), asking.now, left)
@@ -306,7 +308,6 @@ class Runner:
                 *statement.missing,
                 *(Unavailable(field=name, reason=Reason.PRIVILEGE) for name in hidden),
             ),
-            c=statement.sent,
             **more,
         )
 

@@ -269,7 +269,8 @@ class Security(Section, frozen=True):
         Literal["auto"], Meta(description="the plan's level; it cannot be switched off")
     ] = "auto"
     keep_query_tags: Annotated[
-        tuple[str, ...], Meta(description="keys of sqlcommenter comments to keep")
+        tuple[str, ...],
+        Meta(description="keys of sqlcommenter comments whose values are sent: `[route]`"),
     ] = ()
     masking_patterns: Annotated[
         tuple[str, ...], Meta(description="what level `custom` masks beside `basic`")

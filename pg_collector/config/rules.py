@@ -20,6 +20,8 @@ CheckConnString = Callable[[str], str | None]
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _REFERENCE: Final = re.compile(r"\$\{[^{}]*\}")
 _FILLER: Final = "00000000"  # digits fit wherever a reference may stand, a port included
+_MOST_TAGS: Final = 32
+_LONGEST_TAG: Final = 64
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -42,7 +44,6 @@ _PACKAGES: Final = {
 NOT_YET: Final[tuple[tuple[str, frozenset[Any] | None], ...]] = (
     ("sampling.jitter", None),
     ("sampling.query_text_max", None),
-    ("security.keep_query_tags", None),
 )
 
 
@@ -67,6 +68,7 @@ class Rules:
         self._platform()
         self._http()
         self._masking()
+        self._tags()
         self._not_yet()
         self._secrets_on_flags()
         self._files()
@@ -178,6 +180,18 @@ class Rules:
         if path.endswith(".password"):
             return bool(_REFERENCE.sub("", template).strip())
         return _literal_password(template)
+
+    def _tags(self) -> None:
+        path, keys = "security.keep_query_tags", self._config.security.keep_query_tags
+        if len(keys) > _MOST_TAGS:
+            self._fault(path, f"{len(keys)} keys", f"keep {_MOST_TAGS} at most")
+        for number, key in enumerate(keys):
+            if not key or len(key) > _LONGEST_TAG or not key.isprintable():
+                self._fault(
+                    f"{path}[{number}]",
+                    "no key of a tag",
+                    f"write it as the application does, decoded, at most {_LONGEST_TAG} characters",
+                )
 
     def _masking(self) -> None:
         security = self._config.security

@@ -16,6 +16,7 @@ from pg_collector.privacy import lexer, scrub, statements
 from pg_collector.privacy.floor import without_secrets
 from pg_collector.privacy.names import Names, Patterns, Plain, Tokens
 from pg_collector.privacy.pii import Detector
+from pg_collector.privacy.tags import LONGEST, Tags, is_trace
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ CACHE_BYTES: Final = 1024 * 1024
 BUDGET_SECONDS: Final = 0.5  # CPU time of one text; the worst ones read once need a tenth of it
 _ENTRY_BYTES: Final = 256  # a cache entry's key, slot and objects, beside its text
 _CACHED_NAMES: Final = 4096  # and as many free texts
+_REMEMBERED: Final = 64  # characters of a tag's value
 _SPACE = re.compile(r"\s+")
 
 
@@ -42,6 +44,7 @@ class Masker:
     patterns: what level "custom" hides beside what "basic" does; ConfigurationError for a bad one.
     secret: what level "full" makes its tokens with, SECRET_BYTES at least.
     detector: looks for personal data in what is left; None looks for nothing.
+    keep_tags: keys of sqlcommenter comments that `tags` gives.
     cache_bytes: memory for masked texts, keyed by a keyed hash of the raw ones; 0 for none.
     budget_seconds: CPU seconds that one text may take.
     on_failure: called with the reason ("exception", "budget") when a text could not be masked.
@@ -56,6 +59,7 @@ class Masker:
         patterns: Sequence[str] = (),
         secret: bytes = b"",
         detector: Detector | None = None,
+        keep_tags: Sequence[str] = (),
         cache_bytes: int = CACHE_BYTES,
         budget_seconds: float = BUDGET_SECONDS,
         on_failure: Callable[[str], None] | None = None,
@@ -63,6 +67,7 @@ class Masker:
         self.level = level
         self._names = _names(level, patterns, secret)
         self._personal = detector.scrub if detector is not None else str
+        self._tags = Tags(keep_tags)
         self._budget = budget_seconds
         self._on_failure = on_failure
         self._cache_bytes = cache_bytes
@@ -123,6 +128,30 @@ class Masker:
         """Return what stands for what a person typed, such as an application_name."""
         return self._name(scrub.scrub(text))
 
+    @property
+    def keeps_tags(self) -> bool:
+        """Whether there are tags to keep."""
+        return bool(self._tags.keys)
+
+    def tags(self, text: str) -> dict[str, str] | None:
+        """Return the kept tags of a raw text, as they may leave. Never raises.
+
+        Each value is shown as what people type, and at level full as a token: it is the user's
+        word. Only a trace's numbers are nobody's.
+        """
+        try:
+            found = self._tags.of(text[:TEXT_LIMIT])
+            return {key: self._tag(value) for key, value in found.items()} or None
+        except Exception as error:  # noqa: BLE001 - as for texts: without tags is safe
+            log.error("tags could not be read: %s", type(error).__name__)
+            self._count("exception")
+            return None
+
+    def _tag(self, value: str) -> str:
+        if is_trace(value):  # each is another one: not worth remembering
+            return value if self.level == "full" else self._free(value)
+        return self.free(value) if len(value) <= _REMEMBERED else self._free(value)[:LONGEST]
+
     def message(self, scrubbed: str) -> str:
         """Return what stands for a message of a server that `scrub_error` has seen.
 
@@ -159,7 +188,7 @@ class Masker:
         started = time.thread_time()
         if source == "error":
             return self.message(scrub.scrub_error(None, text))
-        if self.level == "none" and (kept := without_secrets(text)) is not None:
+        if self.level == "none" and (kept := without_secrets(self._tags.without(text))) is not None:
             self._check_budget(started)
             return self._personal(kept)
         masked = lexer.hide(text)
@@ -176,12 +205,15 @@ class Masker:
 
     def _failed(self, text: str, reason: str) -> str:
         """Count the failure; return the text's command with a hash that only we could make."""
+        self._count(reason)
+        command = statements.leading_command(text) or statements.UNRECOGNIZED
+        return f"{command} <not masked: {_hash(text, 8, self._secret).hexdigest()}>"
+
+    def _count(self, reason: str) -> None:
         with self._lock:
             self._failures[reason] += 1
         if self._on_failure:
             self._on_failure(reason)
-        command = statements.leading_command(text) or statements.UNRECOGNIZED
-        return f"{command} <not masked: {_hash(text, 8, self._secret).hexdigest()}>"
 
     def _key(self, text: str, source: Source) -> bytes:
         return _hash(source + text, 16, self._secret).digest()

@@ -203,6 +203,11 @@ def _notes(query: Query, lookup: Lookup | None) -> Iterator[str]:
         yield f"One session sees {_seen(query.scope)}."
     if query.derive is not None:
         yield "Worked out by the agent from what the SQL gives."
+    if query.sql_text:
+        yield (
+            "With `security.keep_query_tags` a last column `tags` holds those of the query's "
+            "comment: an object of texts, or null."
+        )
     yield from _times(query)
     yield from _holes(query)
     if lookup is not None:

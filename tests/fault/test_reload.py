@@ -168,6 +168,29 @@ def test_utility_texts_are_kept_or_dropped_as_the_new_configuration_says(newest_
         assert "channel_after" not in texts()
 
 
+def test_tags_are_kept_or_not_as_the_new_configuration_says(newest_server, tmp_path):
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path)
+
+    def last():
+        lines = written(tmp_path, "prod", "activity")
+        sessions = [line for line in lines if line.set == "activity.sessions"][-1:]
+        rows = [row for line in sessions for row in line.rows if "canary" in str(row["query"])]
+        return [row.get("tags", "no column") for row in rows]
+
+    with newest_server.connect() as session, running(config) as agent:
+        session.autocommit = False
+        session.execute("select 1 as canary /*action='go',route='%2Fusers'*/")
+        until(lambda: last() == ["no column"], deadline=20, what="there are no tags")
+        agent.adopt(replace(config, security=Security(keep_query_tags=("route",))))
+        until(lambda: last() == [{"route": "/users"}], deadline=20, what="this one is kept")
+        agent.adopt(replace(config, security=Security(keep_query_tags=("action",))))
+        until(lambda: last() == [{"action": "go"}], deadline=20, what="and now the other")
+        agent.adopt(config)
+        until(lambda: last() == ["no column"], deadline=20, what="and now none")
+    everything = b"".join(line.raw for line in written(tmp_path, "prod", "query_text"))
+    assert b"%2F" not in everything
+
+
 def test_a_target_that_hangs_does_not_hold_the_reload(newest_server, tmp_path):
     config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path, query_timeout=30.0)
     with running(config) as agent:

@@ -261,6 +261,11 @@ CASES: list[tuple[str, str, str, str]] = [
      "security.masking_patterns", "takes too long for some texts"),
     (f"{DB}security: {{query_masking_level: custom, masking_patterns: ['re:[']}}\n", "3:59",
      "security.masking_patterns", "no regular expression"),
+    # which tags are kept
+    (f"{DB}security: {{keep_query_tags: [route, '']}}\n", "3:37", "security.keep_query_tags[1]",
+     "no key of a tag"),
+    (f"{DB}security: {{keep_query_tags: [{', '.join(f'k{n}' for n in range(33))}]}}\n", "3:29",
+     "security.keep_query_tags", "33 keys; keep 32 at most"),
     # who is let in
     (f"{DB}security: {{ip_allowlist: {{enabled: true}}}}\n", "3:36",
      "security.ip_allowlist.enabled", "without a list nobody is let in"),
@@ -273,8 +278,6 @@ CASES: list[tuple[str, str, str, str]] = [
      "holds a password"),
     (f"{PG}      tls: {{crl_file: /nowhere/at/all}}\n", "4:23",
      "databases[0].postgres.tls.crl_file", "does not exist"),
-    (f"{DB}security: {{keep_query_tags: [route]}}\n", "3:29", "security.keep_query_tags",
-     "not available"),
 ]  # fmt: skip
 
 SECRETS = ("hunter2", "hunter 2", "tok-3f9a")

@@ -141,3 +141,18 @@ def test_a_command_makes_no_secret_and_uses_the_agents(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     secret = installation_secret(tmp_path)
     assert as_configured(asked, tmp_path).name("t") == Masker("full", secret=secret).name("t")
+
+
+def test_which_tags_are_kept_follows_the_configuration(masking: Masking, tmp_path: Path) -> None:
+    text = "select 1 /*action='go',route='here'*/"
+    masking.follow(config(), OPEN)
+    assert masking.masker.tags(text) is None
+    security = Security(keep_query_tags=("route",))
+    asked = Config(databases=(Database(name="prod"),), security=security)
+    before = masking.masker
+    masking.follow(asked, OPEN)
+    assert masking.masker is not before
+    assert masking.masker.tags(text) == {"route": "here"}
+    assert as_configured(asked, tmp_path).tags(text) == {"route": "here"}
+    masking.follow(config(), OPEN)
+    assert masking.masker.tags(text) is None
