@@ -47,6 +47,23 @@ class Verbs(TyperGroup):
 
 
 def _load(name: str) -> Any:
+    found = _made(name)
+    _keep_lines(found)
+    return found
+
+
+def _keep_lines(command: Any) -> None:
+    r"""Let the examples in a verb's help stand in lines of their own: a \b before them says so.
+
+    A raw string, as linters want it for a text with backslashes, holds two characters instead.
+    """
+    if command.help:
+        command.help = command.help.replace(r"\b", "\b")
+    for one in getattr(command, "commands", {}).values():
+        _keep_lines(one)
+
+
+def _made(name: str) -> Any:
     module = import_module(f"pg_collector.cli.{name}")
     if hasattr(module, "app"):
         return get_group(module.app)

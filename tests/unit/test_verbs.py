@@ -18,6 +18,19 @@ def test_every_verb_is_there_and_explains_itself(verb):
     assert "--install-completion" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("sample",), "pgc sample statements --json | jq .set"),
+        (("buffer", "export"), ""),
+    ],
+)
+def test_examples_stand_in_lines_of_their_own(words, line):
+    shown = CliRunner().invoke(app, [*words, "--help"]).output
+    assert "\\b" not in shown
+    assert not line or line in [one.strip() for one in shown.splitlines()]
+
+
 def test_the_help_lists_them_all_in_whole_lines():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
