@@ -7,11 +7,18 @@ import msgspec
 
 from pg_collector import control, spot
 from pg_collector.clock import Clock
-from pg_collector.control import ANSWER_WITHIN, ReloadRequest, Reply, SampleRequest
-from pg_collector.errors import AgentUnreachable
+from pg_collector.control import (
+    ANSWER_WITHIN,
+    NamesRequest,
+    ReloadRequest,
+    Reply,
+    SampleRequest,
+)
+from pg_collector.errors import AgentUnreachable, CollectorError
+from pg_collector.pg import catalog_names
 from pg_collector.privacy.mask import Masker
 from pg_collector.reload import Reloader
-from pg_collector.samplers._sampler import Sampler
+from pg_collector.samplers._sampler import LaneName, Sampler
 from pg_collector.scheduler import Scheduler
 from pg_collector.target import Target
 
@@ -39,7 +46,11 @@ class Commands:
     @property
     def answers(self) -> control.Answers:
         """What answers each verb."""
-        return {SampleRequest: self.sample, ReloadRequest: self.reload}
+        return {
+            SampleRequest: self.sample,
+            NamesRequest: self.names,
+            ReloadRequest: self.reload,
+        }
 
     def sample(self, request: SampleRequest) -> Reply:
         """Take samples on the target's own lanes, now.
@@ -47,8 +58,8 @@ class Commands:
         Raises CollectorError where there is no such sampler, AgentUnreachable where the lanes stay
         busy.
         """
-        target = self._targets().get(request.target)
-        if target is None or control.fingerprint(target.database) != request.connection:
+        target = self._target(request)
+        if target is None:
             return control.STRANGER
         deadline = self._clock.monotonic() + ANSWER_WITHIN
         found: list[bytes] = []
@@ -65,6 +76,31 @@ class Commands:
                 late = f"{sampler.name} of {target.name} was not done within {ANSWER_WITHIN:g} s"
                 raise AgentUnreachable(late, remedy="Try again, or name fewer.") from error
         return Reply(lines=tuple(line.decode() for line in found))
+
+    def names(self, request: NamesRequest) -> Reply:
+        """Read names on a lane of the target, now. Raises as `sample` does."""
+        target = self._target(request)
+        if target is None:
+            return control.STRANGER
+        if request.kind not in catalog_names.KINDS:
+            raise CollectorError(f"no kind of names {request.kind!r}")
+        lane = LaneName.SLOW if LaneName.SLOW in target.lanes else LaneName.FAST
+        work = partial(
+            target.lend, lane, lambda session: tuple(catalog_names.read(session, request.kind))
+        )
+        try:
+            found = self._scheduler.borrow(target.name, lane, work, ANSWER_WITHIN)
+        except TimeoutError as error:
+            late = f"{target.name} was not asked within {ANSWER_WITHIN:g} s"
+            raise AgentUnreachable(late, remedy="Try again.") from error
+        return Reply(lines=found)
+
+    def _target(self, request: SampleRequest | NamesRequest) -> Target | None:
+        """Return the target that a request means, if it is one of this agent's."""
+        target = self._targets().get(request.target)
+        if target is None or control.fingerprint(target.database) != request.connection:
+            return None
+        return target
 
     def reload(self, _request: ReloadRequest) -> Reply:
         """Read the configuration anew, and say what changed.

@@ -72,6 +72,14 @@ class SampleRequest(Request, frozen=True, kw_only=True, tag="sample"):
     explain: bool = False
 
 
+class NamesRequest(Request, frozen=True, kw_only=True, tag="names"):
+    """The names of one kind that a target's session sees; the target as in `SampleRequest`."""
+
+    target: str
+    connection: str
+    kind: str
+
+
 class ReloadRequest(Request, frozen=True, kw_only=True, tag="reload"):
     """Read and check the configuration anew, and let it hold."""
 

@@ -173,6 +173,29 @@ def installation_secret(directory: Path | None) -> bytes:
         ) from error
 
 
+def kept_secret(directory: Path) -> bytes:
+    """Return this installation's secret for tokens as it is kept; nothing is made.
+
+    Raises StateError where there is none, PermissionError where this user may not read it.
+    """
+    path = directory / FILE
+    try:
+        return _checked(path, path.read_bytes())
+    except FileNotFoundError:
+        raise StateError(
+            f"{path}: there is no such file",
+            remedy="The agent makes it in its state directory once it masks at level full: name "
+            "that directory (state_dir), on that host.",
+        ) from None
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise StateError(
+            f"{path}: {error.strerror}",
+            remedy="Name the agent's state directory: state_dir.",
+        ) from error
+
+
 def _checked(path: Path, secret: bytes) -> bytes:
     if len(secret) != SECRET_BYTES:
         raise StateError(

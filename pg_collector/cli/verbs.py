@@ -12,6 +12,7 @@ VERBS: Final = {
     "start": "Run the agent, until SIGTERM or Ctrl-C",
     "reload": "Have the running agent read its configuration anew",
     "sample": "Run samplers once and print their masked rows",
+    "names": "Say which names the tokens of level full stand for",
     "samplers": "List the samplers: what each one learns, how often",
     "activate": "Exchange the api_key for a plan, and show it",
     "deactivate": "Forget the activation, and free the device's place",

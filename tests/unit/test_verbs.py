@@ -22,6 +22,7 @@ def test_every_verb_is_there_and_explains_itself(verb):
     ("words", "line"),
     [
         (("sample",), "pgc sample statements --json | jq .set"),
+        (("names",), "pgc names --json | jq -r '.[].name'"),
         (("buffer", "export"), ""),
     ],
 )
