@@ -6,7 +6,6 @@ Whoever runs an agent comes through here: `pgc start`, the demo and the tests.
 import contextlib
 import logging
 import os
-import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from pg_collector.health import vitals
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
-from pg_collector.lifetime import Ending, Lifetime
+from pg_collector.lifetime import Ending, Lifetime, leave_no_core
 from pg_collector.masking import Masking
 from pg_collector.metrics import Metrics
 from pg_collector.orders import Orders
@@ -173,12 +172,8 @@ class Agent:
         return self._targets.named
 
     def own_the_process(self) -> None:
-        """End the process where a stop hangs: nobody else lives in it.
-
-        A crash leaves no core file: raw texts and passwords would be in it.
-        """
-        _, most = resource.getrlimit(resource.RLIMIT_CORE)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+        """End the process where a stop hangs: nobody else lives in it."""
+        leave_no_core()
         self.life.when_ending = partial(self.watchdog.end_within, LAST_RESORT, self._last_resort)
 
     def start(self) -> None:

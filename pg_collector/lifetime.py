@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import queue
+import resource
 import select
 import weakref
 from collections.abc import Callable
@@ -15,6 +16,15 @@ log = logging.getLogger(__name__)
 
 LOOKS_EVERY: Final = 60.0  # seconds: the main thread's longest silence, whatever happens
 SLICE: Final = 0.05  # seconds after which a wait looks whether it is still wanted
+
+
+def leave_no_core() -> None:
+    """Let a crash leave no core file: raw texts and passwords would be in it.
+
+    The hard limit stays: who looks for a fault may ask for one with `prlimit --core`.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 class Ending:

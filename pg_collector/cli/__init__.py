@@ -80,7 +80,9 @@ def _before_the_verb(
 def main() -> None:
     """Run `pgc`; end with the exit code that the documentation promises for each kind of error."""
     from pg_collector.cli.printable import printable
+    from pg_collector.lifetime import leave_no_core
 
+    leave_no_core()
     try:
         _run()
     except CollectorError as error:

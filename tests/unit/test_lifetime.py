@@ -110,6 +110,24 @@ def test_an_essential_thread_that_dies_ends_the_process_with_one(error):
     assert begun == [1]
 
 
+CORE = """
+import resource, sys
+from pg_collector.cli import main
+before = resource.getrlimit(resource.RLIMIT_CORE)
+resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+sys.argv = ["pgc", "version"]
+try:
+    main()
+except SystemExit:
+    pass
+assert resource.getrlimit(resource.RLIMIT_CORE) == (0, before[1])
+"""
+
+
+def test_no_verb_leaves_a_core_file():
+    subprocess.run([sys.executable, "-c", CORE], check=True, timeout=30)
+
+
 def test_handlers_answer_while_somebody_listens_and_nohup_keeps_its_meaning():
     heard = []
     before = signal.getsignal(signal.SIGHUP)
