@@ -39,6 +39,7 @@ from pg_collector.metrics import Metrics
 from pg_collector.orders import Orders
 from pg_collector.outlets import Outlet
 from pg_collector.pg.auth import methods
+from pg_collector.pg.auth.login import TOKENS
 from pg_collector.plan import Grant, GrantSource
 from pg_collector.privacy.scrub import scrub
 from pg_collector.reload import Reloaded, Reloader, nothing_to_read
@@ -379,6 +380,7 @@ class Agent:
         return server
 
     def _target(self, database: Database) -> Target:
+        breaker = self._token_breaker(database)
         return Target(
             database,
             self.samplers,
@@ -389,15 +391,17 @@ class Agent:
             stopping=self.stopping,
             limits=self.config.breakers.postgres,
             budget=self.config.sampling.budget,
-            login=methods.login(
-                database, guard=self._token_guard, clock=self.clock, password=self._password
-            ),
+            login=methods.login(database, guard=breaker, clock=self.clock, password=self._password),
+            token_breaker=breaker,
         )
 
-    def _token_guard(self, component: str) -> Breaker:
+    def _token_breaker(self, database: Database) -> Breaker | None:
+        """Make the breaker of the endpoint that gives a target's tokens, where there is one."""
+        if database.postgres.auth_method not in TOKENS:
+            return None
         limits = self.config.breakers.postgres
         return Breaker(
-            component,
+            f"token:{database.name}",
             failures=limits.failures,
             reset=limits.reset,
             counts=(TargetDown,),

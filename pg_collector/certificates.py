@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pg_collector.config.files import read_text
+
 MAX_BYTES: Final = 4 * 1024 * 1024  # of a file
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _VERSION: Final = 0xA0
@@ -30,10 +32,10 @@ class Validity(NamedTuple):
 def validity(path: Path) -> Validity:
     """Return the validity of the certificate in a PEM file that ends first.
 
-    Raises OSError where the file cannot be read, ValueError where it holds no certificate.
+    Raises `Unreadable` where it is no file that can be read, ValueError where it holds no
+    certificate.
     """
-    with path.open("rb") as file:
-        text = file.read(MAX_BYTES).decode("ascii", "replace")
+    text = read_text(path, MAX_BYTES)
     found = [_validity(ssl.PEM_cert_to_DER_cert(one)) for one in _PEM.findall(text)]
     if not found:
         raise ValueError("it holds no certificate")

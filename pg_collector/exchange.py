@@ -18,6 +18,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
+from pathlib import Path
 from typing import Any, Final, Self, cast
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -26,6 +27,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from pg_collector.clock import Clock
 from pg_collector.errors import Unexpected, Unreachable
 from pg_collector.resolve import Resolver
+from pg_collector.trust import load_revoked
 from pg_collector.wire import Wire, WireCut
 
 MAX_REPLY: Final = 64 * 1024  # bytes, headers included, before and after inflating
@@ -260,13 +262,12 @@ def tls_context(revoked: str | None = None) -> ssl.SSLContext:
     context.sslsocket_class = TlsSocket
     if revoked is not None:
         try:
-            context.load_verify_locations(revoked)
-        except OSError:  # ssl.SSLError is one
+            load_revoked(context, Path(revoked))
+        except (OSError, ValueError):
             raise Unreachable(
                 f"the list of revoked certificates {revoked} cannot be used",
                 remedy="Write the list of the platform's authority there, as PEM.",
             ) from None
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
     return context
 
 

@@ -5,7 +5,6 @@ Whoever renews them replaces the file; that it was replaced is seen within a min
 
 import datetime as dt
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,9 +12,11 @@ from pg_collector import certificates
 from pg_collector.certificates import Validity
 from pg_collector.clock import Clock
 from pg_collector.config.model import Config
+from pg_collector.errors import ConfigurationError
 from pg_collector.health import vitals
 from pg_collector.health.vitals import Vital
 from pg_collector.metrics import Metrics
+from pg_collector.pg import conninfo
 from pg_collector.trust import Stamp, stamp
 
 log = logging.getLogger(__name__)
@@ -39,20 +40,24 @@ class Expiry:
         self._metrics = metrics
         self._clock = clock
         self._looked_at = -ANEW
+        self._of: Config | None = None
+        self._wanted: dict[str, Path] = {}  # by role, of that configuration
         self._known: dict[str, _Known] = {}  # by role; replaced as a whole
         self._told: dict[str, int] = {}  # the last of WARN_AT that was told, by role
 
     def look(self, config: Config) -> None:
         """Read what changed, and once an hour everything; never raises."""
         now = self._clock.monotonic()
-        wanted = dict(_files(config))
+        if self._of is not config:
+            self._of, self._wanted = config, _files(config)
+        wanted = self._wanted
         stamps = {role: _stamp(path) for role, path in wanted.items()}
         known = {role: (one.path, one.stamp) for role, one in self._known.items()}
         if now - self._looked_at < ANEW and known == {r: (wanted[r], stamps[r]) for r in wanted}:
             return
         self._looked_at = now
         for role in self._known.keys() - wanted.keys():
-            self._metrics.cert_expiry_timestamp_seconds.remove(role)
+            self._metrics.cert_expiry_timestamp_seconds.remove_by_labels({"path_role": role})
             self._told.pop(role, None)
         self._known = {
             role: _Known(path, stamps[role], self._read(role, path))
@@ -75,11 +80,15 @@ class Expiry:
 
     def _read(self, role: str, path: Path) -> Validity | None:
         """Return the validity; None where whoever uses the file will complain of it."""
+        valid: Validity | None
         try:
             valid = certificates.validity(path)
-        except (OSError, ValueError):
-            return None
-        self._metrics.cert_expiry_timestamp_seconds.labels(role).set(valid.end.timestamp())
+        except (ConfigurationError, ValueError):
+            valid = None
+        if valid is None:
+            self._metrics.cert_expiry_timestamp_seconds.remove_by_labels({"path_role": role})
+        else:
+            self._metrics.cert_expiry_timestamp_seconds.labels(role).set(valid.end.timestamp())
         return valid
 
     def _tell(self, role: str, one: _Known) -> None:
@@ -104,15 +113,18 @@ def _reached(valid: Validity, now: dt.datetime) -> int | None:
     return next((days for days in reversed(WARN_AT) if left <= days < half), None)
 
 
-def _files(config: Config) -> Iterator[tuple[str, Path]]:
-    """Yield the role and the file of each certificate that the agent itself shows."""
+def _files(config: Config) -> dict[str, Path]:
+    """Return the file of each certificate that the agent itself shows, by its role."""
+    found: dict[str, Path] = {}
     for database in config.databases:
-        if database.enabled and database.postgres.tls.cert_file is not None:
-            yield f"postgres:{database.name}", database.postgres.tls.cert_file
-    if config.platform.client_cert.cert_file is not None:
-        yield "platform", config.platform.client_cert.cert_file
-    if config.http.tls.cert_file is not None:
-        yield "http", config.http.tls.cert_file
+        path = conninfo.shown_certificate(database) if database.enabled else None
+        if path is not None:
+            found[f"postgres:{database.name}"] = path
+    if config.platform.url is not None and config.platform.client_cert.cert_file is not None:
+        found["platform"] = config.platform.client_cert.cert_file
+    if config.http.address != "off" and config.http.tls.cert_file is not None:
+        found["http"] = config.http.tls.cert_file
+    return found
 
 
 def _stamp(path: Path) -> Stamp | None:

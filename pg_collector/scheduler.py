@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -68,17 +68,17 @@ class LaneExecutor(BasePoolExecutor):  # type: ignore[misc]  # APScheduler has n
 class Round:
     """Jobs of one lane at one interval, which have their turns one after the other."""
 
-    def __init__(self, id: str, jobs: Sequence[Job]) -> None:  # noqa: A002  # as APScheduler calls it
+    def __init__(self, id: str, jobs: Sequence[Job], due: float) -> None:  # noqa: A002  # its name
         self.id = id
         self.jobs = tuple(jobs)  # those that were taken away meanwhile among them
+        self.due = due  # by the monotonic clock
         self.left_out = False  # whether it was skipped last time
         self.submitted: deque[float] = deque()  # when, of the runs that wait
-        self.last: float | None = None  # when the last run was submitted, by the monotonic clock
 
     def submit(self, now: float) -> None:
         """Note that a run was handed to the lane."""
         self.submitted.append(now)
-        self.last = now
+        self.due = now + self.jobs[0].every
 
 
 class LivelyScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
@@ -258,31 +258,30 @@ class Scheduler:
                     executor.pool.shutdown(wait=False)
 
     def reanchor(self) -> None:
-        """Lay every job anew on the wall clock as it is now; each keeps its turn."""
+        """Lay every round anew on the wall clock as it is now; each keeps its turn."""
+        now, monotonic = dt.datetime.now(dt.UTC), self._clock.monotonic()
         with self._lock:
-            last = {job: one.last for job, one in self._rounds.items()}
-            begin = _Beginning(last, self._clock.monotonic())
-            for job in self._jobs.values():
-                self._take_out(job)
-            self._lay(self._jobs.values(), begin.in_its_turn)
-            for name, moment in last.items():
-                self._rounds[name].last = moment
+            for one in set(self._rounds.values()):
+                first = now + dt.timedelta(seconds=max(0.0, one.due - monotonic))
+                trigger = _trigger(one.jobs[0], first)
+                self._aps.modify_job(one.id, trigger=trigger, next_run_time=first)
 
-    def _lay(self, jobs: Iterable[Job], begin: Callable[[Job], dt.datetime]) -> None:
-        """Lay jobs in rounds."""
+    def _lay(self, jobs: Iterable[Job], begin: Callable[[Job], float]) -> None:
+        """Lay jobs in rounds, the first one in so many seconds from now as `begin` says."""
+        now, monotonic = dt.datetime.now(dt.UTC), self._clock.monotonic()
         together: dict[tuple[str, str, float], list[Job]] = {}
         for job in jobs:
             together.setdefault((job.target, job.lane, job.every), []).append(job)
-        for (target, lane, every), members in together.items():
+        for (target, lane, _), members in together.items():
             alias = f"{target}/{lane}"
             self._lane(alias)
-            one = Round(f"{alias}/{next(self._numbers)}", members)
+            wait = begin(members[0])
+            one = Round(f"{alias}/{next(self._numbers)}", members, monotonic + wait)
             self._rounds |= dict.fromkeys((job.id for job in members), one)
-            first = begin(members[0])
+            first = now + dt.timedelta(seconds=wait)
             self._aps.add_job(
                 self._take,
-                # Its own jitter would only ever lengthen the interval: the first run is spread.
-                OnwardTrigger(seconds=every, start_date=first, timezone=dt.UTC),
+                _trigger(members[0], first),
                 args=(one,),
                 id=one.id,
                 executor=alias,
@@ -371,33 +370,25 @@ class Scheduler:
 
 
 class _Beginning:
-    """The moment from which jobs are laid: those of a target all together.
+    """When jobs are laid: those of a target all together."""
 
-    `last` has when jobs had their last turns, by the monotonic clock, which shows `now`.
-    """
-
-    def __init__(self, last: Mapping[str, float | None] | None = None, now: float = 0.0) -> None:
-        self._now = dt.datetime.now(dt.UTC)
-        self._monotonic = now
-        self._last = last or {}
+    def __init__(self) -> None:
         self._waits: dict[str, float] = {}
 
-    def at_once(self, job: Job) -> dt.datetime:
-        """Return when a job has its first run: at once, but not with those of all targets."""
+    def at_once(self, job: Job) -> float:
+        """Return the seconds to a first run: at once, but not with those of all targets."""
         spread = random.uniform(0, FIRST_RUN_SPREAD)  # noqa: S311
-        wait = self._waits.setdefault(job.target, spread)
-        return self._now + dt.timedelta(seconds=min(wait, job.every / 10))
+        return min(self._waits.setdefault(job.target, spread), job.every / 10)
 
-    def in_a_turn(self, job: Job) -> dt.datetime:
-        """Return when a job that ran before has its first run at another interval."""
-        return self._now + dt.timedelta(seconds=job.every)
+    @staticmethod
+    def in_a_turn(job: Job) -> float:
+        """Return the seconds to the first run of a job that ran before, at another interval."""
+        return job.every
 
-    def in_its_turn(self, job: Job) -> dt.datetime:
-        """Return when a job that ran before is due, however the wall clock was set meanwhile."""
-        last = self._last.get(job.id)
-        if last is None:
-            return self.at_once(job)
-        return self._now + dt.timedelta(seconds=max(0.0, last + job.every - self._monotonic))
+
+def _trigger(job: Job, first: dt.datetime) -> OnwardTrigger:
+    # Its own jitter would only ever lengthen the interval: the first run is spread.
+    return OnwardTrigger(seconds=job.every, start_date=first, timezone=dt.UTC)
 
 
 def _stopping() -> AgentUnreachable:

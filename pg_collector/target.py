@@ -59,8 +59,12 @@ class Target:
         limits: Limits | None = None,
         budget: float | None = None,
         login: Login | None = None,
+        token_breaker: Breaker | None = None,
     ) -> None:
-        """Build it; nothing connects before a turn. `login` is as the configuration says.
+        """Build it; nothing connects before a turn.
+
+        `login` is the way to log in, by default the configuration's; `token_breaker` is that of the
+        endpoint that gives its tokens.
 
         `limits` are those of its breaker, `budget` the part of one core of the server that all its
         samplers may take together; None: any.
@@ -77,6 +81,8 @@ class Target:
             metrics=metrics,
             clock=clock,
         )
+        self._token_breaker = token_breaker
+        self._weakness = ""
         self._budget = Budget(budget)
         self._tours = {name: Tour(database.discover) for name in LaneName}
         self._introduction = Introduction(database, buffer, clock, lambda: runner.masker)
@@ -192,7 +198,9 @@ class Target:
         for name, tour in self._tours.items():
             if tour.discover != database.discover:
                 self._tours[name] = Tour(database.discover)
-        self.breaker.adjust(failures=limits.failures, reset=limits.reset)
+        for breaker in (self.breaker, self._token_breaker):
+            if breaker is not None:
+                breaker.adjust(failures=limits.failures, reset=limits.reset)
         self._budget.adjust(budget)
 
     def expect(self, samplers: Collection[str]) -> None:
@@ -204,6 +212,9 @@ class Target:
         self._leaving = True
         self._metrics.pg_connections.labels(target=self.name).set(0)
         self._metrics.pg_up.labels(target=self.name).set(0)
+        if self._token_breaker is not None:
+            component = {"component": self._token_breaker.component}
+            self._metrics.circuit_breaker_state.remove_by_labels(component)
 
     def rest_lane(self, name: LaneName) -> None:
         """Close one lane's session until a turn needs it again; in the thread of the lane."""
@@ -260,9 +271,10 @@ class Target:
 
     def _turned(self, job: Job, lane: Lane, place: str | None) -> Outcome:
         """Take a turn in a database. Raises TargetError, ConfigurationError."""
-        began = self._clock.monotonic()
+        # Of the time to open a session, what was waited for a token costs the server nothing.
+        began = self._clock.monotonic() - lane.preparing
         session = lane.session(place)
-        opening = self._clock.monotonic() - began
+        opening = self._clock.monotonic() - lane.preparing - began
         turn = self._turn(job, place)
         if place is not None:
             outcome = self._runner.take(turn, session)
@@ -336,6 +348,10 @@ class Target:
         own = self.states.of(job.sampler).get(None, OK)
         if place is not None and own.state == "down":
             self._tell(job, OK)  # its turn in the target's own database may be long to come
+        weakness = self._lanes[job.lane].weakness
+        if weakness and weakness != self._weakness:
+            log.warning("%s: %s", self.name, weakness, extra={"target": self.name})
+        self._weakness = weakness
         if was is not None:
             log.info("%s is back (%s lane)", self.name, job.lane, extra={"target": self.name})
 

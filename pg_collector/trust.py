@@ -5,6 +5,7 @@ bundle is always passed on by name.
 """
 
 import os
+import ssl
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,22 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine, macOS
 )
+
+
+def load_revoked(context: ssl.SSLContext, path: Path) -> None:
+    """Let a context look at a file with lists of revoked certificates, for each authority.
+
+    Raises OSError where it cannot be read or holds no list, ValueError where it holds certificates,
+    too: these would be trusted from then on.
+    """
+    before = context.cert_store_stats()
+    context.load_verify_locations(path)
+    after = context.cert_store_stats()
+    if after["x509"] > before["x509"]:
+        raise ValueError("it holds certificates beside lists")
+    if after["crl"] <= before["crl"]:
+        raise OSError("it holds no list")
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
 
 
 # What shows that a file was written or replaced: its number, times and size.

@@ -18,7 +18,7 @@ from pg_collector.privacy.names import Patterns
 CheckConnString = Callable[[str], str | None]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_REFERENCE: Final = re.compile(r"\$\{[^{}]*\}")
+_REFERENCE: Final = re.compile(r"\$\{[^{}]*?(?::-(?P<default>[^{}]*))?\}")
 _FILLER: Final = "00000000"  # digits fit wherever a reference may stand, a port included
 _MOST_TAGS: Final = 32
 _LONGEST_TAG: Final = 64
@@ -178,7 +178,7 @@ class Rules:
     def _literal(path: str, template: str) -> bool:
         """Say whether the text as written, before `${…}` is replaced, holds a password."""
         if path.endswith(".password"):
-            return bool(_REFERENCE.sub("", template).strip())
+            return bool(_REFERENCE.sub(lambda found: found["default"] or "", template).strip())
         return _literal_password(template)
 
     def _tags(self) -> None:
@@ -338,7 +338,7 @@ class Rules:
 
 def _literal_password(template: str) -> bool:
     """Say whether the text as written, before `${…}` is replaced, holds a password of its own."""
-    filled = _REFERENCE.sub(_FILLER, template)
+    filled = _REFERENCE.sub(lambda found: found["default"] or _FILLER, template)
     try:
         found = conninfo.parse(filled)
     except ValueError:

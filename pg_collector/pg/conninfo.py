@@ -20,8 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pg_collector.config.model import AuthMethod, Database, Postgres, Tls
 from pg_collector.errors import ConfigurationError
 from pg_collector.pg.auth import cert
-from pg_collector.pg.auth.login import Sign
-from pg_collector.pg.auth.methods import TOKENS
+from pg_collector.pg.auth.login import TOKENS, Sign
 from pg_collector.pg.trouble import Peer, Scrub, scrubber
 from pg_collector.secret import Secret
 from pg_collector.trust import system_bundle
@@ -79,7 +78,8 @@ class Endpoint(NamedTuple):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Where the sessions of a target go to, and with which parameters.
 
-    `passwords` are of the endpoints that have one of their own, beside `params`.
+    `passwords` are of the endpoints that have one of their own, beside `params`. `certificate` is
+    the file of the client certificate that has to be there, and `revoked` that of the list.
     """
 
     target: str
@@ -89,6 +89,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     params: Mapping[str, str]  # for every endpoint
     tls: Mapping[str, str]  # for those that are no Unix sockets
     passwords: Mapping[Endpoint, Secret]
+    certificate: Path | None
+    revoked: Path | None
     method: AuthMethod
     scrub: Scrub
 
@@ -133,9 +135,9 @@ def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = No
     networked = not all(one.is_socket for one in endpoints)
     tls = _tls(postgres.tls, own, values) if networked else {}
     if postgres.auth_method is AuthMethod.CERT:
-        cert.refuse_missing(database.name, tls)
+        cert.refuse_impossible(database.name, tls, found=_certificate(postgres, tls) is not None)
     if networked:
-        _refuse_weak(database.name, postgres.auth_method, tls)
+        _refuse_weak(database.name, postgres, tls)
     signed = ((one, sign(one.host or one.hostaddr, one.port, values["user"])) for one in endpoints)
     passwords = {one: Secret(text) for one, text in signed if text is not None}
     known = (one.reveal() for one in passwords.values())
@@ -148,6 +150,8 @@ def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = No
         params=_params(postgres, own, values),
         tls=tls,
         passwords=passwords,
+        certificate=_certificate(postgres, tls),
+        revoked=Path(tls["sslcrl"]) if tls.get("sslcrl") else None,
         method=postgres.auth_method,
         scrub=scrubber([*known, *(values.get(name, "") for name in _SECRETS)]),
     )
@@ -155,25 +159,27 @@ def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = No
 
 def files(database: Database) -> tuple[Path, ...]:
     """Return the files that logging in to `database` depends on, there or not."""
-    home = Path.home()
     postgres = database.postgres
     try:
         one = route(database)
         named = {**one.params, **one.tls}
     except ConfigurationError:
         named = {}
-    folder = home / ".postgresql"
-    defaults = {
-        "sslrootcert": folder / "root.crt",
-        "sslcert": folder / "postgresql.crt",
-        "sslkey": folder / "postgresql.key",
-        "sslcrl": folder / "root.crl",
-        "passfile": home / ".pgpass",
-    }
-    found = [Path(named.get(name) or default) for name, default in defaults.items()]
+    found = [Path(named[name]) for name in _FILES if named.get(name)]
+    if (home := _home()) is not None:
+        found += [home / _FILES[name] for name in _FILES if not named.get(name)]
     if postgres.password_file is not None:
         found.append(postgres.password_file)
     return tuple(found)
+
+
+_FILES = {
+    "sslrootcert": ".postgresql/root.crt",
+    "sslcert": ".postgresql/postgresql.crt",
+    "sslkey": ".postgresql/postgresql.key",
+    "sslcrl": ".postgresql/root.crl",
+    "passfile": ".pgpass",
+}
 
 
 def parse(database: Database) -> dict[str, str]:
@@ -297,7 +303,7 @@ def _tls(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> dict[st
     params["sslmode"] = _mode(tls, own, values)
     root = own.get("sslrootcert") or (tls.ca_file if tls.ca_file != "system" else None)
     root = root or values.get("sslrootcert")
-    if root is None and (Path.home() / ".postgresql" / "root.crt").exists():
+    if root is None and default_file("root.crt") is not None:
         pass  # libpq's own default, as for psql
     elif root in {None, "system"}:
         params.pop("sslrootcert", None)
@@ -312,20 +318,95 @@ def _tls(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> dict[st
     return params
 
 
-def _refuse_weak(target: str, method: AuthMethod, tls: Mapping[str, str]) -> None:
+def _certificate(postgres: Postgres, tls: Mapping[str, str]) -> Path | None:
+    """Return the client certificate that has to be there; others libpq may pass over.
+
+    Users point PGSSLCERT to nowhere so that a default that they may not read is not looked for.
+    """
+    named = tls.get("sslcert")
+    if postgres.auth_method is AuthMethod.CERT:
+        return Path(named) if named else default_file("postgresql.crt")
+    return Path(named) if named and named == str(postgres.tls.cert_file) else None
+
+
+def shown_certificate(database: Database) -> Path | None:
+    """Return the file of the client certificate that sessions show, if there is one."""
+    try:
+        one = route(database)
+    except ConfigurationError:
+        return None  # whoever connects tells of it
+    if not one.tls:
+        return None
+    named = one.tls.get("sslcert")
+    return Path(named) if named else default_file("postgresql.crt")
+
+
+def default_file(name: str) -> Path | None:
+    """Return a file of libpq's own folder if it is there.
+
+    https://www.postgresql.org/docs/current/libpq-ssl.html
+    """
+    folder = _home()
+    path = folder / ".postgresql" / name if folder is not None else None
+    # `Path.exists` would raise where the folder may not be entered.
+    return path if path is not None and os.path.exists(path) else None  # noqa: PTH110
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # a user whom nobody knows
+        return None
+
+
+def weakness(route: Route) -> str:
+    """Say what somebody on the way to the server could do; empty where nothing."""
+    mode = route.tls.get("sslmode", "verify-full")
+    far = [one for one in route.endpoints if not one.is_socket and not _is_near(one)]
+    if mode == "verify-full" or not far:
+        return ""
+    return (
+        f"sslmode={mode}: whoever is on the way to {far[0].place} can take its place; verify-full, "
+        "the default, notices"
+    )
+
+
+def _is_near(endpoint: Endpoint) -> bool:
+    where = endpoint.address
+    return endpoint.host == "localhost" or (
+        where is not None and ipaddress.ip_address(where).is_loopback
+    )
+
+
+def _refuse_weak(target: str, postgres: Postgres, tls: Mapping[str, str]) -> None:
     """Refuse what would show a token to whoever listens, or protects as good as not."""
+    method = postgres.auth_method
+    if postgres.tls.crl_file is not None and not _verifies(tls):
+        raise ConfigurationError(
+            f"{target}: postgres.tls.crl_file would be passed over: sslmode={tls['sslmode']} does "
+            "not verify the server",
+            remedy="Leave sslmode out (verify-full is the default), or crl_file",
+        )
     if method in TOKENS and tls["sslmode"] not in _ENCRYPTED:
         raise ConfigurationError(
             f"{target}: auth_method {method} sends a token that lets in whoever has it, and "
             f"sslmode={tls['sslmode']} would send it in the clear",
             remedy="Leave sslmode out: verify-full is the default",
         )
-    for bound in ("ssl_min_protocol_version", "ssl_max_protocol_version"):
-        if tls.get(bound, "").lower() in _OUTDATED:
-            raise ConfigurationError(
-                f"{target}: {bound}={tls[bound]}: less than TLS 1.2 is not spoken",
-                remedy=f"Leave {bound} out",
-            )
+    least = tls.get("ssl_min_protocol_version", "")
+    if least.lower() in _OUTDATED:
+        raise ConfigurationError(
+            f"{target}: ssl_min_protocol_version={least}: less than TLS 1.2 is not spoken",
+            remedy="Leave ssl_min_protocol_version out",
+        )
+
+
+def _verifies(tls: Mapping[str, str]) -> bool:
+    """Say whether libpq looks at the server's certificate: `require` does with an authority."""
+    if tls["sslmode"].startswith("verify"):
+        return True
+    root = "sslrootcert" in tls or default_file("root.crt") is not None
+    return tls["sslmode"] == "require" and root
 
 
 def _mode(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> str:

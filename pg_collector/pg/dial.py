@@ -26,7 +26,6 @@ def dial(route: Route, seconds: float, *, wire: Wire, resolver: Resolver) -> Con
     the search. Raises `TargetDown` or `TargetRefused`.
     """
     deadline = time.monotonic() + seconds
-    tls.refuse_unusable(route.target, route.tls)
     try:
         attempts, failures = _attempts(route, seconds / 2, wire, resolver)
         for number, attempt in enumerate(attempts):
@@ -51,8 +50,7 @@ def _try(route: Route, attempt: _Attempt, deadline: float, wire: Wire) -> Connec
     except ConnectFailed as error:
         text = str(error)
         if attempt.address is not None:
-            where = attempt.address, attempt.endpoint.port
-            text = tls.explained(text, route.tls, where, deadline, wire)
+            text = tls.explained(text, route, (attempt.endpoint, attempt.address), deadline, wire)
         raise trouble.connection_failed(text, peer, scrub=route.scrub) from None
     except ConnectTimeout as error:
         raise TargetDown(

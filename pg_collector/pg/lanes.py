@@ -18,7 +18,7 @@ from pg_collector.config.model import Database
 from pg_collector.errors import BreakerOpen, LoginRefused, TargetDown, TargetError, TargetRefused
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth.login import Login, Plain, Sign
-from pg_collector.pg.session import Session
+from pg_collector.pg.session import Session, prepared
 from pg_collector.resolve import Resolver
 from pg_collector.trust import Stamp, stamp
 from pg_collector.wire import Wire
@@ -96,6 +96,8 @@ class Lane:
         self._failures = 0
         self._not_before = 0.0
         self._last: TargetError | None = None
+        self.preparing = 0.0  # seconds spent before a server was asked, all in all
+        self.weakness = ""  # of the last route: what somebody on the way could do
         self._named: tuple[Path, ...] | None = None  # files that logging in depends on
         self._files: Stamps = {}  # as they were before the last attempt
 
@@ -131,10 +133,6 @@ class Lane:
             return self._let_in(dbname)
         except BreakerOpen as error:
             raise self._left_alone(error) from None
-        except TargetError as error:
-            if dbname is None or not isinstance(error, TargetRefused):
-                self._failed(error)
-            raise
 
     def drop(self, error: TargetError) -> None:
         """Close the session after `error`; the next one comes after the back-off."""
@@ -171,14 +169,26 @@ class Lane:
 
     def _let_in(self, dbname: str | None) -> Session:
         """Log in, and once more where what was shown may just have been too old."""
+        wire, sign, route = self._ready(dbname)
         try:
-            return self._attempt(dbname)
-        except LoginRefused:
-            if not self._login.refused():
+            return self._attempt(wire, route, dbname)
+        except LoginRefused as error:
+            if not self._login.refused(sign):
+                self._refused(error, dbname)
                 raise
-        return self._attempt(dbname)
+        wire, sign, route = self._ready(dbname)
+        try:
+            return self._attempt(wire, route, dbname)
+        except LoginRefused as error:
+            self._login.refused(sign)
+            self._refused(error, dbname)
+            raise
 
-    def _attempt(self, dbname: str | None) -> Session:
+    def _ready(self, dbname: str | None) -> tuple[Wire, Sign, conninfo.Route]:
+        """Get all that an attempt needs. What goes wrong here is nobody's fault at the server.
+
+        So it says nothing to the server's breaker, concerns every database, and is waited after.
+        """
         wire = Wire()
         with self._lock:
             if self._closed:
@@ -187,17 +197,42 @@ class Lane:
         if self._named is None:
             self._named = conninfo.files(self._database)
         self._files = _stamps(self._named)
-        # Not behind the breaker: where a token cannot be had, the server is not at fault.
-        sign = self._login.prepare(wire)
-        with self._breaker.guard():
-            return self._open(dbname, wire, sign)
+        began = self._clock.monotonic()
+        try:
+            sign = self._login.prepare(wire)
+            route = prepared(self._database, sign, dbname)
+        except TargetError as error:
+            self._failed(error)
+            if dbname is not None and isinstance(error, TargetRefused):
+                raise TargetDown(str(error), remedy=error.remedy) from error
+            raise
+        finally:
+            self.preparing += self._clock.monotonic() - began
+        self.weakness = conninfo.weakness(route)
+        return wire, sign, route
 
-    def _open(self, dbname: str | None, wire: Wire, sign: Sign) -> Session:
+    def _attempt(self, wire: Wire, route: conninfo.Route, dbname: str | None) -> Session:
+        """Ask the server. Raises LoginRefused before anything follows from it."""
+        try:
+            with self._breaker.guard():
+                return self._open(dbname, wire, route)
+        except LoginRefused:
+            raise
+        except TargetError as error:
+            self._refused(error, dbname)
+            raise
+
+    def _refused(self, error: TargetError, dbname: str | None) -> None:
+        """Back off after an attempt that failed, unless it concerns one visited database."""
+        if dbname is None or not isinstance(error, TargetRefused):
+            self._failed(error)
+
+    def _open(self, dbname: str | None, wire: Wire, route: conninfo.Route) -> Session:
         try:
             session = Session.open(
                 self._database,
                 relations=self._relations,
-                sign=sign,
+                route=route,
                 clock=self._clock,
                 dbname=dbname,
                 lane=self.name,

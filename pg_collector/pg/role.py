@@ -9,8 +9,8 @@ AUTHENTICATION: Final = {
     "password": "-- Then give it a password, which pgc reads from a file:  \\password {user}",
     "cert": "-- pg_hba.conf:  hostssl all {user} <agent's address>/32 cert clientcert=verify-full",
     "peer": "-- pg_hba.conf:  local all {user} peer   (pgc runs as the system user {user})",
-    "aws_iam": "GRANT rds_iam TO {role};",
-    "gcp_iam": "-- Cloud SQL makes the role, before all this:  gcloud sql users create {user}"
+    "aws_iam": "GRANT rds_iam TO {user};",
+    "gcp_iam": "-- Cloud SQL makes the role, before all this:  gcloud sql users create {name}"
     " --instance=... --type=cloud_iam_service_account",
     "azure_ad": "-- Before all this, in the database postgres, as the Entra administrator:"
     "  SELECT * FROM pgaadauth_create_principal({literal}, false, false);",
@@ -41,7 +41,7 @@ def script(user: str, auth: str, connection_limit: int, databases: Sequence[str]
         "-- For the sampler `statements`. pg_stat_statements must also stand in",
         "-- shared_preload_libraries, which needs a restart.",
         "CREATE EXTENSION IF NOT EXISTS pg_stat_statements;",
-        AUTHENTICATION[auth].format(user=role),
+        AUTHENTICATION[auth].format(user=role, name=user, literal=literal),
     ]
     return lines
 

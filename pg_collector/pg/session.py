@@ -17,7 +17,7 @@ import psycopg
 from pg_collector.clock import Clock, SystemClock, rfc3339
 from pg_collector.config.model import Database
 from pg_collector.errors import SamplerError, TargetDown, TargetError, TargetRefused
-from pg_collector.pg import conninfo, facts, trouble
+from pg_collector.pg import conninfo, facts, tls, trouble
 from pg_collector.pg.auth import methods
 from pg_collector.pg.auth.login import Sign
 from pg_collector.pg.connection import Connection
@@ -35,6 +35,16 @@ LEAVE_WITHIN = 1.0  # seconds that `leave` waits for the server to let go
 T = TypeVar("T")
 
 Params = Mapping[str, Any] | None
+
+
+def prepared(database: Database, sign: Sign, dbname: str | None = None) -> conninfo.Route:
+    """Work out the route of a session, as far as no server is asked.
+
+    Raises `ConfigurationError`, and `TargetRefused` for files that cannot be used.
+    """
+    route = conninfo.route(database, sign=sign, dbname=dbname)
+    tls.refuse_unusable(route)
+    return route
 
 
 class Moment(NamedTuple):
@@ -81,7 +91,7 @@ class Session:
         database: Database,
         *,
         relations: frozenset[str],
-        sign: Sign | None = None,
+        route: conninfo.Route | None = None,
         clock: Clock | None = None,
         dbname: str | None = None,
         lane: str = "fast",
@@ -90,16 +100,16 @@ class Session:
     ) -> Self:
         """Open a session and read the facts, columns for these `relations`.
 
-        `dbname` visits another database of the same server; `sign` gives passwords, by default
-        those of the configuration; `lane` goes into messages. `wire` lets another thread end the
-        attempt, `resolver` keeps good addresses between attempts. Raises `TargetDown`,
-        `TargetRefused`, `ConfigurationError`.
+        `route` is what `prepared` gave, as for the database `dbname` of the same server; by default
+        it is made here. `lane` goes into messages. `wire` lets another thread end the attempt,
+        `resolver` keeps good addresses between attempts. Raises `TargetDown`, `TargetRefused`,
+        `ConfigurationError`.
         """
         postgres = database.postgres
         wire = wire or Wire()
-        if sign is None:
+        if route is None:
             sign = methods.login(database).prepare(wire)
-        route = conninfo.route(database, sign=sign, dbname=dbname)
+            route = prepared(database, sign, dbname)
         connection = dial(
             route,
             postgres.connect_timeout,

@@ -1,7 +1,8 @@
-"""Why a server's certificate does not hold: libpq says of all reasons that verification failed.
+"""TLS beyond what libpq does: files that it passes over, and reasons that it does not tell.
 
-So the handshake is made once more, by Python's ssl, which names the reason. Nothing follows it: no
-role is named and nobody is logged in. https://www.postgresql.org/docs/current/protocol-flow.html
+Of every fault of a server's certificate libpq says that verification failed. So the handshake is
+made once more, by Python's ssl, which names the reason. Nothing follows it: no role is named and
+nobody is logged in. https://www.postgresql.org/docs/current/protocol-flow.html
 """
 
 import contextlib
@@ -9,83 +10,102 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from pg_collector.config.files import Unreadable, readable
 from pg_collector.errors import TargetRefused
-from pg_collector.trust import FAULTS
+from pg_collector.pg.conninfo import Endpoint, Route, default_file
+from pg_collector.trust import FAULTS, load_revoked
 from pg_collector.wire import Wire
 
 UNVERIFIED: Final = "certificate verify failed"
 _SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
 _WITHIN: Final = 2.0  # seconds
+_LEAST: Final = 0.001  # seconds: 0 would mean not to wait
 
 
 def explained(
-    text: str, tls: Mapping[str, str], where: tuple[str, str], deadline: float, wire: Wire
+    text: str, route: Route, where: tuple[Endpoint, str], deadline: float, wire: Wire
 ) -> str:
     """Return what libpq said of a failed attempt, with the reason where it said none.
 
-    `where` is the address and the port. Takes no longer than to `deadline` (of `time.monotonic`),
+    `where` is the host and its address. Takes no longer than to `deadline` (of `time.monotonic`),
     and two seconds at most; without an answer the text stays as it is. Raises WireCut.
     """
-    if UNVERIFIED not in text or tls.get("sslrootcert") is None:
+    root = route.tls.get("sslrootcert") or default_file("root.crt")
+    if UNVERIFIED not in text or root is None:
         return text
     fault: str | None = None
     # The server may be gone by now, or well: then it stays with what was said.
     with contextlib.suppress(OSError, ValueError):
-        fault = _fault(tls, where, min(deadline, time.monotonic() + _WITHIN), wire)
+        context = _context()
+        context.load_verify_locations(root)
+        if route.revoked is not None:
+            load_revoked(context, route.revoked)
+        until = min(deadline, time.monotonic() + _WITHIN)
+        fault = _fault(context, *where, until, wire)
     if fault is None:
         return text
     return text.replace(UNVERIFIED, f"{UNVERIFIED} (the server's certificate {fault})")
 
 
-def refuse_unusable(target: str, tls: Mapping[str, str]) -> None:
-    """Raise `TargetRefused` for a file that is named and that libpq would pass over.
+def refuse_unusable(route: Route) -> None:
+    """Raise `TargetRefused` for a file that has to be there and that libpq would pass over.
 
     So it does with a client certificate that is not there, and with a list of revoked certificates
     that is missing or none.
     """
-    own, revoked = tls.get("sslcert"), tls.get("sslcrl")
-    if own and not Path(own).exists():
-        raise TargetRefused(
-            f"{target}: the client certificate {own} does not exist",
-            remedy="Write it there, or name another one: postgres.tls.cert_file",
-        )
-    if not revoked:
+    for what, path, remedy in (
+        ("client certificate", route.certificate, "postgres.tls.cert_file names it"),
+        ("list of revoked certificates", route.revoked, "postgres.tls.crl_file names it"),
+    ):
+        if path is not None:
+            _refuse_unreadable(route.target, what, path, remedy)
+    if route.revoked is None:
         return
     try:
-        _context().load_verify_locations(revoked)
-    except OSError as error:  # ssl.SSLError is one
-        said = "is no list" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
+        load_revoked(_context(), route.revoked)
+    except (OSError, ValueError):
         raise TargetRefused(
-            f"{target}: the list of revoked certificates {revoked}: {said}",
+            f"{route.target}: {route.revoked} is no list of revoked certificates, or more",
             remedy="Write the list of the server's authority there, as PEM: postgres.tls.crl_file",
         ) from None
 
 
+def _refuse_unreadable(target: str, what: str, path: Path, remedy: str) -> None:
+    try:
+        readable(path)
+    except Unreadable as error:
+        raise TargetRefused(
+            f"{target}: the {what} {error}", remedy=f"{error.remedy}; {remedy}"
+        ) from None
+
+
 def _fault(
-    tls: Mapping[str, str], where: tuple[str, str], deadline: float, wire: Wire
+    context: ssl.SSLContext, endpoint: Endpoint, address: str, until: float, wire: Wire
 ) -> str | None:
-    context = _context()
-    context.load_verify_locations(tls["sslrootcert"])
-    if "sslcrl" in tls:
-        context.load_verify_locations(tls["sslcrl"])
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
-    link = socket.create_connection(
-        (where[0], int(where[1])), max(deadline - time.monotonic(), 0.01)
-    )
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    link = socket.socket(family)
     with link, wire.holding(link.fileno()):
-        link.settimeout(max(deadline - time.monotonic(), 0.01))
+        link.settimeout(_left(until))
+        link.connect((address, int(endpoint.port)))
+        link.settimeout(_left(until))
         link.sendall(_SSL_REQUEST)
+        link.settimeout(_left(until))
         if link.recv(1) != b"S":
             return None
+        link.settimeout(_left(until))
         try:
-            context.wrap_socket(link).close()
+            # The time-out is that of the whole handshake. A server may have several certificates.
+            context.wrap_socket(link, server_hostname=endpoint.host or address).close()
         except ssl.SSLCertVerificationError as error:
             return FAULTS.get(error.verify_code, error.verify_message)
     return None
+
+
+def _left(until: float) -> float:
+    return max(until - time.monotonic(), _LEAST)
 
 
 def _context() -> ssl.SSLContext:

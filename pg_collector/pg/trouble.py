@@ -204,7 +204,12 @@ def _meant(remedy: str, peer: Peer) -> str:
 
 
 def _names(peer: Peer) -> dict[str, str]:
-    return {"role": _quoted(peer.role), "dbname": _quoted(peer.dbname), "place": peer.place}
+    return {
+        "role": _quoted(peer.role),
+        "literal": "'" + peer.role.replace("'", "''") + "'",
+        "dbname": _quoted(peer.dbname),
+        "place": peer.place,
+    }
 
 
 _HBA = (
@@ -223,7 +228,7 @@ _TOKEN = {
     ),
     AuthMethod.AZURE_AD: (
         "As the Entra administrator, in the database postgres: SELECT * FROM "
-        "pgaadauth_create_principal('{role}', false, false); the role has the identity's name"
+        "pgaadauth_create_principal({literal}, false, false); the role has the identity's name"
     ),
 }
 _PEER = (

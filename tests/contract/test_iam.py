@@ -17,6 +17,7 @@ from pg_collector.clock import SystemClock
 from pg_collector.config.model import AuthMethod, AwsIam, AzureAd, Database, Tls
 from pg_collector.errors import (
     ConfigurationError,
+    LoginRefused,
     TargetDown,
     TargetError,
     TargetRefused,
@@ -86,12 +87,10 @@ class Bench:
         return target(dsn, sslmode=sslmode, auth_method=method, tls=self._tls, **more)
 
     def lane(self, database: Database, *, failures: int = 5, reset: float = 30.0) -> Lane:
-        def guard(component: str) -> Breaker:
-            return Breaker(
-                component, failures=failures, reset=reset, counts=(TargetDown,),
-                metrics=self.metrics, clock=SystemClock(),
-            )  # fmt: skip
-
+        guard = Breaker(
+            "token:lab", failures=failures, reset=reset, counts=(TargetDown,),
+            metrics=self.metrics, clock=SystemClock(),
+        )  # fmt: skip
         login = methods.login(database, guard=guard)
         lane = Lane(database, "fast", relations=NONE, stopping=threading.Event(), login=login)
         self._lanes.append(lane)
@@ -277,6 +276,48 @@ def test_a_token_is_not_shown_to_a_server_that_cannot_prove_who_it_is(
         bench.close()
 
 
+def test_a_token_that_is_refused_is_shown_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pg_collector.pg.auth.tokens._JUST_FETCHED", 0.0)
+    bench.front.judge = lambda *_: "no"
+    lane = bench.lane(bench.database(AuthMethod.GCP_IAM))
+    for _ in range(3):
+        with pytest.raises(LoginRefused):
+            lane.session()
+    shown = [one.password for one in bench.front.tried]
+    assert len(shown) == len(set(shown))
+
+
+@pytest.mark.parametrize("dbname", [None, "another"])
+def test_who_gives_no_token_is_asked_once_and_left_alone_whichever_database_is_wanted(
+    bench: Bench, dbname: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pg_collector.pg.lanes.REFUSED", (120.0, 600.0))
+    bench.clouds.books.refused_roles.add(ROLE)
+    lane = bench.lane(bench.database(AuthMethod.AWS_IAM, aws_iam=AwsIam(role_arn=ROLE)))
+    kind = LoginRefused if dbname is None else TargetDown
+    with pytest.raises(kind, match="sts:AssumeRole"):
+        lane.session(dbname)
+    asked = len(bench.clouds.asked)
+    assert bench.clouds.asked.count("POST /") == 1
+    with pytest.raises(TargetError) as again:
+        lane.session(dbname)
+    assert again.value.retry_in is not None
+    assert again.value.retry_in > 50
+    assert len(bench.clouds.asked) == asked
+
+
+def test_the_time_until_a_token_comes_costs_the_server_nothing(bench: Bench):
+    bench.clouds.silent.set()
+    free = threading.Timer(0.6, bench.clouds.silent.clear)
+    free.start()
+    lane = bench.lane(bench.database(AuthMethod.GCP_IAM))
+    began = time.monotonic()
+    assert works(lane)
+    free.join()
+    assert lane.preparing > 0.5
+    assert time.monotonic() - began - lane.preparing < 0.4
+
+
 # --- AWS
 
 
@@ -344,6 +385,41 @@ def test_a_host_without_a_region_needs_one_to_be_named(
         bench.lane(named).session()
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     with pytest.raises(TargetRefused, match="does not match host name"):
+        bench.lane(database).session()
+
+
+def test_the_environment_names_the_region_as_aws_calls_it(
+    pod: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+):
+    from pg_collector.pg.auth import aws_iam  # noqa: PLC0415
+
+    pod("environment")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    token = aws_iam.Source("lab", AwsIam()).fetch(anew=False).sign("db1", "5432", "u")
+    assert token is not None
+    assert "%2Feu-north-1%2Frds-db%2F" in token
+
+
+def test_sts_is_asked_in_the_region_of_the_server(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    import botocore.session  # noqa: PLC0415
+
+    asked: list[Any] = []
+    create = botocore.session.Session.create_client
+
+    def noted(self: Any, service: str, **options: Any) -> Any:
+        asked.append((service, options["region_name"]))
+        return create(self, service, **options)
+
+    monkeypatch.setattr(botocore.session.Session, "create_client", noted)
+    assert works(bench.lane(bench.database(AuthMethod.AWS_IAM, aws_iam=AwsIam(role_arn=ROLE))))
+    assert asked == [("sts", "eu-west-1")]
+
+
+@pytest.mark.parametrize("where", ["host=/tmp", "host=2001:db8::1", "hostaddr=::1"])
+def test_aws_needs_the_name_of_the_server(bench: Bench, pod: Callable[[str], None], where: str):
+    pod("environment")
+    database = bench.database(AuthMethod.AWS_IAM, where=where, aws_iam=AwsIam(region="eu-west-1"))
+    with pytest.raises(ConfigurationError, match="with a host name only"):
         bench.lane(database).session()
 
 

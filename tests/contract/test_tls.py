@@ -4,22 +4,32 @@ The lanes here back off as they do in an agent: minutes after a refusal. That a 
 ends the wait.
 """
 
+import contextlib
 import shutil
+import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from pg_collector.breaker import Breaker, State
+from pg_collector.clock import SystemClock
 from pg_collector.config.model import AuthMethod, Database, Tls
-from pg_collector.errors import ConfigurationError, TargetRefused
+from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
+from pg_collector.metrics import Metrics
+from pg_collector.pg import conninfo, tls
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
+from pg_collector.wire import Wire
 from tests.support import process
 from tests.support.lab.server import Server
 from tests.support.pki import Leaf, Pki
 from tests.support.target import target
+from tests.support.until import until
 
 NONE: frozenset[str] = frozenset()
 TRUST: Final = "hostssl all pgcollector 127.0.0.1/32 trust"
@@ -73,9 +83,9 @@ class Bench:
 
     def database(self, host: str = "localhost", **more: Any) -> Database:
         method = more.pop("auth_method", AuthMethod.AUTO)
-        tls = Tls(ca_file=str(self.ca), **more)
+        files = Tls(ca_file=str(self.ca), **more)
         dsn = self.server.dsn(host=host, hostaddr="127.0.0.1")
-        return target(dsn, sslmode=None, auth_method=method, tls=tls)
+        return target(dsn, sslmode=None, auth_method=method, tls=files)
 
     def lane(self, database: Database) -> Lane:
         lane = Lane(database, "fast", relations=NONE, stopping=threading.Event())
@@ -128,10 +138,10 @@ def test_a_password_and_a_certificate_let_in_to_every_version(major: int, pki: P
     with Server(major, tls=pki, hba=hba, settings=SCRAM) as server:
         server.query("alter role plain password 'correct horse'")
         client = pki.client
-        tls = Tls(ca_file=str(pki.ca), cert_file=client.certificate, key_file=client.key)
+        files = Tls(ca_file=str(pki.ca), cert_file=client.certificate, key_file=client.key)
         for user, method in (("plain", AuthMethod.PASSWORD), ("pgcollector", AuthMethod.CERT)):
             dsn = server.dsn(user, host="localhost", hostaddr="127.0.0.1")
-            database = target(dsn, sslmode=None, auth_method=method, tls=tls, password_file=file)
+            database = target(dsn, sslmode=None, auth_method=method, tls=files, password_file=file)
             session = Session.open(database, relations=NONE)
             query = "select current_user, ssl from pg_stat_ssl where pid = pg_backend_pid()"
             assert session.fetch(query).rows == [(user, True)]
@@ -202,7 +212,7 @@ def test_a_revoked_server_is_refused_until_it_shows_another_certificate(bench: B
 
 @pytest.mark.ends
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such file"), (b"", "is no list"), (b"hello", "is no list")]
+    ("content", "words"), [(None, "does not exist"), (b"", "is no list"), (b"hello", "is no list")]
 )
 def test_a_list_of_revoked_certificates_that_cannot_be_read_lets_nobody_through(
     bench: Bench, content: bytes | None, words: str
@@ -321,8 +331,137 @@ def test_less_than_tls_1_2_is_not_spoken(bench: Bench, weak: str, monkeypatch: A
 
 
 @pytest.mark.ends
-def test_the_reason_of_a_refusal_is_looked_for_within_the_bound(bench: Bench):
-    """The second handshake is no session, and holds no place of the role."""
+def test_the_authority_that_libpq_finds_by_itself_is_looked_at_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(bench.ca.parent))
+    folder = bench.ca.parent / ".postgresql"
+    folder.mkdir()
+    shutil.copy(bench.pki.ca, folder / "root.crt")
+    bench.present(bench.pki.expired_server)
+    dsn = bench.server.dsn(host="localhost", hostaddr="127.0.0.1")
+    with pytest.raises(TargetRefused, match="server's certificate has expired"):
+        Session.open(target(dsn, sslmode=None), relations=NONE)
+
+
+@pytest.mark.ends
+def test_a_file_of_ours_that_cannot_be_used_says_nothing_of_the_server(bench: Bench):
+    metrics = Metrics(SystemClock())
+    breaker = Breaker(
+        "postgres:lab", failures=1, reset=0.1, counts=(TargetDown,),
+        metrics=metrics, clock=SystemClock(),
+    )  # fmt: skip
+    with pytest.raises(TargetDown), breaker.guard():
+        raise TargetDown("nobody there")
+    database = bench.database(cert_file=bench.cert, key_file=bench.key)
+    lane = Lane(database, "fast", relations=NONE, stopping=threading.Event(), breaker=breaker)
+    until(lambda: breaker.trouble is not None and breaker.trouble.retry_in <= 0, what="a probe")
+    with pytest.raises(TargetRefused, match="does not exist"):
+        lane.session()
+    assert breaker.state is State.OPEN
+    with pytest.raises(TargetDown, match="does not exist") as visit:
+        Lane(database, "fast", relations=NONE, stopping=threading.Event(), breaker=breaker).session(
+            "another"
+        )
+    assert visit.value.remedy
+
+
+@pytest.mark.parametrize("mode", ["silent", "after the request", "in the handshake"])
+def test_the_reason_is_not_waited_for_longer_than_the_bound(
+    pki: Pki, mode: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pg_collector.pg.tls._WITHIN", 0.3)
+    route = conninfo.route(
+        target("host=localhost user=x", sslmode=None, tls=Tls(ca_file=str(pki.ca)))
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ended = threading.Event()
+
+        def serve() -> None:
+            link, _ = listener.accept()
+            with link:
+                if mode != "silent":
+                    link.recv(8)
+                    if mode == "in the handshake":
+                        link.sendall(b"S")
+                ended.wait(5)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        endpoint = conninfo.Endpoint("localhost", "127.0.0.1", str(port))
+        text, where = "SSL error: certificate verify failed", (endpoint, "127.0.0.1")
+        began = time.monotonic()
+        assert tls.explained(text, route, where, began + 60, Wire()) == text
+        assert 0.2 < time.monotonic() - began < 1.0
+        ended.set()
+        thread.join(5)
+
+
+def test_looking_for_the_reason_can_be_interrupted(pki: Pki, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pg_collector.pg.tls._WITHIN", 20.0)
+    route = conninfo.route(
+        target("host=localhost user=x", sslmode=None, tls=Tls(ca_file=str(pki.ca)))
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = conninfo.Endpoint("localhost", "127.0.0.1", str(listener.getsockname()[1]))
+        wire = Wire()
+        cut = threading.Timer(0.2, wire.cut)
+        cut.start()
+        began = time.monotonic()
+        text, where = "SSL error: certificate verify failed", (endpoint, "127.0.0.1")
+        assert tls.explained(text, route, where, began + 60, wire) == text
+        assert time.monotonic() - began < 5
+        cut.join()
+
+
+def test_a_server_with_several_certificates_is_asked_for_the_one_that_was_meant(pki: Pki):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki.other.server.certificate, pki.other.server.key)
+    expired = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    expired.load_cert_chain(pki.expired_server.certificate, pki.expired_server.key)
+
+    def choose(link: Any, name: str | None, _context: Any) -> None:
+        if name == "localhost":
+            link.context = expired
+
+    context.sni_callback = choose
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                link, _ = listener.accept()
+                with link, contextlib.suppress(OSError):
+                    link.recv(8)
+                    link.sendall(b"S")
+                    context.wrap_socket(link, server_side=True).close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = listener.getsockname()[1]
+        dsn = f"host=localhost hostaddr=127.0.0.1 port={port} user=x dbname=x"
+        with pytest.raises(TargetRefused, match="server's certificate has expired"):
+            Session.open(target(dsn, sslmode=None, tls=Tls(ca_file=str(pki.ca))), relations=NONE)
+        thread.join(5)
+
+
+@pytest.mark.ends
+def test_a_password_file_that_changes_ends_the_back_off(bench: Bench, tmp_path: Path):
+    file = tmp_path / "password"
+    file.write_text("wrong")
+    bench.server.allow(["hostssl all plain 127.0.0.1/32 scram-sha-256"])
+    bench.server.query("set password_encryption = 'scram-sha-256'; alter role plain password 'x'")
+    dsn = bench.server.dsn("plain", host="localhost", hostaddr="127.0.0.1")
+    ca = Tls(ca_file=str(bench.ca))
+    lane = bench.lane(target(dsn, sslmode=None, tls=ca, password_file=file))
+    bench.refused(lane, "authentication failed", "password")
+    file.write_text("x")
+    assert lane.session().facts.role == "plain"
+
+
+@pytest.mark.ends
+def test_the_reason_of_a_refusal_is_looked_for_without_a_session(bench: Bench):
+    """The second handshake holds no place of the role."""
     bench.present(bench.pki.expired_server)
     before = bench.server.query("select count(*) from pg_stat_activity")
     with pytest.raises(TargetRefused, match="has expired"):

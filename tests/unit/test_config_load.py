@@ -382,7 +382,7 @@ def test_a_password_in_a_conn_string_is_accepted_in_local_mode(file: Path) -> No
 
 
 def test_a_password_of_its_own_in_the_file_is_refused_with_the_remedy(file: Path) -> None:
-    for given in ("hunter2", "'hunter${TWO}'"):
+    for given in ("hunter2", "'hunter${TWO}'", "'${NOBODY_SETS_THIS:-hunter2}'"):
         text = f"{ONE}    postgres: {{password: {given}}}\n"
         with pytest.raises(ConfigurationError, match="holds a password; move it to password_file"):
             read(text, file, TWO="2")
@@ -391,6 +391,13 @@ def test_a_password_of_its_own_in_the_file_is_refused_with_the_remedy(file: Path
     (warning,) = read(text, file, PW="hunter2").warnings
     assert "move it to password_file" in warning
     assert "hunter2" not in warning
+
+
+def test_a_default_that_is_a_password_stands_in_the_file(file: Path) -> None:
+    text = f"{ONE}    postgres: {{conn_string: 'host=h password=${{NOBODY:-hunter2}}'}}\n"
+    with pytest.raises(ConfigurationError, match="holds a password"):
+        read(text, file)
+    assert read(text.replace("hunter2", ""), file).warnings == ()
 
 
 def test_a_password_file_that_everybody_reads_is_warned_about(file: Path, tmp_path: Path) -> None:

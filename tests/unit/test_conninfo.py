@@ -178,6 +178,96 @@ def test_files_of_the_tls_section_reach_libpq_unless_the_connection_string_names
     assert (seen["sslrootcert"], seen["sslcert"], seen["sslkey"]) == ("/ca", "/cert", "/other")
 
 
+def test_a_list_of_revoked_certificates_needs_a_server_that_is_verified(tmp_path: Path):
+    crl = tmp_path / "crl"
+    tls = Tls(crl_file=crl)
+    assert told("host=10.0.0.1", tls=tls)["sslcrl"] == str(crl)
+    for mode in ("disable", "prefer", "require"):
+        with pytest.raises(ConfigurationError, match="crl_file would be passed over"):
+            conninfo.route(database(f"host=10.0.0.1 sslmode={mode}", tls=tls))
+    sure = Tls(crl_file=crl, ca_file="/ca")
+    assert told("host=10.0.0.1 sslmode=require", tls=sure)["sslcrl"] == str(crl)
+
+
+def test_less_than_tls_1_2_is_refused():
+    key = "ssl_min_protocol_version"
+    for weak in ("TLSv1", "tlsv1.1"):
+        with pytest.raises(ConfigurationError, match=f"{key}={weak}: less than"):
+            conninfo.route(database(f"host=10.0.0.1 {key}={weak}"))
+    with pytest.raises(ConfigurationError):  # libpq's own: less than its default for the least
+        conninfo.route(database("host=10.0.0.1 ssl_max_protocol_version=TLSv1.1"))
+    assert told(f"host=10.0.0.1 {key}=TLSv1.3")[key] == "TLSv1.3"
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
+def test_a_certificate_instead_of_a_password_needs_tls(mode: str):
+    tls = Tls(cert_file=Path("/cert"), key_file=Path("/key"))
+    with pytest.raises(ConfigurationError, match="auth_method cert needs TLS"):
+        conninfo.route(
+            database(f"host=10.0.0.1 sslmode={mode}", auth_method=AuthMethod.CERT, tls=tls)
+        )
+    with pytest.raises(ConfigurationError, match="Unix socket has not"):
+        conninfo.route(database("host=/tmp", auth_method=AuthMethod.CERT, tls=tls))
+
+
+def test_a_certificate_that_only_the_environment_names_need_not_be_there(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Some point PGSSLCERT to nowhere, so that libpq does not look for one that it may not read."""
+    monkeypatch.setenv("PGSSLCERT", "/nowhere/at/all")
+    assert conninfo.route(database("host=10.0.0.1")).certificate is None
+    named = Tls(cert_file=Path("/cert"), key_file=Path("/key"))
+    assert conninfo.route(database("host=10.0.0.1", tls=named)).certificate == Path("/cert")
+    asked = database("host=10.0.0.1", auth_method=AuthMethod.CERT)
+    assert conninfo.route(asked).certificate == Path("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    ("conn_string", "environ", "weak"),
+    [
+        ("host=10.0.0.1", {}, False),
+        ("host=10.0.0.1 sslmode=require", {}, True),
+        ("", {"PGHOST": "db1.example.test", "PGSSLMODE": "disable"}, True),
+        ("sslmode=verify-ca", {"PGHOST": "db1.example.test"}, True),
+        ("host=localhost,10.0.0.1 sslmode=prefer", {}, True),
+        ("host=localhost,127.0.0.1,/tmp sslmode=disable", {}, False),
+        ("host=db1 hostaddr=::1 sslmode=disable", {}, False),
+    ],
+)
+def test_what_is_weak_is_known_wherever_it_was_said(
+    conn_string: str, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, weak: bool
+):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert bool(conninfo.weakness(conninfo.route(database(conn_string)))) is weak
+
+
+def test_a_user_whom_nobody_knows_has_no_files_of_his_own(monkeypatch: pytest.MonkeyPatch):
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert not [
+        one for one in conninfo.files(database("host=10.0.0.1")) if ".postgresql" in str(one)
+    ]
+    assert conninfo.default_file("root.crt") is None
+
+
+def test_every_file_that_logging_in_depends_on_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PGPASSFILE", "/passfile")
+    tls = Tls(ca_file="/ca", cert_file=Path("/cert"), key_file=Path("/key"), crl_file=Path("/crl"))
+    password = Path("/password")
+    found = conninfo.files(database("host=10.0.0.1", tls=tls, password_file=password))
+    named = {"/ca", "/cert", "/key", "/crl", "/passfile", "/password"}
+    assert set(map(str, found)) == named
+    home = str(tmp_path)
+    bare = {str(one).removeprefix(home) for one in conninfo.files(database("host=/tmp"))}
+    assert bare >= {"/.postgresql/postgresql.crt", "/.postgresql/root.crt"}
+
+
 # --- secrets
 
 PASSWORD = "hunter2"  # noqa: S105
@@ -213,6 +303,9 @@ def test_a_misspelt_parameter_is_recognised():
 def test_the_password_is_scrubbed_from_what_libpq_says():
     route = conninfo.route(database(f"host=10.0.0.1 password={PASSWORD}"), sign=lambda *_: "sesame")
     assert route.scrub("sesame, open") == "***, open"
+    for secret in (PASSWORD, "sesame"):
+        assert secret not in repr(route)
+        assert secret not in str(route)
 
 
 # --- passwords

@@ -1,6 +1,7 @@
 """Certificates that end soon."""
 
 import datetime as dt
+import os
 import ssl
 import tempfile
 from pathlib import Path
@@ -8,12 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pg_collector import certificates
-from pg_collector.config.model import Config, Database, Http, HttpTls, Postgres, Tls
+from pg_collector.config.model import (
+    ClientCert,
+    Config,
+    Database,
+    Http,
+    HttpTls,
+    Platform,
+    Postgres,
+    Tls,
+)
 from pg_collector.expiry import ANEW, Expiry
 from pg_collector.health.vitals import OK, State
 from pg_collector.metrics import Metrics
+from pg_collector.secret import Secret
 from tests.support.hand_clock import HandClock
 from tests.support.pki import Leaf, Pki
 
@@ -22,7 +34,8 @@ DAY = 86_400.0
 
 def config(*, postgres: Path | None = None, http: Path | None = None) -> Config:
     tls = Tls(cert_file=postgres, key_file=postgres)
-    database = Database(name="prod", postgres=Postgres(tls=tls))
+    conn_string = Secret("host=db1.example.test user=x")
+    database = Database(name="prod", postgres=Postgres(conn_string=conn_string, tls=tls))
     return Config(databases=(database,), http=Http(tls=HttpTls(cert_file=http, key_file=http)))
 
 
@@ -139,6 +152,52 @@ def test_a_file_that_is_none_is_left_to_whoever_uses_it(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize(
+    "conn_string",
+    ["host=db1 sslcert={file}", "host=db1,/tmp sslcert={file}", "host=db1"],
+)
+def test_the_certificate_is_the_one_that_libpq_shows(
+    bench: Bench, pki: Pki, conn_string: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    file = leaf(pki, 5, begin=-300).certificate
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".postgresql").mkdir()
+    if "{file}" not in conn_string:
+        (tmp_path / ".postgresql" / "postgresql.crt").write_bytes(file.read_bytes())
+    text = Secret(conn_string.format(file=file))
+    other = Tls(cert_file=leaf(pki, 300).certificate, key_file=file)
+    for tls in (Tls(), other) if "{file}" in conn_string else (Tls(),):
+        database = Database(name="prod", postgres=Postgres(conn_string=text, tls=tls))
+        bench.expiry.look(Config(databases=(database,)))
+        assert "postgres:prod" in bench.expiry.vital().reason
+
+
+def test_certificates_that_nobody_is_shown_are_not_watched(bench: Bench, pki: Pki):
+    one = leaf(pki, 5, begin=-300).certificate
+    pair = ClientCert(cert_file=one, key_file=one)
+    socket = Postgres(conn_string=Secret("host=/tmp"), tls=Tls(cert_file=one, key_file=one))
+    quiet = Config(
+        databases=(Database(name="prod", postgres=socket),),
+        http=Http(address="off", tls=HttpTls(cert_file=one, key_file=one)),
+        platform=Platform(client_cert=pair),
+    )
+    bench.expiry.look(quiet)
+    assert bench.expiry.vital() == OK
+    bench.expiry.look(replace(quiet, platform=Platform(url="https://x", client_cert=pair)))
+    assert "the certificate of platform" in bench.expiry.vital().reason
+
+
+def test_a_file_that_cannot_be_read_any_more_has_no_date(bench: Bench, pki: Pki, tmp_path: Path):
+    file = tmp_path / "client.crt"
+    file.write_bytes(leaf(pki, 5, begin=-300).certificate.read_bytes())
+    bench.expiry.look(config(postgres=file))
+    assert bench.ends("postgres:prod") is not None
+    file.unlink()
+    os.mkfifo(file)  # nobody writes into it: reading would wait for ever
+    bench.expiry.look(config(postgres=file))
+    assert bench.ends("postgres:prod") is None
+
+
 # --- reading
 
 
@@ -148,6 +207,11 @@ def test_of_a_chain_the_certificate_that_ends_first_counts(pki: Pki, tmp_path: P
     file.write_bytes(long.read_bytes() + b"\n# a comment\n" + short.read_bytes())
     assert certificates.validity(file) == certificates.validity(short)
     assert certificates.validity(file).end < certificates.validity(long).end
+
+
+def test_two_digits_of_a_year_may_be_of_the_last_century(pki: Pki):
+    valid = certificates.validity(leaf(pki, 30, begin=-365 * 50).certificate)
+    assert 1970 < valid.begin.year < 1980
 
 
 @pytest.mark.parametrize(("days", "year"), [(365 * 10, 2036), (365 * 40, 2066)])

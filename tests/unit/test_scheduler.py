@@ -213,6 +213,31 @@ def test_laying_the_jobs_anew_leaves_each_its_turn(bench):
     assert 0 < (due - dt.datetime.now(dt.UTC)).total_seconds() < 600
 
 
+def test_a_run_that_waits_while_the_clock_is_set_is_not_lost(bench):
+    bench.gate.clear()
+    bench.scheduler.apply([job("activity", every=600)])
+    until(lambda: bench.count("activity") == 1, what="the lane is busy")
+    bench.scheduler.apply([job("activity", every=600), job("database", every=500)])
+    due = bench.scheduler.next_run(job("database").id)
+    until(lambda: bench.scheduler.next_run(job("database").id) != due, what="another one waits")
+    bench.scheduler.reanchor()
+    bench.gate.set()
+    until(lambda: bench.count("database") == 1, what="it has its turn")
+
+
+def test_jobs_of_one_interval_keep_their_own_turns_when_laid_anew(bench):
+    bench.scheduler.apply([job("activity", every=600)])
+    until(lambda: bench.count("activity") == 1)
+    bench.scheduler.apply([job("activity", every=600), job("database", every=600)])
+    for _ in range(3):
+        bench.scheduler.reanchor()
+    until(lambda: bench.count("database") == 1, what="the new one has its first turn at once")
+    bench.scheduler.reanchor()
+    due = bench.scheduler.next_run(job("activity").id)
+    assert (due - dt.datetime.now(dt.UTC)).total_seconds() > 500
+    assert bench.count("activity") == 1
+
+
 def test_a_job_that_had_no_turn_yet_has_it_at_once_when_laid_anew(bench):
     bench.scheduler.apply([job(every=600)])
     bench.scheduler.reanchor()

@@ -6,7 +6,9 @@ profile. Signing itself needs no network.
 """
 
 import logging
+import os
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -23,7 +25,7 @@ try:
     import botocore.signers
 except ImportError as error:
     raise ConfigurationError(
-        "auth_method aws_iam needs the package botocore, which is not installed",
+        f"auth_method aws_iam needs the package botocore: {error}",
         remedy="Install it beside the agent: pip install 'pg-collector[aws]'",
     ) from error
 
@@ -44,9 +46,13 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 class Source:
     """Signs with the agent's own credentials, or with those of a role that it assumes."""
 
-    def __init__(self, target: str, settings: AwsIam) -> None:
+    remedy = _NO_CREDENTIALS
+
+    def __init__(self, target: str, settings: AwsIam, hosts: Sequence[str] = ()) -> None:
+        """`hosts` are those that are logged in to; the first one's region is where STS is asked."""
         self._target = target
         self._settings = settings
+        self._hosts = hosts
         self._session: Any = None
         self._credentials: Any = None
 
@@ -91,10 +97,15 @@ class Source:
 
     def _client(self, service: str, **options: Any) -> Any:
         options["config"] = botocore.config.Config(**_STS)
-        region = self._settings.region or self._session.get_config_variable("region")
-        return self._session.create_client(service, region_name=region or "us-east-1", **options)
+        region = self._known_region(*self._hosts[:1]) or "us-east-1"
+        return self._session.create_client(service, region_name=region, **options)
 
     def _signed(self, credentials: Any, host: str, port: str, user: str) -> str:
+        if not host or host[0] in "/@" or ":" in host:
+            raise ConfigurationError(
+                f"{self._target}: auth_method aws_iam works with a host name only",
+                remedy="Use the server's own endpoint as host; hostaddr may give its address",
+            )
         region = self._region(host)
         signer = botocore.signers.RequestSigner(
             botocore.model.ServiceId("rds-db"), region, "rds-db", "v4", credentials,
@@ -114,15 +125,24 @@ class Source:
         return url.removeprefix("https://")
 
     def _region(self, host: str) -> str:
-        named = _HOST.search(host.lower())
-        region = self._settings.region or (named and (named[1] or named[2]))
-        region = region or self._session.get_config_variable("region")
+        region = self._known_region(host)
         if not region:
             raise ConfigurationError(
                 f"{self._target}: {host} names no AWS region",
                 remedy="Use the server's own endpoint as host, or set postgres.aws_iam.region",
             )
-        return str(region)
+        return region
+
+    def _known_region(self, host: str = "") -> str:
+        """Return the configuration's region, else the host's, else the environment's."""
+        named = _HOST.search(host.lower())
+        return str(
+            self._settings.region
+            or (named and (named[1] or named[2]))
+            or os.environ.get("AWS_REGION")
+            or self._session.get_config_variable("region")
+            or ""
+        )
 
     def _denied(self, error: Any) -> TargetDown | LoginRefused:
         code = str(error.response.get("Error", {}).get("Code", ""))

@@ -19,7 +19,7 @@ try:
     import azure.identity
 except ImportError as error:
     raise ConfigurationError(
-        "auth_method azure_ad needs the package azure-identity, which is not installed",
+        f"auth_method azure_ad needs the package azure-identity: {error}",
         remedy="Install it beside the agent: pip install 'pg-collector[azure]'",
     ) from error
 
@@ -56,6 +56,8 @@ for _name in ("azure", "msal"):
 
 class Source:
     """Asks Microsoft Entra for tokens that are good for Azure's open-source databases."""
+
+    remedy = _NO_IDENTITY
 
     def __init__(self, target: str, settings: AzureAd) -> None:
         self._target = target
@@ -98,5 +100,7 @@ class Source:
 def _told(message: str) -> str:
     """Return the line of what the SDK says that says most."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    by_worth = ("AADSTS", "ManagedIdentityCredential:", "")
-    return next((line for one in by_worth for line in lines if one in line), "")[:200]
+    tried = [line for line in lines if "Credential:" in line]
+    telling = [line for line in tried if "unavailable" not in line]
+    said = [line for line in lines if "AADSTS" in line] or telling or tried[-1:] or lines or [""]
+    return said[0][:200]

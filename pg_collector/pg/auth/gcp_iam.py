@@ -20,7 +20,7 @@ try:
     import google.auth.transport.requests
 except ImportError as error:
     raise ConfigurationError(
-        "auth_method gcp_iam needs the package google-auth, which is not installed",
+        f"auth_method gcp_iam needs the package google-auth: {error}",
         remedy="Install it beside the agent: pip install 'pg-collector[gcp]'",
     ) from error
 
@@ -41,6 +41,8 @@ logging.getLogger("google").setLevel(logging.WARNING)
 
 class Source:
     """Asks Google for tokens that are good for logging in to Cloud SQL, and for nothing else."""
+
+    remedy = _NO_CREDENTIALS
 
     def __init__(self, target: str) -> None:
         self._target = target

@@ -1,14 +1,18 @@
 """What all ways to log in have in common."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from pg_collector.config.model import Postgres
+from pg_collector.config.model import AuthMethod, Postgres
 from pg_collector.pg.auth import password
 from pg_collector.wire import Wire
 
 # The password for a host, a port and a user; None leaves it to libpq.
 Sign = Callable[[str, str, str], str | None]
+
+
+# Those whose passwords are tokens, which let in whoever has them.
+TOKENS: Final = frozenset((AuthMethod.AWS_IAM, AuthMethod.GCP_IAM, AuthMethod.AZURE_AD))
 
 
 class Login(Protocol):
@@ -21,8 +25,8 @@ class Login(Protocol):
         `ConfigurationError`, `TargetDown`, `TargetRefused`.
         """
 
-    def refused(self) -> bool:
-        """Hear that the server did not accept what was signed; say whether to try again at once."""
+    def refused(self, sign: Sign) -> bool:
+        """Hear that the server refused what `sign` gave; say whether to try again at once."""
 
 
 class Plain:
@@ -38,6 +42,6 @@ class Plain:
         text = self._ask() if self._ask is not None else password.find(self._postgres)
         return lambda _host, _port, _user: text
 
-    def refused(self) -> bool:
+    def refused(self, sign: Sign) -> bool:  # noqa: ARG002  # there is no other
         """Say no: it would be the same again."""
         return False

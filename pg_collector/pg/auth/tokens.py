@@ -1,23 +1,27 @@
 """Tokens instead of passwords: fetched over the network, kept in memory, renewed before they end.
 
 Where from is a `TokenSource`'s affair, which means somebody else's SDK with time limits of its own.
-So it works in a thread of its own, at most one for each target, and who waits for it gives up after
-FETCH_WITHIN. A breaker leaves alone what failed too often. Nothing is ever written to disk.
+So it works in a thread of its own, one at a time for each target, and who waits for it gives up
+after FETCH_WITHIN; nobody waits while the last token is good. A breaker leaves alone what failed
+too often. Nothing is ever written to disk.
 """
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
 from pg_collector.clock import Clock
-from pg_collector.errors import BreakerOpen, CollectorError, TargetDown, TargetError
+from pg_collector.errors import BreakerOpen, CollectorError, TargetDown
 from pg_collector.pg.auth.login import Sign
-from pg_collector.wire import Wire
+from pg_collector.wire import Wire, WireCut
 
 log = logging.getLogger(__name__)
 
 FETCH_WITHIN: Final = 10.0  # seconds
+ABANDONED: Final = 60.0  # seconds after which a fetch is thought to be lost, and another begun
+MOST_LOST: Final = 3  # threads that may be lost in an SDK
 EARLY: Final = 300.0  # seconds before its end that a token is replaced, at most half of its life
 LATEST: Final = 5.0  # seconds before its end that one is used at all
 _JUST_FETCHED: Final = 10.0  # seconds: refused within them, another one would fare no better
@@ -32,6 +36,10 @@ class Ticket(NamedTuple):
 
 class TokenSource(Protocol):
     """Where tokens come from; called in one thread at a time."""
+
+    @property
+    def remedy(self) -> str:
+        """What helps where nothing more is known."""
 
     def fetch(self, *, anew: bool) -> Ticket:
         """Return a ticket; `anew` says that the last one was refused before its time.
@@ -62,122 +70,143 @@ class _Kept(NamedTuple):
 
 
 class Tokens:
-    """The tokens of one target. Thread-safe."""
+    """The tokens of one target, for both of its lanes. Thread-safe."""
 
     def __init__(
         self,
         target: str,
-        source: TokenSource,
+        make: Callable[[], TokenSource],
         *,
         breaker: Guard,
         clock: Clock,
         within: float = FETCH_WITHIN,
     ) -> None:
+        """`make` gives a source; it is called in the thread that fetches."""
         self._target = target
-        self._source = source
+        self._make = make
         self._breaker = breaker
         self._clock = clock
         self._within = within
         self._lock = threading.Lock()  # guards all that follows
+        self._source: TokenSource | None = None
         self._kept: _Kept | None = None
+        self._dropped: _Kept | None = None  # the last one that was refused
         self._anew = False
-        self._under_way: _Fetch | None = None
+        self._number = 0  # of the last fetch that began
+        self._began: float | None = None  # when that was; None: it has ended
+        self._error: CollectorError | None = None  # of the last one that ended
+        self._lost = 0  # fetches that were given up, and have not ended
+        self._waiting: list[threading.Event] = []
 
     def prepare(self, wire: Wire) -> Sign:
-        """Return the token that is kept, or a new one where that one ends soon.
+        """Return the token that is kept, or a new one where that one has ended.
 
         Raises `ConfigurationError`, `TargetDown`, `TargetRefused`.
         """
-        with self._lock:
-            kept = self._kept
-        if kept is not None and self._clock.monotonic() < kept.early():
-            return kept.ticket.sign
-        try:
-            with self._breaker.guard():
-                return self._fetched(wire).ticket.sign
-        except (BreakerOpen, TargetError) as error:
-            if kept is not None and self._clock.monotonic() < kept.end():
-                log.warning(
-                    "%s: no new token; the old one is still good: %s", self._target, error,
-                    extra={"target": self._target, "remedy": error.remedy},
-                )  # fmt: skip
-                return kept.ticket.sign
-            if isinstance(error, BreakerOpen):
-                raise TargetDown(str(error), remedy=error.remedy, retry_in=error.retry_in) from None
-            raise
-
-    def refused(self) -> bool:
-        """Forget the token that was refused; say whether it had been kept for a while."""
-        with self._lock:
-            kept, self._kept = self._kept, None
-            self._anew = True
-        return kept is not None and self._clock.monotonic() - kept.since > _JUST_FETCHED
-
-    def _fetched(self, wire: Wire) -> _Kept:
         arrived = threading.Event()
         with self._lock:
-            fetch = self._under_way
-            # One that came too late for whoever began it is as good as a new one, while it lasts.
-            if fetch is None or fetch.is_past(self._clock.monotonic()):
-                fetch = _Fetch(self._target, self._source, self._clock, anew=self._anew)
-                self._under_way = fetch
-        with wire.waking(arrived.set):
-            fetch.tell(arrived)
-            arrived.wait(self._within)
-        if not fetch.done:
-            what = "was interrupted" if wire.is_cut else f"did not come within {self._within:g} s"
-            raise TargetDown(
-                f"{self._target}: the token {what}",
-                remedy="Can this host reach the endpoint that gives tokens? See docs/security.md.",
-            )
-        with self._lock:
-            if self._under_way is fetch:
-                self._under_way = None
-                if fetch.kept is not None:
-                    self._anew = False
-                    self._kept = fetch.kept
-            kept = self._kept
-        if fetch.error is not None:
-            raise fetch.error
-        if kept is None:  # refused in the meantime, by way of the other lane
-            raise TargetDown(f"{self._target}: the token was refused")
-        return kept
-
-
-class _Fetch:
-    """One fetch under way, in a thread of its own."""
-
-    def __init__(self, target: str, source: TokenSource, clock: Clock, *, anew: bool) -> None:
-        self.done = False
-        self.kept: _Kept | None = None
-        self.error: CollectorError | None = None
-        self._source = source
-        self._clock = clock
-        self._anew = anew
-        self._lock = threading.Lock()  # guards _waiting, and that nobody waits for what is done
-        self._waiting: list[threading.Event] = []
-        threading.Thread(target=self._run, name=f"token {target}", daemon=True).start()
-
-    def is_past(self, now: float) -> bool:
-        """Say whether it is done and of no use any more."""
-        return self.done and (self.kept is None or now >= self.kept.early())
-
-    def tell(self, arrived: threading.Event) -> None:
-        """Set the event once it is done."""
-        with self._lock:
+            now, kept = self._clock.monotonic(), self._kept
+            if kept is not None and now < kept.early():
+                return kept.ticket.sign
+            number = self._begin(now)
+            if kept is not None and now < kept.end():
+                return kept.ticket.sign  # the next one is on its way
             self._waiting.append(arrived)
-            if self.done:
-                arrived.set()
-
-    def _run(self) -> None:
         try:
-            began = self._clock.monotonic()
-            self.kept = _Kept(self._source.fetch(anew=self._anew), began)
-        except CollectorError as error:
-            self.error = error
-        except Exception as error:  # noqa: BLE001  # an SDK's own: what it says may hold anything
-            self.error = TargetDown(f"the token could not be had: {type(error).__name__}")
+            with wire.waking(arrived.set):
+                arrived.wait(self._within)
+        except WireCut:
+            pass  # told below
         with self._lock:
-            self.done = True
-            for one in self._waiting:
-                one.set()
+            if arrived in self._waiting:
+                self._waiting.remove(arrived)
+            if self._kept is not None and self._kept is not kept:
+                return self._kept.ticket.sign
+            ended = self._began is None and self._number >= number
+            error = self._error if ended else None
+        if error is not None:
+            raise error
+        if wire.is_cut:
+            raise TargetDown(f"{self._target}: the attempt to connect was interrupted")
+        if ended:
+            raise TargetDown(f"{self._target}: the token was refused, says the other session")
+        raise TargetDown(
+            f"{self._target}: the token did not come within {self._within:g} s",
+            remedy="Can this host reach the endpoint that gives tokens? Is it overloaded?",
+        )
+
+    def refused(self, sign: Sign) -> bool:
+        """Forget the token that was refused; say whether another one may fare better."""
+        with self._lock:
+            kept = self._kept
+            if kept is not None and kept.ticket.sign is not sign:
+                return True  # there is another one by now
+            if kept is None and self._dropped is not None and self._dropped.ticket.sign is sign:
+                kept = self._dropped  # the other lane was told so as well
+            self._kept, self._dropped, self._anew = None, kept, True
+        return kept is not None and self._clock.monotonic() - kept.since > _JUST_FETCHED
+
+    def _begin(self, now: float) -> int:
+        """Begin a fetch unless one is under way, and return its number. The lock is held."""
+        if self._began is not None:
+            if now - self._began < ABANDONED or self._lost >= MOST_LOST:
+                return self._number
+            self._lost += 1
+            self._source = None  # that one may be stuck for good
+        self._number += 1
+        self._began = now
+        threading.Thread(
+            target=self._fetch,
+            args=(self._number, now, self._anew),
+            name=f"token {self._target}",
+            daemon=True,
+        ).start()
+        return self._number
+
+    def _fetch(self, number: int, began: float, anew: bool) -> None:  # noqa: FBT001  # a thread's
+        kept: _Kept | None = None
+        error: CollectorError | None = None
+        try:
+            with self._breaker.guard():
+                kept = _Kept(self._asked(anew=anew), began)
+        except BreakerOpen as refusal:
+            error = TargetDown(str(refusal), remedy=refusal.remedy, retry_in=refusal.retry_in)
+        except CollectorError as trouble:
+            error = trouble
+        with self._lock:
+            if number != self._number:  # given up in the meantime
+                self._lost -= 1
+                return
+            self._began, self._error = None, error
+            old = self._kept
+            if kept is not None:
+                self._kept = kept
+                self._anew = self._anew and not anew
+            waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.set()
+        if error is not None and old is not None and self._clock.monotonic() < old.end():
+            extra = {"target": self._target, "remedy": error.remedy}
+            log.warning(
+                "%s: no new token; the old one is still good: %s", self._target, error, extra=extra
+            )
+
+    def _asked(self, *, anew: bool) -> Ticket:
+        """Ask the source; whatever it raises is one of our errors, and shows no secret."""
+        with self._lock:
+            source = self._source
+        if source is None:
+            source = self._make()
+            with self._lock:
+                self._source = source
+        try:
+            return source.fetch(anew=anew)
+        except CollectorError:
+            raise
+        except Exception as error:  # noqa: BLE001  # an SDK's own: what it says may hold anything
+            said = type(error).__name__
+            if isinstance(error, OSError) and error.strerror:
+                said = f"{error.filename or said}: {error.strerror}"
+            raise TargetDown(
+                f"{self._target}: the token could not be had: {said}", remedy=source.remedy
+            ) from None
