@@ -212,11 +212,19 @@ def test_a_revoked_server_is_refused_until_it_shows_another_certificate(bench: B
 
 @pytest.mark.ends
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "does not exist"), (b"", "is no list"), (b"hello", "is no list")]
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        (b"", "is no list"),
+        (b"hello", "is no list"),
+        (b"CA", "is no list of revoked certificates, or more"),
+    ],
 )
 def test_a_list_of_revoked_certificates_that_cannot_be_read_lets_nobody_through(
     bench: Bench, content: bytes | None, words: str
 ):
+    if content == b"CA":  # its certificates would be trusted from then on
+        content = bench.pki.revocations().read_bytes() + bench.pki.other.ca.read_bytes()
     if content is not None:
         bench.crl.write_bytes(content)
     lane = bench.lane(bench.database(crl_file=bench.crl))

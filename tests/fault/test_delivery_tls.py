@@ -135,11 +135,13 @@ def test_34_a_far_side_whose_certificate_was_revoked_gets_nothing(pki: Pki, tmp_
         delivery.close()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no list"])
+@pytest.mark.parametrize("content", [None, b"", b"no list", b"CA"])
 def test_34_a_list_of_revoked_certificates_that_cannot_be_used_is_named(
     pki: Pki, tmp_path: Path, content: bytes | None
 ):
     crl = tmp_path / "ca.crl"
+    if content == b"CA":  # its certificates would be trusted from then on
+        content = pki.revocations().read_bytes() + pki.other.ca.read_bytes()
     if content is not None:
         crl.write_bytes(content)
     with FarSide(tls=pki.server) as far:

@@ -10,6 +10,7 @@ import pytest
 
 from pg_collector.agent import Agent
 from pg_collector.config.model import (
+    AuthMethod,
     Breaker,
     Breakers,
     Local,
@@ -280,3 +281,41 @@ def test_another_platform_is_sent_to_from_the_next_batch_on(newest_server, tmp_p
         second.ledger.check()
         assert agent.buffer.account().balanced
         assert not agent.buffer.account().lost
+
+
+def test_the_breaker_of_the_endpoint_that_gives_tokens_follows_the_configuration(
+    newest_server, tmp_path
+):
+    dsn = newest_server.dsn("pgcollector").replace("127.0.0.1", "db.example.test")
+    config = configuration({"prod": f"{dsn} hostaddr=127.0.0.1"}, tmp_path / "output")
+    config = changed(config, "prod", auth_method=AuthMethod.GCP_IAM)
+
+    def shown(agent):
+        return (
+            'circuit_breaker_state{component="token:prod"}' in agent.metrics.render("")[0].decode()
+        )
+
+    with running(config, tmp_path / "socket") as agent:
+        assert shown(agent)
+        config = replace(config, breakers=Breakers(postgres=Breaker(reset=7.0)))
+        agent.adopt(config)
+        target = agent.targets["prod"]
+        both = target.breaker, target._token_breaker
+        assert [one and one.reset for one in both] == [7.0, 7.0]
+        agent.adopt(changed(config, "prod", auth_method=AuthMethod.AUTO))
+        assert not shown(agent)
+        agent.adopt(config)
+        assert shown(agent)
+        agent.adopt(replace(config, databases=()))
+        assert not shown(agent)
+
+
+def test_a_weak_connection_is_told_once_in_the_log(newest_server, tmp_path, caplog, monkeypatch):
+    # An address that is no loopback's, as far as the configuration shows.
+    monkeypatch.setattr("pg_collector.pg.conninfo._is_near", lambda _endpoint: False)
+    config = configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path / "output")
+    with running(config, tmp_path / "socket"):
+        sampled(tmp_path / "output", count=3)
+    told = [one.getMessage() for one in caplog.records if "can take its place" in one.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("prod: sslmode=disable: whoever is on the way to 127.0.0.1:")
