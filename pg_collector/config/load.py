@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 
 from pg_collector.config import environment
+from pg_collector.config.database_rules import CheckConnString
 from pg_collector.config.layers import Layers, too_open
 from pg_collector.config.model import Config
 from pg_collector.config.problems import DEFAULT, Origin, Problems
 from pg_collector.config.reading import Reading, converted
-from pg_collector.config.rules import CheckConnString, Rules
+from pg_collector.config.rules import Rules
 from pg_collector.samplers._sampler import Sampler
 
 __all__ = ["Loaded", "find", "load"]

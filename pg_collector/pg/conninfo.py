@@ -7,7 +7,6 @@ https://www.postgresql.org/docs/current/libpq-connect.html
 
 import difflib
 import ipaddress
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +16,13 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pg_collector.config.model import AuthMethod, Database, Postgres, Tls
+from pg_collector.config.model import AuthMethod, Database, Postgres
 from pg_collector.errors import ConfigurationError
+from pg_collector.pg import tls_parameters
 from pg_collector.pg.auth import cert
-from pg_collector.pg.auth.login import TOKENS, Sign
+from pg_collector.pg.auth.login import Sign
 from pg_collector.pg.trouble import Peer, Scrub, scrubber
 from pg_collector.secret import Secret
-from pg_collector.trust import system_bundle
 
 _SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key")
 # Ours to decide, per address.
@@ -39,8 +38,6 @@ _KEEPALIVES = {
     "tcp_user_timeout": "15000",  # ms
 }
 _PORTS = 65_535
-_ENCRYPTED = ("require", "verify-ca", "verify-full")
-_OUTDATED = ("tlsv1", "tlsv1.0", "tlsv1.1")
 # Our sessions are read-only themselves, so libpq's test for "read-write" could never pass.
 _ATTRS = {"read-write": "primary", "read-only": "standby"}
 
@@ -133,11 +130,13 @@ def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = No
             remedy="Name the socket's directory: host=/var/run/postgresql",
         )
     networked = not all(one.is_socket for one in endpoints)
-    tls = _tls(postgres.tls, own, values) if networked else {}
+    tls = tls_parameters.parameters(postgres.tls, own, values) if networked else {}
     if postgres.auth_method is AuthMethod.CERT:
-        cert.refuse_impossible(database.name, tls, found=_certificate(postgres, tls) is not None)
+        cert.refuse_impossible(
+            database.name, tls, found=tls_parameters.certificate(postgres, tls) is not None
+        )
     if networked:
-        _refuse_weak(database.name, postgres, tls)
+        tls_parameters.refuse_weak(database.name, postgres, tls)
     signed = ((one, sign(one.host or one.hostaddr, one.port, values["user"])) for one in endpoints)
     passwords = {one: Secret(text) for one, text in signed if text is not None}
     known = (one.reveal() for one in passwords.values())
@@ -150,7 +149,7 @@ def route(database: Database, *, sign: Sign = _unsigned, dbname: str | None = No
         params=_params(postgres, own, values),
         tls=tls,
         passwords=passwords,
-        certificate=_certificate(postgres, tls),
+        certificate=tls_parameters.certificate(postgres, tls),
         revoked=Path(tls["sslcrl"]) if tls.get("sslcrl") else None,
         method=postgres.auth_method,
         scrub=scrubber([*known, *(values.get(name, "") for name in _SECRETS)]),
@@ -166,7 +165,7 @@ def files(database: Database) -> tuple[Path, ...]:
     except ConfigurationError:
         named = {}
     found = [Path(named[name]) for name in _FILES if named.get(name)]
-    if (home := _home()) is not None:
+    if (home := tls_parameters.home()) is not None:
         found += [home / _FILES[name] for name in _FILES if not named.get(name)]
     if postgres.password_file is not None:
         found.append(postgres.password_file)
@@ -298,37 +297,6 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
-def _tls(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    params = {name: value for name, value in values.items() if name.startswith("ssl")}
-    params["sslmode"] = _mode(tls, own, values)
-    root = own.get("sslrootcert") or (tls.ca_file if tls.ca_file != "system" else None)
-    root = root or values.get("sslrootcert")
-    if root is None and default_file("root.crt") is not None:
-        pass  # libpq's own default, as for psql
-    elif root in {None, "system"}:
-        params.pop("sslrootcert", None)
-        if params["sslmode"].startswith("verify"):  # with `require` it would verify as well
-            params["sslrootcert"] = _bundle()
-    else:
-        params["sslrootcert"] = str(root)
-    files = (("sslcert", tls.cert_file), ("sslkey", tls.key_file), ("sslcrl", tls.crl_file))
-    for name, path in files:
-        if path is not None and name not in own:
-            params[name] = str(path)
-    return params
-
-
-def _certificate(postgres: Postgres, tls: Mapping[str, str]) -> Path | None:
-    """Return the client certificate that has to be there; others libpq may pass over.
-
-    Users point PGSSLCERT to nowhere so that a default that they may not read is not looked for.
-    """
-    named = tls.get("sslcert")
-    if postgres.auth_method is AuthMethod.CERT:
-        return Path(named) if named else default_file("postgresql.crt")
-    return Path(named) if named and named == str(postgres.tls.cert_file) else None
-
-
 def shown_certificate(database: Database) -> Path | None:
     """Return the file of the client certificate that sessions show, if there is one."""
     try:
@@ -338,25 +306,7 @@ def shown_certificate(database: Database) -> Path | None:
     if not one.tls:
         return None
     named = one.tls.get("sslcert")
-    return Path(named) if named else default_file("postgresql.crt")
-
-
-def default_file(name: str) -> Path | None:
-    """Return a file of libpq's own folder if it is there.
-
-    https://www.postgresql.org/docs/current/libpq-ssl.html
-    """
-    folder = _home()
-    path = folder / ".postgresql" / name if folder is not None else None
-    # `Path.exists` would raise where the folder may not be entered.
-    return path if path is not None and os.path.exists(path) else None  # noqa: PTH110
-
-
-def _home() -> Path | None:
-    try:
-        return Path.home()
-    except RuntimeError:  # a user whom nobody knows
-        return None
+    return Path(named) if named else tls_parameters.default_file("postgresql.crt")
 
 
 def weakness(route: Route) -> str:
@@ -376,58 +326,6 @@ def _is_near(endpoint: Endpoint) -> bool:
     return endpoint.host == "localhost" or (
         where is not None and ipaddress.ip_address(where).is_loopback
     )
-
-
-def _refuse_weak(target: str, postgres: Postgres, tls: Mapping[str, str]) -> None:
-    """Refuse what would show a token to whoever listens, or protects as good as not."""
-    method = postgres.auth_method
-    if postgres.tls.crl_file is not None and not _verifies(tls):
-        raise ConfigurationError(
-            f"{target}: postgres.tls.crl_file would be passed over: sslmode={tls['sslmode']} does "
-            "not verify the server",
-            remedy="Leave sslmode out (verify-full is the default), or crl_file",
-        )
-    if method in TOKENS and tls["sslmode"] not in _ENCRYPTED:
-        raise ConfigurationError(
-            f"{target}: auth_method {method} sends a token that lets in whoever has it, and "
-            f"sslmode={tls['sslmode']} would send it in the clear",
-            remedy="Leave sslmode out: verify-full is the default",
-        )
-    least = tls.get("ssl_min_protocol_version", "")
-    if least.lower() in _OUTDATED:
-        raise ConfigurationError(
-            f"{target}: ssl_min_protocol_version={least}: less than TLS 1.2 is not spoken",
-            remedy="Leave ssl_min_protocol_version out",
-        )
-
-
-def _verifies(tls: Mapping[str, str]) -> bool:
-    """Say whether libpq looks at the server's certificate: `require` does with an authority."""
-    if tls["sslmode"].startswith("verify"):
-        return True
-    root = "sslrootcert" in tls or default_file("root.crt") is not None
-    return tls["sslmode"] == "require" and root
-
-
-def _mode(tls: Tls, own: Mapping[str, str], values: Mapping[str, str]) -> str:
-    if "sslmode" in own:
-        return own["sslmode"]
-    if tls.mode is not None:
-        return tls.mode.value
-    # `prefer` is libpq's default; only the environment shows whether somebody chose it.
-    if "PGSSLMODE" in os.environ or values["sslmode"] != "prefer":
-        return values["sslmode"]
-    return "verify-full"
-
-
-def _bundle() -> str:
-    bundle = system_bundle()
-    if bundle is None:
-        raise ConfigurationError(
-            "postgres.tls.ca_file: no bundle of certificate authorities on this system",
-            remedy="Install ca-certificates, or name a file",
-        )
-    return str(bundle)
 
 
 def _hint(text: str) -> str:

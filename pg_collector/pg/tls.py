@@ -15,7 +15,8 @@ from typing import Final
 
 from pg_collector.config.files import Unreadable, readable
 from pg_collector.errors import TargetRefused
-from pg_collector.pg.conninfo import Endpoint, Route, default_file
+from pg_collector.pg.conninfo import Endpoint, Route
+from pg_collector.pg.tls_parameters import default_file
 from pg_collector.trust import FAULTS, load_revoked
 from pg_collector.wire import Wire
 

@@ -12,6 +12,7 @@ from pg_collector.config.model import AuthMethod, Database, Postgres, Tls, TlsMo
 from pg_collector.errors import ConfigurationError, TargetDown
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth import password
+from pg_collector.pg.tls_parameters import default_file
 from pg_collector.resolve import Resolver
 from pg_collector.secret import Secret
 from pg_collector.trust import system_bundle
@@ -250,7 +251,7 @@ def test_a_user_whom_nobody_knows_has_no_files_of_his_own(monkeypatch: pytest.Mo
     assert not [
         one for one in conninfo.files(database("host=10.0.0.1")) if ".postgresql" in str(one)
     ]
-    assert conninfo.default_file("root.crt") is None
+    assert default_file("root.crt") is None
 
 
 def test_every_file_that_logging_in_depends_on_is_known(
