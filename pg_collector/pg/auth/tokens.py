@@ -94,7 +94,8 @@ class Tokens:
         self._anew = False
         self._number = 0  # of the last fetch that began
         self._began: float | None = None  # when that was; None: it has ended
-        self._error: CollectorError | None = None  # of the last one that ended
+        self._ended = 0  # the number of the last one that ended
+        self._error: CollectorError | None = None  # of that one
         self._lost = 0  # fetches that were given up, and have not ended
         self._waiting: list[threading.Event] = []
 
@@ -122,7 +123,7 @@ class Tokens:
                 self._waiting.remove(arrived)
             if self._kept is not None and self._kept is not kept:
                 return self._kept.ticket.sign
-            ended = self._began is None and self._number >= number
+            ended = self._ended >= number
             error = self._error if ended else None
         if error is not None:
             raise error
@@ -177,7 +178,7 @@ class Tokens:
             if number != self._number:  # given up in the meantime
                 self._lost -= 1
                 return
-            self._began, self._error = None, error
+            self._began, self._ended, self._error = None, number, error
             old = self._kept
             if kept is not None:
                 self._kept = kept
