@@ -268,6 +268,7 @@ def test_a_database_beyond_the_plan_is_paused_not_broken(server, tmp_path):
         assert 'pg_up{target="b"}' not in get(agent, "/metrics")[1]
 
 
+@pytest.mark.ends(oldest="long")
 def test_a_first_start_with_many_large_texts_loses_nothing(fresh_server, tmp_path):
     with fresh_server.connect() as session:
         for number in range(1_000):  # 7 kB each

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pg_collector.config.model import Breaker, Discover
 from pg_collector.metrics import Metrics
 from pg_collector.pg.auth.login import Plain
+from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
 from pg_collector.samplers._sampler import LaneName
@@ -243,9 +244,23 @@ def test_a_visit_that_a_lost_server_spoilt_is_made_up_for(database, visits, faul
     assert not there.target.trouble
 
 
-def test_opening_sessions_is_part_of_the_budget(database, visits):
-    def slowly():
+def test_opening_sessions_is_part_of_the_budget(database, visits, monkeypatch):
+    opened = Session.open
+
+    def slowly(*arguments, **options):
         there.clock.advance(2)  # seconds until a session is open: a fifth of a core
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(Session, "open", slowly)
+    there = visits(database.server.dsn("pgcollector"), budget=0.1, include=(database.name,))
+    limited = [one for _ in range(8) for one in told(there.take()) if one[1] == "limited"]
+    assert {where for where, _, _ in limited} == {None, database.name}
+    assert "every 20 s" in limited[0][2]
+
+
+def test_what_is_waited_for_before_the_server_is_asked_is_not(database, visits):
+    def slowly():
+        there.clock.advance(2)  # seconds until a password is there
         return "secret"
 
     there = visits(
@@ -254,6 +269,4 @@ def test_opening_sessions_is_part_of_the_budget(database, visits):
         password=slowly,
         include=(database.name,),
     )
-    limited = [one for _ in range(8) for one in told(there.take()) if one[1] == "limited"]
-    assert {where for where, _, _ in limited} == {None, database.name}
-    assert "every 20 s" in limited[0][2]
+    assert not [one for _ in range(8) for one in told(there.take()) if one[1] == "limited"]
