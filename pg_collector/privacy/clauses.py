@@ -247,21 +247,33 @@ _SECRET_SETTING = re.compile(
 
 def secrets(text: str) -> list[tuple[int, int]]:
     """Return where credentials stand in `text`, placeholders among them; none overlaps another."""
-    found = [*_role_passwords(text), *_connections(text), *_secret_options(text)]
-    for start, end in segments(text):
-        value = _value_start(text, start, end)
-        if value >= 0 and _SECRET_SETTING.search(text, start, value):
-            found.append((value, end))
-        if _ROUTINE.match(text, start, end):
-            clauses = _CLAUSE.finditer(text, start, end)
-            settings = itertools.takewhile(lambda clause: not clause[1], clauses)
-            found += [clause.span(2) for clause in settings if _SECRET_SETTING.search(clause[0])]
-        # Which setting it is stands in a string.
-        found += [
-            (call.end(), _call_end(text, call.end(), end))
-            for call in _CALL.finditer(text, start, end)
-        ]
+    low = text.lower()
+    found: list[tuple[int, int]] = []
+    if "password" in low or "identified" in low:
+        found += _role_passwords(text)
+    if "subscription" in low:
+        found += _connections(text)
+    if "options" in low:
+        found += _secret_options(text)
+    if "set" in low:
+        for start, end in segments(text):
+            found += _secret_settings(text, start, end)
     return apart(found)
+
+
+def _secret_settings(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where the values of settings that are secret stand in one statement."""
+    value = _value_start(text, start, end)
+    if value >= 0 and _SECRET_SETTING.search(text, start, value):
+        yield value, end
+    if _ROUTINE.match(text, start, end):
+        clauses = _CLAUSE.finditer(text, start, end)
+        for clause in itertools.takewhile(lambda clause: not clause[1], clauses):
+            if _SECRET_SETTING.search(clause[0]):
+                yield clause.span(2)
+    # Which setting it is stands in a string.
+    for call in _CALL.finditer(text, start, end):
+        yield call.end(), _call_end(text, call.end(), end)
 
 
 def apart(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

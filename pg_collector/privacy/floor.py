@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from pg_collector.privacy import clauses, lexer
 from pg_collector.privacy.clauses import apart
-from pg_collector.privacy.lexer import Kind, Span
+from pg_collector.privacy.scanner import STRING, Span
 from pg_collector.privacy.scrub import without_credentials
 
 
@@ -24,12 +24,12 @@ def without_secrets(text: str) -> str | None:
     secret += [
         (start, end)
         for start, end, kind in found
-        if kind is Kind.STRING and _LABEL.search(text, start, end)
+        if kind is STRING and _LABEL.search(text, start, end)
     ]
     parts: list[str] = []
     at = 0
     for first, last in apart(secret):
-        parts += (text[at:first], " " if text[first - 1 : first].isalnum() else "", Kind.STRING)
+        parts += (text[at:first], " " if text[first - 1 : first].isalnum() else "", STRING)
         at = last
     return without_credentials("".join((*parts, text[at:])))
 

@@ -9,15 +9,15 @@ All that reads SQL here reads what the lexer has masked: strings are `'?'`, comm
 
 import functools
 import hashlib
+import pkgutil
 import re
 import time
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from typing import Final, Protocol
 
 from pg_collector.errors import ConfigurationError
 from pg_collector.privacy.copy_data import INLINE_COPY_DATA
-from pg_collector.privacy.segments import NO_WORD, TOKEN, WORD
+from pg_collector.privacy.segments import NO_START, NO_WORD, TOKEN, WORD
 from pg_collector.privacy.statements import UNRECOGNIZED
 
 HIDDEN: Final = "?"  # a name that matched a pattern; in SQL in double quotes
@@ -36,10 +36,12 @@ _FIXED: Final = "|".join(
 )
 _QUOTED: Final = r"(?:[uU]&)?\"[^\"]*+\"(?:\"[^\"]*+\")*"
 _IN_WORD: Final = f"[^{NO_WORD}]"
-# A name in quotes that touches a word keeps them, or two names would become one.
+# What can begin none of these, and the name behind it. A name in quotes that touches a word keeps
+# them, or two names would become one. Words come first: there are most of them.
 _NAME = re.compile(
-    rf"'\?'|{_FIXED}|%s(?!{_IN_WORD})|%\([^()]*+\)s|(?<!{_IN_WORD}){_QUOTED}(?!{_IN_WORD})|(?P<touching>{_QUOTED})"
-    rf"|{WORD}",
+    r"([\x00-!#$&(-;=-@\[-^`{-\x7f]*+)"
+    rf"([^{NO_START}uU]{_IN_WORD}*+|[uU](?!&\"){_IN_WORD}*+|'\?'|{_FIXED}|%s(?!{_IN_WORD})|%\([^()]*+\)s"
+    rf"|(?<!{_IN_WORD}){_QUOTED}(?!{_IN_WORD})|(?P<touching>{_QUOTED})|{WORD}|['\"<%]|\Z)",
     re.ASCII,
 )
 _CAPITALS = re.compile("[A-Z]+")
@@ -64,11 +66,16 @@ class _Replacements(dict[str, str]):
             self[written] = found
         return found
 
-    def of(self, found: re.Match[str]) -> str:
-        """Return what stands for a match."""
-        shown = self[found[0]]
-        touches = found.lastgroup is not None and not shown.endswith('"')
-        return f'"{shown}"' if touches else shown
+    def in_sql(self, masked: str) -> str:
+        """Return a masked text with what stands for each of its names."""
+        parts = _NAME.split(masked)  # by four: two that are no name, a name, the same if it touches
+        names = list(map(self.__getitem__, parts[2::4]))
+        for place, touching in enumerate(parts[3::4]):
+            if touching and not names[place].endswith('"'):
+                names[place] = f'"{names[place]}"'
+        parts[2::4] = names
+        del parts[3::4]
+        return "".join(parts)
 
 
 class Names(Protocol):
@@ -101,7 +108,7 @@ class Tokens:
 
     def in_sql(self, masked: str) -> str:
         """Return a masked text with a token for every name."""
-        return _NAME.sub(self._written.of, masked)
+        return self._written.in_sql(masked)
 
     def _replaced(self, written: str) -> str:
         if written.startswith("%("):
@@ -116,7 +123,7 @@ def _read(written: str) -> str:
     first, quote, rest = written.partition('"')
     if quote:
         return rest[:-1].replace('""', '"')
-    if first[0] in "'%<":
+    if first[:1] in "'%<":
         return ""
     return first
 
@@ -129,8 +136,10 @@ def _folded(name: str) -> str:
 @functools.cache
 def sql_words() -> frozenset[str]:
     """Return PostgreSQL's own words: keywords, and names in pg_catalog, of versions 12 to 18."""
-    text = (files("pg_collector.privacy") / "sql_words.txt").read_text("ascii")
-    return frozenset(text.split())
+    text = pkgutil.get_data("pg_collector.privacy", "sql_words.txt")
+    if text is None:
+        raise FileNotFoundError("sql_words.txt")
+    return frozenset(text.decode("ascii").split())
 
 
 MOST_PATTERNS: Final = 50
@@ -175,7 +184,7 @@ class Patterns:
 
     def in_sql(self, masked: str) -> str:
         """Return a masked text with `"?"` for every name that matches."""
-        text = _NAME.sub(self._written.of, masked)
+        text = self._written.in_sql(masked)
         for one in self._regexes:
             text = one.sub(HIDDEN, text)
         return text

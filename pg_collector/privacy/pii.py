@@ -59,9 +59,13 @@ class Detector:
 
     def find(self, text: str) -> list[Finding]:
         """Return what is personal in a text, in its order, nothing twice."""
-        if not _HINT.search(text):
-            return []
-        every = [found for finder in self._finders for found in finder(text)]
+        every: list[Finding] = []
+        if "@" in text or "%40" in text:
+            every += _emails(text)
+        if _DIGITS.search(text):
+            every += [found for finder in self._finders for found in finder(text)]
+        if self.level == "full" and "+" in text:
+            every += _international(text)
         kept: list[Finding] = []
         for found in sorted(every, key=lambda one: (one.start, -one.end)):
             if not kept or found.start >= kept[-1].end:
@@ -84,8 +88,9 @@ class Detector:
         )
 
 
-# Nothing personal is without an `@` (or `%40`), or so many digits.
-_HINT = re.compile(r"@|%40|[0-9](?:[ ()./-]{0,2}[0-9]){7}")
+# No number but an international one has fewer digits than that of a social security. To look for
+# so many first is quick.
+_DIGITS = re.compile(r"[0-9](?:[ ()./-]{0,2}[0-9]){8}")
 # Digits that go on, on either side, are another number.
 _BEFORE: Final = r"(?<![\w-])(?<![0-9]\.)"
 _AFTER: Final = r"(?![\w-])(?!\.[0-9])"
@@ -214,14 +219,16 @@ _NAMED_PHONE = re.compile(
 )
 
 
+def _international(text: str) -> Iterator[Finding]:
+    return (Finding(Kind.PHONE, *found.span()) for found in _INTERNATIONAL.finditer(text))
+
+
 def _phones(text: str) -> Iterator[Finding]:
-    for found in _INTERNATIONAL.finditer(text):
-        yield Finding(Kind.PHONE, *found.span())
     for found in _NORTH_AMERICAN.finditer(text):
         yield Finding(Kind.PHONE, *found.span())
     for found in _NAMED_PHONE.finditer(text):
         yield Finding(Kind.PHONE, *found.span(1))
 
 
-_BASIC: Final = (_emails, _cards, _ssns)
+_BASIC: Final = (_cards, _ssns)
 _FULL: Final = (*_BASIC, _phones)

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from pg_collector.errors import USER_RAISED
-from pg_collector.privacy.lexer import CURLY_DOUBLE
+from pg_collector.privacy.endings import CURLY_DOUBLE
 
 MESSAGE_LIMIT: Final = 2_000  # code points kept of an error message
 LOG_LIMIT: Final = 65_536  # code points kept of a log message
@@ -18,6 +18,11 @@ _FLAGS: Final = re.ASCII | re.IGNORECASE
 _LABEL = (
     r"(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|signature|credentials?|authorization|cookie)"
+)
+# One of these is in every label, in lower case: a search for it is quicker than a pattern.
+_LABEL_PARTS: Final = (
+    *("passw", "passphrase", "pwd", "token", "secret", "key", "signature", "credential"),
+    *("authorization", "cookie"),
 )
 _QUOTED = r"(?:'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*\"?)"
 _KEY_VALUE = re.compile(
@@ -37,6 +42,7 @@ _TOKEN = re.compile(
     r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*+",
     re.ASCII | re.DOTALL,
 )
+_TOKEN_STARTS: Final = ("eyJ", "pgc_", "pga_", "pgr_", "AKIA", "ASIA", "-----BEGIN ")
 _RUN = re.compile(r"\S++")
 _PORT = re.compile(r"[0-9]{1,5}[^0-9A-Za-z]*+\Z")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}+://)\S*+", re.ASCII)
@@ -140,11 +146,18 @@ def without_credentials(text: str) -> str:
     """Return a text without passwords, tokens and keys, wherever they stand in it."""
     if "://" in text:
         text = _RUN.sub(_hide_userinfo, text)
-    text = _KEY_VALUE.sub(r"\1?", text)
-    text = _PASSWORD_LITERAL.sub(r"\1 ?", text)
-    text = _BEARER.sub(r"\1?", text)
-    text = _BASIC.sub(r"\1?", text)
-    return _TOKEN.sub("?", text)
+    low = text.lower()
+    if any(word in low for word in _LABEL_PARTS):
+        text = _KEY_VALUE.sub(r"\1?", text)
+    if "password" in low or "identified" in low:
+        text = _PASSWORD_LITERAL.sub(r"\1 ?", text)
+    if "bearer" in low:
+        text = _BEARER.sub(r"\1?", text)
+    if "basic" in low:
+        text = _BASIC.sub(r"\1?", text)
+    if any(start in text for start in _TOKEN_STARTS):
+        text = _TOKEN.sub("?", text)
+    return text
 
 
 def _hide_quoted(line: str) -> str:

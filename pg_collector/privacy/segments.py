@@ -12,7 +12,7 @@ FLAGS: Final = re.ASCII | re.IGNORECASE
 # Sets of what does NOT belong to a word: ranges up to U+10FFFF take 0.1 s to compile when case
 # is ignored.
 NO_START: Final = r"\x00-@\[-^`{-\x7f"
-NO_WORD = r"\x00-#%-/:-@\[-^`{-\x7f"
+NO_WORD: Final = r"\x00-#%-/:-@\[-^`{-\x7f"
 WORD: Final = f"[^{NO_START}][^{NO_WORD}]*+"
 ENDS: Final = f"(?![^{NO_WORD}])"
 BEGINS: Final = f"(?<![^{NO_WORD}])"
@@ -57,8 +57,12 @@ def _skip_empty(text: str, at: int) -> int:
 def segments(text: str) -> Iterator[tuple[int, int]]:
     """Yield where each statement of `text` begins and ends, without the `;` around it."""
     at, length = _skip_empty(text, 0), len(text)
+    if ";" not in text:
+        if at < length:
+            yield at, length
+        return
     while at < length:
-        end = segment_end(text, at) if ";" in text else length
+        end = segment_end(text, at)
         yield at, end
         at = _skip_empty(text, end)
 

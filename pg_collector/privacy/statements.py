@@ -14,6 +14,7 @@ from pg_collector.privacy.clauses import (
     mask_settings,
 )
 from pg_collector.privacy.copy_data import INLINE_COPY_DATA, drop_copy_data
+from pg_collector.privacy.scanner import STRING
 from pg_collector.privacy.segments import FLAGS, NO_START, WORD, segments
 
 UNRECOGNIZED: Final = "<unrecognized statement>"
@@ -51,9 +52,12 @@ def leading_command(text: str) -> str:
     return found[1].upper()
 
 
-def _known(segment: str) -> bool:
-    """Return whether `segment` begins with a command or is a text of the server."""
-    return bool(leading_command(segment) or _SERVER_TEXT.match(segment))
+def _known(text: str, start: int, end: int) -> bool:
+    """Return whether a statement begins with a command or is a text of the server."""
+    word = _FIRST_WORD.match(text, start, end)
+    if word is not None and word[1].lower() in COMMANDS:
+        return True
+    return _SERVER_TEXT.match(text, start, end) is not None
 
 
 def drop_unrecognized(text: str) -> str:
@@ -62,39 +66,48 @@ def drop_unrecognized(text: str) -> str:
     Prose, shell lines, rows and passwords typed at a prompt reach pg_stat_activity as they are.
     """
     for start, end in segments(text):
-        if not _known(text[start:end]):
+        if not _known(text, start, end):
             return text[:start] + UNRECOGNIZED
     return text
 
 
 _PLACE = r"(?:'\?'|\?|-\?|\+\?)"
 _STRINGS = re.compile(r"'\?'(?:\s*+'\?')+", re.ASCII)
+# From its first `?` on: a sign or a quote may stand before that.
 _LIST = re.compile(
-    rf"({_PLACE})(?:\s*+,\s*+{_PLACE})+(?=\s*+(?:[)\],;]|\Z)|\s++[^{NO_START}])", re.ASCII
+    rf"\?(?:'|)\s*+,\s*+{_PLACE}(?:\s*+,\s*+{_PLACE})*"
+    rf"(?=\s*+(?:[)\],;]|\Z)|\s++[^{NO_START}])",
+    re.ASCII,
 )
+_NEXT_ROW = re.compile(r"\)\s*+,\s*+\(", re.ASCII)
 _ROWS = re.compile(r"(\([^()?]*+\?[^()]*+\))(?:\s*+,\s*+\1)+", re.ASCII)
 
 
 def _first_of_list(found: re.Match[str]) -> str:
     """Return the first place of a list, or all of it if it begins amid an expression (`a + ?`)."""
-    text, at = found.string, found.start() - 1
+    text, at = found.string, found.start()
+    quoted = text.startswith("'", at + 1)
+    signed = text[at - 1 : at] in {"-", "+"}
+    first = "?'" if quoted else "?"
+    at -= 2 if quoted or signed else 1
     while at >= 0 and text[at].isspace():
         at -= 1
     before = text[at] if at >= 0 else ""
     if before in {"(", "[", ","}:
-        return found[1]
+        return first
     # After a word a sign is an operator: `a -?`.
     word = before.isalpha() or before == "_"
-    return found[1] if word and found[1][0] in "'?" else found[0]
+    return first if word and not signed else found[0]
 
 
 def collapse(text: str) -> str:
     """Return `text` with lists of placeholders, and lists of rows, shown by their first."""
-    if text.count("?") > 1:
-        text = _STRINGS.sub("'?'", text)
-        text = _LIST.sub(_first_of_list, text)
-        text = _ROWS.sub(r"\1", text)
-    return text
+    text = _LIST.sub(_first_of_list, text)
+    return _ROWS.sub(r"\1", text) if _NEXT_ROW.search(text) else text
+
+
+# What a statement begins with in which SET is a setting.
+_SETTERS: Final = ("set", "alter", "create")
 
 
 def apply_rules(masked: str, *, activity: bool) -> str:
@@ -103,7 +116,17 @@ def apply_rules(masked: str, *, activity: bool) -> str:
     activity: the text comes from pg_stat_activity, where anything a person typed may stand;
     other sources also hold expressions, which begin with no command.
     """
-    masked = _STRINGS.sub("'?'", masked)
+    masked = _STRINGS.sub(STRING, masked)
+    hidden = _without_secrets(masked)
+    if hidden != masked:
+        masked = _STRINGS.sub(STRING, hidden)
+    if activity:  # after the others: they may mask a parenthesis, and so move where statements end
+        masked = drop_unrecognized(masked)
+    return collapse(masked)
+
+
+def _without_secrets(masked: str) -> str:
+    """Return `masked` after the rules for statements whose secrets are not literals."""
     low = masked.lower()
     if "stdin" in low:
         masked = drop_copy_data(masked)
@@ -113,8 +136,6 @@ def apply_rules(masked: str, *, activity: bool) -> str:
         masked = mask_connection(masked)
     if "options" in low:
         masked = mask_options(masked)
-    if "set" in low:
+    if "set" in low and (";" in low or low.lstrip().startswith(_SETTERS)):
         masked = mask_settings(masked)
-    if activity:  # after the others: they may mask a parenthesis, and so move where statements end
-        masked = drop_unrecognized(masked)
-    return collapse(masked)
+    return masked

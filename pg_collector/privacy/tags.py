@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from pg_collector.privacy import lexer
+from pg_collector.privacy.scanner import COMMENT
 
 LONGEST: Final = 256  # characters of a value that are kept
 
@@ -83,9 +84,7 @@ def _comments(text: str) -> list[_Comment]:
     spans, agreed = lexer.readings(text)
     if not agreed or not spans:  # what is a comment, and what a string, cannot be known
         return []
-    runs = [
-        (first, last) for first, last, kind in (spans[0], spans[-1]) if kind is lexer.Kind.COMMENT
-    ]
+    runs = [(first, last) for first, last, kind in (spans[0], spans[-1]) if kind is COMMENT]
     found = {}
     for first, last in runs:
         blocks = list(_blocks(text, first, last))

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from pg_collector.privacy import lexer
+from pg_collector.privacy.scanner import Reading, Span, Way, scan
 from tests.support import sql_texts
 
 CASES = [
@@ -165,6 +166,60 @@ def test_what_is_hidden_in_a_text_is_hidden_in_every_prefix() -> None:
             if shown and "\\'" not in text and '"' not in text:
                 assert opener is not None, text[:end]
                 assert shown[0] >= opener.start(), text[:end]
+
+
+def _whole(text: str, way: Way) -> list[Span]:
+    found = Reading([], [])
+    scan(text, way, found)
+    return lexer._merged(found.spans)
+
+
+AWKWARD = (
+    *(
+        "\u2018",
+        "\u2019",
+        "\u201c",
+        "\\'",
+        "'a\\'",
+        "E'a'",
+        "E'a\\'b'",
+        "'a' ",
+        "'a'\n'b'",
+        "'a'--\n'b'",
+    ),
+    *(
+        "'a'b",
+        "b'a'",
+        "u&'a'",
+        "$$a$$",
+        "$$a$$b",
+        "1 ",
+        "1\u2018",
+        "a1",
+        "a",
+        " ",
+        "deadbeef-e29b-",
+    ),
+)
+
+
+def test_what_is_read_again_in_part_reads_as_if_it_were_read_whole() -> None:
+    rng, doubtful = sql_texts.seeded(12), 0
+    for number in range(8000):
+        atoms = AWKWARD if number % 2 else (*AWKWARD, *sql_texts.ATOMS)
+        text = "".join(rng.choices(atoms, k=rng.randrange(1, 16)))
+        escapes, curly = "\\'" in text, any(quote in text for quote in "\u2018\u2019\u201c")
+        ways = [
+            _whole(text, Way(escapes=way[0], curly=way[1], loose=loose))
+            for way in {(False, False), (escapes, False), (False, curly), (escapes, curly)}
+            for loose in (False, True)
+        ]
+        first = _whole(text, Way())
+        agreed = all(way == first for way in ways)
+        every = lexer._union([span for way in ways for span in way])
+        assert lexer.readings(text) == (first if agreed else every, agreed), text
+        doubtful += not agreed
+    assert doubtful > 2000
 
 
 def _seconds(text: str) -> float:

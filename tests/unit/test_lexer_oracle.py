@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pg_collector.privacy import lexer
+from pg_collector.privacy import endings, lexer
+from pg_collector.privacy.scanner import Span
 from tests.support import sql_texts
 from tests.unit.test_lexer import CASES
 
@@ -59,7 +60,7 @@ def complaint(text: str) -> str | None:
     return ""
 
 
-def _covered(spans: list[lexer.Span], places: list[int]) -> bytearray:
+def _covered(spans: list[Span], places: list[int]) -> bytearray:
     """Return one byte for each of the text's, 1 where it is hidden; `places` are in bytes."""
     covered = bytearray(places[-1])
     for start, end, _kind in spans:
@@ -72,7 +73,7 @@ def _must_stay(text: str, name: bytes, following: bytes) -> bool:
     if "\\'" in text or lexer._CURLY.search(text):  # two readings: one of them may hide names
         return False
     if b'"' in name:
-        return len(name) <= lexer.NAME_LENGTH + 2 and b"'" not in name
+        return len(name) <= endings.NAME_LENGTH + 2 and b"'" not in name
     return following != b'"'  # the e of e"it's"
 
 
