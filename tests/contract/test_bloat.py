@@ -79,8 +79,7 @@ def fill(database: Database, *names: str) -> None:
     """Make tables of these layouts, analyzed."""
     for name in names:
         write(database, name)
-    for name in names:
-        analyze(database, name)
+    analyze(database, *names)
 
 
 def write(database: Database, name: str) -> None:
@@ -95,16 +94,16 @@ def write(database: Database, name: str) -> None:
     database.query(f"insert into {name} select {values} from generate_series(1, {rows}) as g")
 
 
-def analyze(database: Database, name: str) -> None:
-    """Vacuum and analyze until the server knows of no change since: its counts come late."""
-    settle(database, name)
-    changed = "select n_mod_since_analyze from pg_stat_all_tables where relname = %s"
-
-    def analyzed() -> bool:
-        database.query(f"vacuum analyze {name}")
-        return bool(database.value(changed, [name]) == 0)
-
-    until(analyzed, what=f"{name} is analyzed")
+def analyze(database: Database, *names: str) -> None:
+    """Vacuum and analyze, and wait until the server knows of no change since: it tells late."""
+    for name in names:
+        settle(database, name)
+    database.query(f"vacuum analyze {', '.join(names)}")
+    changed = (
+        "select count(*) from pg_stat_all_tables"
+        " where relname = any(%s) and n_mod_since_analyze <> 0"
+    )
+    until(lambda: database.value(changed, [list(names)]) == 0, what="all are analyzed")
 
 
 def settle(database: Database, name: str) -> None:
@@ -145,8 +144,7 @@ def test_tables_of_every_layout_are_estimated_when_fresh_and_when_rows_are_gone(
         for name in LAYOUTS:
             # By the place in the page, so that every page loses its share.
             furnished.query(f"delete from {name} where (ctid::text::point)[1]::int {gone}")
-        for name in LAYOUTS:
-            analyze(furnished, name)
+        analyze(furnished, *LAYOUTS)
         found = estimates(furnished, "bloat.tables", "relname")
         for name in LAYOUTS:
             before = pages(furnished, name)
