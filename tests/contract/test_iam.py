@@ -168,9 +168,9 @@ def test_a_token_is_replaced_before_it_expires(
     bench: Bench, method: AuthMethod, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("pg_collector.pg.auth.aws_iam._CREDENTIALS_LAST", 0.2)
-    bench.clouds.books.lasts = 2.0
+    bench.clouds.books.lasts = 3.0
     lane = bench.lane(bench.database(method))
-    deadline = time.monotonic() + 2.6
+    deadline = time.monotonic() + 3.6
     sessions = 0
     while time.monotonic() < deadline:
         assert works(lane)
@@ -308,14 +308,14 @@ def test_who_gives_no_token_is_asked_once_and_left_alone_whichever_database_is_w
 
 def test_the_time_until_a_token_comes_costs_the_server_nothing(bench: Bench):
     bench.clouds.silent.set()
-    free = threading.Timer(0.6, bench.clouds.silent.clear)
+    free = threading.Timer(1.5, bench.clouds.silent.clear)
     free.start()
     lane = bench.lane(bench.database(AuthMethod.GCP_IAM))
     began = time.monotonic()
     assert works(lane)
     free.join()
-    assert lane.preparing > 0.5
-    assert time.monotonic() - began - lane.preparing < 0.4
+    assert lane.preparing > 1.4
+    assert time.monotonic() - began - lane.preparing < 1.4, "the rest is the server's"
 
 
 # --- AWS

@@ -378,7 +378,7 @@ def test_a_file_of_ours_that_cannot_be_used_says_nothing_of_the_server(bench: Be
 def test_the_reason_is_not_waited_for_longer_than_the_bound(
     pki: Pki, mode: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pg_collector.pg.tls._WITHIN", 0.3)
+    monkeypatch.setattr("pg_collector.pg.tls._WITHIN", 0.8)
     route = conninfo.route(
         target("host=localhost user=x", sslmode=None, tls=Tls(ca_file=str(pki.ca)))
     )
@@ -401,7 +401,7 @@ def test_the_reason_is_not_waited_for_longer_than_the_bound(
         text, where = "SSL error: certificate verify failed", (endpoint, "127.0.0.1")
         began = time.monotonic()
         assert tls.explained(text, route, where, began + 60, Wire()) == text
-        assert 0.2 < time.monotonic() - began < 1.0
+        assert 0.7 < time.monotonic() - began < 1.5
         ended.set()
         thread.join(5)
 
