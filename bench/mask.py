@@ -2,10 +2,10 @@
 
 Run: python bench/mask.py [--json]
 
-Times are CPU times, the best of several, and of one machine. Beside each stands how often the floor
-fits into it, which can be compared: one pass of a plain pattern over the same texts, that finds
-quotes and digits and knows nothing else. Of the worst texts it is the floor's time for 64 KiB of an
-ordinary statement; of the import it is that of the modules of others that it needs.
+Times are CPU times, the best of several, and of one machine. Beside each stands how often the
+floor fits in, which can be compared: one pass of a plain pattern over the same texts, which finds
+quotes and digits and knows nothing else. For the worst texts it is that over an ordinary one of
+64 KiB; for the import it is that of the standard library's modules that masking needs.
 """
 
 import argparse
@@ -202,7 +202,10 @@ def _import(others: list[str]) -> Iterator[Figure]:
 
 
 def _memory(others: list[str]) -> Iterator[Figure]:
-    """Yield what is resident beside the modules of others, which the agent needs anyhow."""
+    """Yield what is resident beside the standard library's modules, which the agent has anyhow.
+
+    A cache has a bound of its own: it is counted apart.
+    """
     first = [QUERY.format(n=1), *(QUERY.format(n=1) + unit for unit in STORMS.values())]
     worst = ["select " + unit * TEXT_LIMIT for unit in STORMS.values()]
     for level in ("basic", "full"):

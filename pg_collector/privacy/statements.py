@@ -106,7 +106,7 @@ def collapse(text: str) -> str:
     return _ROWS.sub(r"\1", text) if _NEXT_ROW.search(text) else text
 
 
-# What a statement begins with in which SET is a setting.
+# What a statement begins with where SET is followed by a setting.
 _SETTERS: Final = ("set", "alter", "create")
 
 

@@ -60,6 +60,7 @@ CASES = [
     ("where a = \u201csecret value\u201d and b", "where a = '?' and b"),
     ("where a = \u2018O\u2019Brien Secret\u2019 and b", "where a = '?' and b"),
     ("where a = \u2018secret value", "where a = '?'"),
+    ("where a = \u2018x\u2018\u2019\u201c \u2019 and b", "where a = '?' and b"),
     # a quote that touches a word may be an apostrophe
     ("where a = 'O'Secret' and b", "where a = '?'"),
     ("where a = 'l'\xe9t\xe9 secret', b", "where a = '?'"),

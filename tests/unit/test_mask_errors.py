@@ -48,6 +48,16 @@ LOG_LINES = [
     ("api_key: pgc_pro_hunter2", "api_key: ?"),
     ("password_hash: hunter2", "password_hash: ?"),
     ("token_filex: hunter2", "token_filex: ?"),
+    ("Authorization: hunter2", "Authorization: ?"),
+    ("Set-Cookie: a=hunter2", "Set-Cookie: ?"),
+    ("PASSPHRASE=hunter2", "PASSPHRASE=?"),
+    ("pwd=hunter2", "pwd=?"),
+    ("Passwd: hunter2", "Passwd: ?"),
+    ("credential=hunter2", "credential=?"),
+    ("private-key=hunter2, access_key=hunter2", "private-key=? access_key=?"),
+    ("identified  by 'hunter2'", "identified  by ?"),
+    ("it used AKIAHUNTER2HUNTER2 there", "it used ? there"),
+    ("it used ASIAHUNTER2HUNTER2 there", "it used ? there"),
 ]
 
 PLAIN = [

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +37,25 @@ FULL = at("full")
 
 def full(text: str, source: Source = "activity") -> str:
     return FULL.mask(text, source)
+
+
+def _seconds(level: str, text: str) -> float:
+    masker, best = at(level), 1e9
+    for _ in range(3):
+        started = time.process_time()
+        masker.mask(text, "statements")
+        best = min(best, time.process_time() - started)
+    assert masker.failures == {}
+    return best
+
+
+@pytest.mark.parametrize("unit", ["(", "<", "%", '"', 'U&"', '"a"b', "%(a", "u", "$", "a.b "])
+@pytest.mark.parametrize("level", ["full", "custom"])
+def test_time_grows_no_faster_than_the_text(level: str, unit: str) -> None:
+    for end in ("", "<", "a"):
+        small = "select " + (unit * 16_384)[:8_192] + end
+        large = "select " + (unit * 65_536)[:32_768] + end
+        assert _seconds(level, large) < 12 * max(_seconds(level, small), 0.001)
 
 
 # Level full.
@@ -263,6 +283,22 @@ def test_none_keeps_what_stands_around_a_credential() -> None:
     masked = at("none").mask(text, "statements")
     assert masked.startswith("select 'kept', 5; alter role bob password ")
     assert masked.endswith(" valid until 'kept too'; select 6")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("CREATE SUBSCRIPTION s CONNECTION 'hunter2' PUBLICATION p", "PUBLICATION p"),
+        ("Alter Server s Options (host 'h', set my_key 'hunter2')", "host 'h'"),
+        ("Alter Server s Options (host 'h', my_pwd hunter2)", "host 'h'"),
+        ("SET my.token TO hunter2; select 'kept'", "; select 'kept'"),
+        ("create user bob identified by 'hunter2' in group g", "in group g"),
+    ],
+)
+def test_none_masks_by_the_place_as_well(text: str, kept: str) -> None:
+    masked = at("none").mask(text, "statements")
+    assert "hunter2" not in masked
+    assert kept in masked
 
 
 # All levels.
