@@ -51,7 +51,7 @@ class Expiry:
         if self._of is not config:
             self._of, self._wanted = config, _files(config)
         wanted = self._wanted
-        stamps = {role: _stamp(path) for role, path in wanted.items()}
+        stamps = {role: stamp(path) for role, path in wanted.items()}
         known = {role: (one.path, one.stamp) for role, one in self._known.items()}
         if now - self._looked_at < ANEW and known == {r: (wanted[r], stamps[r]) for r in wanted}:
             return
@@ -125,13 +125,6 @@ def _files(config: Config) -> dict[str, Path]:
     if config.http.address != "off" and config.http.tls.cert_file is not None:
         found["http"] = config.http.tls.cert_file
     return found
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        return stamp(path)
-    except OSError:
-        return None
 
 
 def _days(end: dt.datetime, now: dt.datetime) -> float:

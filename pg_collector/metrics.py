@@ -93,9 +93,7 @@ class Metrics:
             self.sampler_interval_seconds,
         ):
             metric.remove_by_labels({"target": target})
-        self.cert_expiry_timestamp_seconds.remove_by_labels({"path_role": f"postgres:{target}"})
-        for far_side in ("postgres", "token"):
-            self.circuit_breaker_state.remove_by_labels({"component": f"{far_side}:{target}"})
+        self.circuit_breaker_state.remove_by_labels({"component": f"postgres:{target}"})
 
     def introduce_output(self, output: str, *reasons: str) -> None:
         """Let the series of an outlet exist from now on, at 0; `reasons` are its own errors."""

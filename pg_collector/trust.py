@@ -55,9 +55,12 @@ def load_revoked(context: ssl.SSLContext, path: Path) -> None:
 Stamp = tuple[int, int, int, int]
 
 
-def stamp(path: Path) -> Stamp:
-    """Return the stamp of a file; raises OSError where there is none."""
-    status = path.stat()
+def stamp(path: Path) -> Stamp | None:
+    """Return the stamp of a file; None where none can be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 

@@ -93,7 +93,7 @@ class Web:
         own = pair.cert_file, pair.key_file
         self._own = (str(own[0]), str(own[1])) if own[0] and own[1] else None
         self._revoked = str(platform.crl_file) if platform.crl_file else None
-        self._stamps: list[Stamp] = []  # of the files, as the adapter knows them
+        self._stamps: dict[str, Stamp | None] = {}  # of the files, as the adapter knows them
         self._wire = Wire()
         self._pid = os.getpid()
         self._resolver = Resolver()
@@ -182,17 +182,14 @@ class Web:
         if self._pid != os.getpid():
             self._pid, self._adapter = os.getpid(), None
             self._resolver = Resolver()
-        stamps = []
-        for file in (self._authorities, self._revoked, *(self._own or ())):
-            if file is None:
-                continue
-            try:
-                stamps.append(stamp(Path(file)))
-            except OSError:
+        named = (self._authorities, self._revoked, *(self._own or ()))
+        stamps = {file: stamp(Path(file)) for file in named if file is not None}
+        for file, found in stamps.items():
+            if found is None:
                 raise Unreachable(
                     f"{self._place}: the file {file} is missing",
                     remedy="See platform.ca_file, platform.crl_file and platform.client_cert.",
-                ) from None
+                )
         if self._adapter is not None and stamps != self._stamps:
             self.close()  # a file was replaced; a context that read the old one keeps it
         if self._adapter is None:

@@ -168,13 +168,7 @@ def _tls(http: Http) -> ssl.SSLContext | None:
 
 
 def _stamps(http: Http) -> list[Stamp | None]:
-    found: list[Stamp | None] = []
-    for file in (http.tls.cert_file, http.tls.key_file):
-        try:
-            found.append(stamp(file) if file is not None else None)
-        except OSError:
-            found.append(None)
-    return found
+    return [stamp(file) for file in (http.tls.cert_file, http.tls.key_file) if file is not None]
 
 
 def _bearer(request: BaseHTTPRequestHandler) -> bytes:

@@ -294,13 +294,7 @@ class Lane:
 
 
 def _stamps(files: Iterable[Path]) -> Stamps:
-    found: Stamps = {}
-    for path in files:
-        try:
-            found[path] = stamp(path)
-        except OSError:
-            found[path] = None
-    return found
+    return {path: stamp(path) for path in files}
 
 
 def _again(
