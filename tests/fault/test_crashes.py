@@ -54,7 +54,7 @@ def test_whichever_file_is_damaged_the_rest_arrives_and_the_loss_is_counted(
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_an_hour_without_the_platform_is_delivered_in_order_and_quickly(tmp_path: Path):
-    figures = trials.outage(1, tmp_path, hours=1, factor=500.0).figures
+    figures = trials.outage(1, tmp_path, hours=1, factor=250.0).figures
     assert figures["lines_delivered"] == 3601
     assert figures["min_lines_a_second_lifted"] >= 1000
     assert figures["max_drain_seconds_lifted"] < 60

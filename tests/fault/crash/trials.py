@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
 from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.sample import Gap, Keep
 from tests.fault.campaign import Result
-from tests.fault.crash.harness import Lives
+from tests.fault.crash.harness import Life, Lives
 from tests.fault.crash.writer import opened
 from tests.support.corruption import damage
 from tests.support.far_side import Answer, FarSide
@@ -33,6 +34,7 @@ from tests.support.until import until
 
 POINTS = 25  # cut points of one recording; each gives two images
 LINES = 700  # of one recording
+STALLED = 30.0  # seconds without a line committed, while one is put every few milliseconds
 KILLS = 20  # of one state directory
 MOODS = (
     Answer(),
@@ -185,12 +187,7 @@ def outage(seed: int, place: Path, *, hours: float, factor: float) -> Result:
         # A sync of the disk takes as long as ever, and so seems to take minutes; and an orderly
         # stop would have no time at all. It is killed.
         with lives.one(lines, pause=1.0, patience=86_400.0) as life:
-            until(
-                lambda: len(lives.journal.committed) == lines or life.over,
-                hours * 3600 / factor * 4 + 60,
-                "the hours pass",
-            )
-            assert not life.over, lives.log()
+            _passed(lives, life, lines)
         lives.environment = None
         far.up()
         before = time.monotonic()
@@ -208,6 +205,21 @@ def outage(seed: int, place: Path, *, hours: float, factor: float) -> Result:
                 "max_seconds_to_first_delivery": round(arrived[0] - before, 2),
             }
         )
+
+
+def _passed(lives: Lives, life: Life, lines: int) -> None:
+    """Wait until so many lines are committed; fails where it does not go on for STALLED seconds."""
+    committed = 0
+    while committed < lines:
+        assert not life.over, lives.log()
+        seen = partial(_beyond, lives, life, committed)
+        committed = until(seen, STALLED, f"more than {committed} of {lines} lines are committed")
+
+
+def _beyond(lives: Lives, life: Life, committed: int) -> int:
+    """Return how many lines are committed, once they are more than that or the life is over."""
+    now = len(lives.journal.committed)
+    return now if now > committed or life.over else 0
 
 
 @contextlib.contextmanager
