@@ -30,9 +30,10 @@ from pg_collector.device_verbs import DeviceVerbs
 from pg_collector.errors import AgentUnreachable, ConfigurationError, TargetDown
 from pg_collector.expiry import Expiry
 from pg_collector.health import vitals
+from pg_collector.health.notify import Notifier
 from pg_collector.health.server import HealthServer
 from pg_collector.health.vitals import Vital, Vitals
-from pg_collector.health.watchdog import Watchdog
+from pg_collector.health.watchdog import EVERY, Watchdog
 from pg_collector.lifetime import Ending, Lifetime, leave_no_core
 from pg_collector.masking import Masking
 from pg_collector.metrics import Metrics
@@ -48,6 +49,7 @@ from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
+from pg_collector.survey import Survey
 from pg_collector.target import Target
 from pg_collector.targets import Targets
 from pg_collector.uplink import Uplink
@@ -85,6 +87,7 @@ class Agent:
         patience: float = vitals.PATIENCE,
         clock: Clock | None = None,
         around: Callable[[Outlet], Outlet] = lambda outlet: outlet,
+        notifier: Notifier | None = None,
     ) -> None:
         """Build every part; nothing runs before `start`.
 
@@ -95,7 +98,8 @@ class Agent:
         the agent at the first of `sockets` that can be used. `reload` reads the configuration anew.
         The disk buffer lies in `state_dir`, unless the configuration names a place; without either,
         lines are kept in memory only. A thread is lost `patience` seconds after it should have
-        given a sign. The platform's outlet is used by way of what `around` makes of it.
+        given a sign. The platform's outlet is used by way of what `around` makes of it. `notifier`
+        tells the service manager.
         """
         self.config = config
         self.clock = clock or SystemClock()
@@ -103,12 +107,28 @@ class Agent:
         self.stopping = threading.Event()
         self.metrics = Metrics(self.clock)
         self.uplink = Uplink(self.clock, self.metrics, token=token, around=around)
-        self._grants = grants or self.uplink.device(config, state_dir)
+        self.grants = grants or self.uplink.device(config, state_dir)
         self.vitals = Vitals(self.clock, self.metrics, scrub=scrub, patience=patience)
+        self.survey = Survey(self, scrub)
         self.ending = Ending(self.clock, STOP_BUDGET)
         self.life = Lifetime(self.ending)
-        self.watchdog = Watchdog(self.vitals, self.clock, partial(self.end, failed=True))
-        self.reloader = Reloader(reload, self.adopt, self.life.post, self.metrics, self.clock)
+        self.notifier = notifier or Notifier()
+        self.watchdog = Watchdog(
+            self.vitals,
+            self.clock,
+            partial(self.end, failed=True),
+            on_well=self._say_well,
+            every=min(EVERY, (self.notifier.watchdog or EVERY) / 3),
+        )
+        self.reloader = Reloader(
+            reload,
+            self.adopt,
+            self.life.post,
+            self.metrics,
+            self.clock,
+            on_begin=self.notifier.reloading,
+            on_end=self.notifier.ready,
+        )
         self.buffer = storage.buffer(config.buffers, state_dir, self.metrics, self.clock)
         self.delivery = Delivery(
             self.buffer,
@@ -119,7 +139,7 @@ class Agent:
             ending=self.ending,
         )
         self._masking = Masking(self.metrics, state_dir)
-        self._masking.follow(config, self._grants.grant())
+        self._masking.follow(config, self.grants.grant())
         self._audit = AuditLog()
         self._expiry = Expiry(self.metrics, self.clock)
         self.runner = Runner(
@@ -136,6 +156,7 @@ class Agent:
             self.vitals,
             self.metrics,
             version={"version": __version__},
+            status=self.survey.page,
             allowlist=config.security.ip_allowlist,
         )
         self.scheduler = Scheduler(
@@ -184,7 +205,7 @@ class Agent:
         """
         with contextlib.ExitStack() as stack:
             self._register()
-            self._audit.follow(self.config, self._grants.grant())
+            self._audit.follow(self.config, self.grants.grant())
             stack.callback(self._audit.close)
             stack.callback(self.watchdog.stop)
             self.metrics.config_last_reload_successful.set(1)
@@ -214,6 +235,7 @@ class Agent:
             self.apply()
             self.watchdog.start(self.life.essential)
             self._stack = stack.pop_all()
+        self.notifier.ready()
         log.info(
             "PG Collector %s started: %d jobs on %d targets",
             __version__,
@@ -224,7 +246,7 @@ class Agent:
 
     def apply(self) -> None:
         """Lay the jobs out anew, as the grant and the configuration say now."""
-        grant = self._grants.grant()
+        grant = self.grants.grant()
         before = self.layout.paused
         self.layout = self._laid_out()
         self._keep_to(grant)
@@ -235,7 +257,7 @@ class Agent:
                 "%s on %s: %s", paused.sampler or "every sampler", paused.target, paused.why
             )
         self.metrics.set_plan(grant.plan if grant is not None else "none")
-        self.metrics.set_device_state(self._grants.standing().state)
+        self.metrics.set_device_state(self.grants.standing().state)
         for target in self.targets:
             names = [job.sampler for job in self.layout.jobs if job.target == target]
             self.targets[target].expect(names)
@@ -255,9 +277,9 @@ class Agent:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._buffering())
             stack.enter_context(self.uplink.asked())
-            grant = self._grants.grant()
+            grant = self.grants.grant()
             if grant is None:
-                vital = checks.plan(self._grants.standing(), self.config)
+                vital = checks.plan(self.grants.standing(), self.config)
                 identity = self.uplink.identity
                 if identity is not None and identity.trouble is not None:
                     raise AgentUnreachable(vital.reason, remedy=vital.remedy)
@@ -289,7 +311,7 @@ class Agent:
         found = difference.compare(self.config, config)
         mine = self.outlet if self._own_outlet else None
         outlet, client = self.uplink.others(self.config, found.config, mine)
-        grant = self._grants.grant()
+        grant = self.grants.grant()
         self._masking.made(found.config, grant)
         with contextlib.ExitStack() as undo:
             self._audit.follow(found.config, grant)
@@ -325,6 +347,7 @@ class Agent:
     def stop(self) -> None:
         """Stop the parts in reverse order, within ten seconds."""
         self.life.begin_to_end()
+        self.notifier.stopping(LAST_RESORT)
         self.vitals.ending()
         self.stopping.set()
         self._stack.close()
@@ -339,7 +362,7 @@ class Agent:
     def _laid_out(self) -> Layout:
         """Return what is to run now, by plan, configuration and orders."""
         asked = self._orders.narrowed(self.config)
-        return lay_out(self.samplers, self._grants.grant(), asked, self._output)
+        return lay_out(self.samplers, self.grants.grant(), asked, self._output)
 
     def _keep_to(self, grant: Grant | None) -> None:
         """Mask, cut and keep books as a grant says."""
@@ -367,7 +390,7 @@ class Agent:
         )
         verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
-        answers = {**commands.answers, **verbs.answers}
+        answers = {**commands.answers, **verbs.answers, **self.survey.answers}
         identity, directory = self.uplink.identity, self._state_dir
         if identity is not None and directory is not None:
             answers.update(DeviceVerbs(identity, directory).answers)
@@ -461,8 +484,14 @@ class Agent:
         self.vitals.register("audit", self._audit.vital)
         self.vitals.register("certificates", self._expiry.vital)
         self.vitals.register("config", partial(checks.config, self.reloader))
-        self.vitals.require("plan", lambda: checks.plan(self._grants.standing(), self.config))
+        self.vitals.require("plan", lambda: checks.plan(self.grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)
+
+    def _say_well(self) -> None:
+        """Give the service manager a sign of life, and say how the parts are."""
+        self.notifier.alive()
+        if self.notifier.wanted:
+            self.notifier.status(self.survey.sentence())
 
     def _target_vital(self, name: str) -> Vital:
         paused = [p.why for p in self.layout.paused if p.target == name and not p.sampler]
@@ -503,6 +532,7 @@ def run(
         reload=reload or nothing_to_read,
         patience=patience,
         around=around,
+        notifier=Notifier.of(os.environ),
     )
     agent.own_the_process()
     allocator.tune()

@@ -319,6 +319,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().server_bind()
         Path(str(self.server_address)).chmod(0o660)
 
+    def serve_forever(self, poll_interval: float = POLL) -> None:
+        self._beat(poll_interval)  # the first look for a connection may be that long
+        if self.socket.fileno() >= 0:  # otherwise it was stopped meanwhile
+            super().serve_forever(poll_interval)
+
     def service_actions(self) -> None:
         self._beat(POLL)
 

@@ -50,6 +50,7 @@ class Delivery:
         self._running: _Running | None = None
         self._batch_bytes: int | None = None  # what the platform takes at once; None: not told
         self.sender: Sender | None = None  # the one at work, or the last that was
+        self.breaker: Breaker | None = None  # before its outlet; None: files need none
 
     @contextlib.contextmanager
     def to(self, outlet: Outlet, config: Config) -> Iterator[None]:
@@ -103,7 +104,7 @@ class Delivery:
         )
         if self._batch_bytes is not None:
             sender.cut_at(self._batch_bytes)
-        self.sender = sender
+        self.sender, self.breaker = sender, breaker
         self._buffer.delivering = lambda: sender.trouble is None
         self._vitals.register("output", partial(checks.output, outlet.name, sender))
         self._running.start(sender)

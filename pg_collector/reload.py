@@ -46,9 +46,16 @@ class Reloader:
         post: Callable[[Callable[[], None]], None],
         metrics: Metrics,
         clock: Clock,
+        *,
+        on_begin: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_begin` and `on_end` are called around each reading, in the main thread."""
+        self._on_begin = on_begin
+        self._on_end = on_end
         self.trouble: CollectorError | None = None  # why the last reading changed nothing
         self.refused: tuple[str, ...] = ()  # what waits for a restart
+        self.loaded_at = clock.now()  # of the configuration in force
         self._read = read
         self._adopt = adopt
         self._post = post
@@ -71,6 +78,7 @@ class Reloader:
 
     def _start(self) -> None:
         self._asked, self._waiting = self._waiting, []
+        self._on_begin()
         log.info("reading the configuration anew")
         threading.Thread(target=self._reading, name="reload", daemon=True).start()
 
@@ -99,6 +107,7 @@ class Reloader:
             self._keep(outcome)
         else:
             self._accept(outcome)
+        self._on_end()
         asked, self._asked = self._asked, []
         for answer in asked:
             if isinstance(outcome, CollectorError):
@@ -126,6 +135,7 @@ class Reloader:
     def _accept(self, reloaded: Reloaded) -> None:
         self.trouble = None
         self.refused = reloaded.refused
+        self.loaded_at = self._clock.now()
         self._metrics.config_last_reload_successful.set(1)
         self._metrics.config_last_reload_success_timestamp_seconds.set(
             self._clock.now().timestamp()

@@ -14,7 +14,7 @@ import itertools
 import logging
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -159,6 +159,7 @@ class Scheduler:
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
+        self.skipped: Counter[str] = Counter()  # turns left out since the start, by job
         self._clocks_apart = self._apart()  # used in the scheduling thread
         self._aps = LivelyScheduler(
             essential,
@@ -219,6 +220,11 @@ class Scheduler:
             found = self._rounds.get(job_id)
         entry = self._aps.get_job(found.id) if found is not None else None
         return entry.next_run_time if entry is not None else None
+
+    def due_in(self, job_id: str) -> float | None:
+        """Return in how many seconds a job is due next; it waits for nobody."""
+        found = self._rounds.get(job_id)
+        return max(0.0, found.due - self._clock.monotonic()) if found is not None else None
 
     def borrow(self, target: str, lane: str, work: Callable[[], T], timeout: float) -> T:
         """Run `work` in a lane's thread, behind what waits there, and return what it returns.
@@ -355,6 +361,7 @@ class Scheduler:
             self._skipped(job, "still_running")
 
     def _skipped(self, job: Job, reason: str) -> None:
+        self.skipped[job.id] += 1
         self._metrics.sampler_skipped_total.labels(sampler=job.sampler, reason=reason).inc()
 
     def _follow_the_clock(self) -> None:

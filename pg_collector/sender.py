@@ -65,6 +65,15 @@ class Trouble(NamedTuple):
     attempts: int
 
 
+class Delivered(NamedTuple):
+    """The last batch that arrived, `at` on the monotonic clock; `sent` are bytes on the wire."""
+
+    at: float
+    lines: int
+    bytes: int
+    sent: int
+
+
 class Step(NamedTuple):
     """What became of one attempt: whether the buffer holds less now, and the pause that follows.
 
@@ -115,6 +124,7 @@ class Sender:
         self._trouble: Trouble | None = None
         self._notice: Trouble | None = None
         self._conflicts = 0  # in a row
+        self.delivered: Delivered | None = None  # the last; None: nothing so far
         self._sync: _Sync | None = None
         self._synced = False  # whether the buffer was found empty since the start
         self._stream = ""
@@ -252,7 +262,9 @@ class Sender:
             self._clock.now().timestamp()
         )
         body = sum(len(line) + 1 for line in batch.lines)
-        pause = self._pacing.delivered(body, receipt.sent or body, seconds)
+        sent = receipt.sent or body
+        self.delivered = Delivered(now, lines, body, sent)
+        pause = self._pacing.delivered(body, sent, seconds)
         if self._trouble:
             log.info("delivery resumed after %d failed attempts", self._trouble.attempts)
             outage = now - self._trouble.since

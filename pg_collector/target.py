@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pg_collector.breaker import Breaker
 from pg_collector.budget import Budget, Slowed
@@ -28,6 +28,7 @@ from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import Session
 from pg_collector.privacy.scrub import scrub_error
 from pg_collector.runner import Runner
+from pg_collector.sample import Facts
 from pg_collector.samplers._sampler import LaneName, Sampler, Scope
 from pg_collector.schedule import Job
 from pg_collector.states import OK, State, States
@@ -40,6 +41,18 @@ audit = logging.getLogger("pg_collector.audit")
 T = TypeVar("T")
 
 VISITS_KEPT = 64  # databases whose last lines a sampler remembers; others are sent whole
+
+
+class Tally(NamedTuple):
+    """The turns of a sampler since the start; `last` ended at `at`, on the monotonic clock."""
+
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+    last: Outcome | None = None
+    at: float = 0.0
+
+
 _RARER = "Sample more seldom, or allow more: sampling.budget."
 
 
@@ -98,6 +111,8 @@ class Target:
         self._slowed: dict[str, State] = {}  # what to tell of those that are; guarded by _lock
         self._turning: set[LaneName] = set()  # lanes that have turns; guarded by _lock
         self._troubles: dict[LaneName, TargetError] = {}  # guarded by _lock
+        self._tallies: dict[str, Tally] = {}  # by sampler, each its lane's; read by every thread
+        self.facts: Facts | None = None  # of the last session in the target's own database
         relations = frozenset(name for one in samplers.values() for name in one.relations)
         lanes = (LaneName.FAST, LaneName.SLOW)[: database.postgres.max_connections]
         self._lanes = {
@@ -118,6 +133,11 @@ class Target:
     def connected(self) -> bool:
         """Whether at least one lane has a session."""
         return any(lane.connected for lane in self._lanes.values())
+
+    @property
+    def connections(self) -> int:
+        """How many sessions it holds."""
+        return sum(lane.connected for lane in self._lanes.values())
 
     @property
     def trouble(self) -> TargetError | None:
@@ -144,6 +164,8 @@ class Target:
         """
         if not self._budget.due(job.sampler):
             self._metrics.sampler_skipped_total.labels(job.sampler, "budget").inc()
+            before = self.tally(job.sampler)
+            self._tallies[job.sampler] = before._replace(skipped=before.skipped + 1)
             return
         lane = self._lanes[job.lane]
         place: str | None = None
@@ -168,6 +190,10 @@ class Target:
             slowed = self._budget.spent(job.sampler, job.every, outcome.waited)
             if slowed is not None:
                 self._say(slowed)
+
+    def tally(self, sampler: str) -> Tally:
+        """Return what became of a sampler's turns so far. It waits for nobody."""
+        return self._tallies.get(sampler, Tally())
 
     def lane_for(self, sampler: Sampler) -> LaneName:
         """Return the lane that a sampler's turns are taken on."""
@@ -279,7 +305,10 @@ class Target:
         if place is not None:
             outcome = self._runner.take(turn, session)
         else:
+            self.facts = session.facts
             outcome = self._runner.take(turn, session, partial(self._introduction.tell, job))
+            self.facts = session.facts
+        self._count(job, outcome)
         return outcome._replace(waited=outcome.waited + opening)
 
     def _lost(self, job: Job, lane: Lane, place: str | None, error: TargetError) -> None:
@@ -359,7 +388,19 @@ class Target:
         at = rfc3339(self._clock.now())
         self.states.tell(job.sampler, None, state, at=at, every=job.every, database=place)
 
+    def _count(self, job: Job, outcome: Outcome) -> None:
+        before = self.tally(job.sampler)
+        failed = bool(outcome.failed)
+        self._tallies[job.sampler] = before._replace(
+            ok=before.ok + (not failed),
+            failed=before.failed + failed,
+            last=outcome,
+            at=self._clock.monotonic(),
+        )
+
     def _failed(self, job: Job, reason: str) -> None:
+        before = self.tally(job.sampler)
+        self._tallies[job.sampler] = before._replace(failed=before.failed + 1)
         self._metrics.sample_errors_total.labels(
             target=self.name, sampler=job.sampler, reason=reason
         ).inc()

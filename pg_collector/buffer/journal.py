@@ -121,6 +121,11 @@ class Journal:
         return self._thread is not None and self._thread.is_alive()
 
     @property
+    def capacity(self) -> int:
+        """The bytes that the spool may take."""
+        return self._limits.disk_max
+
+    @property
     def room(self) -> int:
         """The bytes that the spool may still take, of its own cap."""
         return max(0, self._limits.disk_max - self.bytes)

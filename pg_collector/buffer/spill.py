@@ -82,8 +82,18 @@ class SpillingBuffer:
         self._bytes_put = 0
         self._accounts = Accounts(metrics)
         metrics.buffer_capacity_bytes.labels("memory").set(self._max_bytes)
-        metrics.buffer_memory_bytes.set_function(lambda: self._tier.bytes)
+        metrics.buffer_memory_bytes.set_function(lambda: self.memory_bytes)
         metrics.buffer_oldest_sample_age_seconds.set_function(self.oldest_age)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its lines take in memory, bookkeeping included."""
+        return self._tier.bytes
+
+    @property
+    def memory_max(self) -> int:
+        """What they may take."""
+        return self._max_bytes
 
     # What the runner calls.
 

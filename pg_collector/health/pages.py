@@ -19,6 +19,8 @@ pg-collector
   /healthz   is every part well: 200 ok or degraded, 503 down or stopped (?verbose, ?strict=1)
   /livez     do the agent's own threads live (?verbose)
   /readyz    does it collect; if not, why, and what helps (?verbose)
+  /status    targets, samplers, buffer, output, device: what `pgc status` shows
+  /watchdog  the threads: when each gave a sign, when the next one is due
   /metrics   numbers for Prometheus
   /version   what runs here
 """
@@ -34,11 +36,21 @@ class Page(NamedTuple):
 
 
 class Pages:
-    """The paths. `version` is what /version shows: names and values."""
+    """The paths. `version` is what /version shows, `status` returns what /status shows: JSON."""
 
-    def __init__(self, vitals: Vitals, metrics: Metrics, version: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        vitals: Vitals,
+        metrics: Metrics,
+        version: Mapping[str, str],
+        status: Callable[[], bytes],
+    ) -> None:
         self._exposition = Shared(metrics.render)
-        self._version = msgspec.json.encode(version)
+        self._documents: dict[str, Callable[[], bytes]] = {
+            "/status": status,
+            "/watchdog": lambda: msgspec.json.encode(vitals.pulse()) + b"\n",
+            "/version": lambda: msgspec.json.encode(version),
+        }
         self._reports: dict[str, Callable[[], Report]] = {
             "/healthz": vitals.health,
             "/health": vitals.health,
@@ -58,8 +70,8 @@ class Pages:
         if path == "/metrics":
             body, content_type = self._exposition.get(accept)
             return Page(HTTPStatus.OK, body, content_type)
-        if path == "/version":
-            return Page(HTTPStatus.OK, self._version, JSON)
+        if path in self._documents:
+            return Page(HTTPStatus.OK, self._documents[path](), JSON)
         if path == "/":
             return Page(HTTPStatus.OK, _INDEX.encode())
         return text(HTTPStatus.NOT_FOUND, "no such page; / lists them")

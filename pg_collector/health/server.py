@@ -10,7 +10,7 @@ import hmac
 import logging
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Final
@@ -48,13 +48,14 @@ class HealthServer:
         metrics: Metrics,
         *,
         version: Mapping[str, str],
+        status: Callable[[], bytes],
         allowlist: IpAllowlist = IpAllowlist(),  # noqa: B008  # it is frozen
     ) -> None:
         self._http = http
         self._guests = Guests(http, allowlist)
         self._turned_away = Seldom(_refused)
         self._endpoint = None if http.address == "off" else parse_address(http.address)
-        self._pages = Pages(vitals, metrics, version)
+        self._pages = Pages(vitals, metrics, version, status)
         self._metrics = metrics
         self._vitals = vitals
         self._token = _token(http)

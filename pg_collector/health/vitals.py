@@ -59,6 +59,15 @@ OK: Final = Vital(state=State.OK)
 _STATUS_VALUE: Final = {State.OK: 2, State.DEGRADED: 1, State.DOWN: 0, State.STOPPED: 0}
 
 
+class Pulse(msgspec.Struct, frozen=True):
+    """One thread: seconds since its last sign, seconds until the next is due, whether it lives."""
+
+    alive: bool
+    age_s: float
+    due_in_s: float  # below 0: overdue
+    patience_s: float  # how long it may be overdue
+
+
 class Heart:
     """The sign of life of one thread: of the one that gave the last sign."""
 
@@ -87,6 +96,11 @@ class Heart:
     def beats(self) -> bool:
         """Whether its thread runs, and its next sign is not long overdue."""
         return not self.ended and self._clock.monotonic() - self._due <= self._patience
+
+    def pulse(self) -> Pulse:
+        """Return the same in numbers."""
+        due = self._due - self._clock.monotonic()
+        return Pulse(self.beats, round(self.age(), 3), round(due, 3), self._patience)
 
     def vital(self) -> Vital:
         """Say down when the thread has ended, or its next sign is long overdue."""
@@ -161,6 +175,11 @@ class Vitals:
         with self._lock:
             heart = self._hearts.get(name)
         return heart.vital().state if heart is not None else State.OK
+
+    def pulse(self) -> Mapping[str, Pulse]:
+        """Return how every thread is."""
+        with self._lock:
+            return {name: heart.pulse() for name, heart in self._hearts.items()}
 
     def all_hearts_beat(self) -> bool:
         """Whether every thread lives, as `liveness` would say at greater length."""

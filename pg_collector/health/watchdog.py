@@ -26,8 +26,21 @@ Essential = Callable[[Callable[[], None]], object]
 class Watchdog:
     """Looks at every heart, in a thread of its own."""
 
-    def __init__(self, vitals: Vitals, clock: Clock, on_dead: Callable[[str], None]) -> None:
-        """`on_dead` is told once, in the watchdog's thread, what is lost and why."""
+    def __init__(
+        self,
+        vitals: Vitals,
+        clock: Clock,
+        on_dead: Callable[[str], None],
+        *,
+        on_well: Callable[[], None] = lambda: None,
+        every: float = EVERY,
+    ) -> None:
+        """`on_dead` is told once, in the watchdog's thread, what is lost and why.
+
+        `on_well` is called there after each look, `every` seconds apart, that found no thread lost.
+        """
+        self._on_well = on_well
+        self._every = every
         self._vitals = vitals
         self._clock = clock
         self._on_dead = on_dead
@@ -49,7 +62,7 @@ class Watchdog:
         """Look no more."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(EVERY)
+            self._thread.join(self._every)
 
     def end_within(self, seconds: float, last_resort: Callable[[], None]) -> None:
         """Call `last_resort` once unless `stop` comes within so many seconds.
@@ -64,6 +77,8 @@ class Watchdog:
         slept = now - self._looked_at > STOOD_STILL
         self._looked_at = now
         self._look(forgive=slept)
+        if not self._lost and not self._told:
+            self._on_well()
         return self._overdue(now)
 
     def _run(self) -> None:
@@ -84,7 +99,7 @@ class Watchdog:
             self._on_dead(why)
 
     def _overdue(self, now: float) -> float:
-        pause = AGAIN if self._lost else EVERY
+        pause = min(AGAIN, self._every) if self._lost else self._every
         if self._end_by is None:
             return pause
         by, last_resort = self._end_by

@@ -45,7 +45,12 @@ class Bench:
         http = Http(**{**options, **settings})
         version = {"version": "1.2.3", "commit": "abc"}
         self.server = HealthServer(
-            http, self.vitals, self.metrics, version=version, allowlist=allowlist or IpAllowlist()
+            http,
+            self.vitals,
+            self.metrics,
+            version=version,
+            status=lambda: b'{"at":"now"}\n',
+            allowlist=allowlist or IpAllowlist(),
         )
         self.server.start()
 
