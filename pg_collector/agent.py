@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Self
 
-from pg_collector import __version__, allocator, checks, logs, signals
+from pg_collector import __version__, allocator, checks, logs, page_verbs, signals
 from pg_collector.audit_log import AuditLog
 from pg_collector.breaker import Breaker
 from pg_collector.buffer import storage
@@ -390,7 +390,12 @@ class Agent:
         )
         verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
         heart = self.vitals.heart("control")
-        answers = {**commands.answers, **verbs.answers, **self.survey.answers}
+        answers = {
+            **commands.answers,
+            **verbs.answers,
+            **self.survey.answers,
+            **page_verbs.answers(self.health.page),
+        }
         identity, directory = self.uplink.identity, self._state_dir
         if identity is not None and directory is not None:
             answers.update(DeviceVerbs(identity, directory).answers)

@@ -18,6 +18,8 @@ from pg_collector.errors import (
 )
 
 EXIT_PROBLEM = 1
+EXIT_USAGE = 2
+EXIT_WARNING = 3  # with --strict
 EXIT_UNREACHABLE = 69  # EX_UNAVAILABLE
 EXIT_STATE = 73  # EX_CANTCREAT
 EXIT_PERMISSION = 77  # EX_NOPERM

@@ -1,19 +1,16 @@
 """How the verbs about the device get at it: through the running agent, or in its place."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from pg_collector import control
-from pg_collector.cli import EXIT_PERMISSION
+from pg_collector.cli import agent_access
 from pg_collector.cli.options import loaded
-from pg_collector.cli.printable import printable
 from pg_collector.clock import SystemClock
 from pg_collector.config.model import Config
 from pg_collector.errors import ConfigurationError
@@ -36,19 +33,11 @@ class Place:
         """Ask the agent that has the device; None where none runs. Ends with 77 where forbidden."""
         from pg_collector.activation.device import Told
 
-        for path in control.candidates(os.environ, self.config.state_dir):
-            try:
-                reply = control.ask(request, path)
-            except PermissionError:
-                print(
-                    f"pgc: {printable(str(path))}: an agent listens there, and you may not ask it. "
-                    "Run pgc as its user or as a member of its group",
-                    file=sys.stderr,
-                )
-                raise typer.Exit(EXIT_PERMISSION) from None
-            if reply is not None:
-                return msgspec.convert(reply.result, Told)
-        return None
+        try:
+            reply = agent_access.ask(request, self.config.state_dir)
+        except PermissionError as error:
+            agent_access.refuse(error)
+        return msgspec.convert(reply.result, Told) if reply is not None else None
 
     @contextmanager
     def opened(self) -> Iterator["Identity"]:

@@ -40,6 +40,20 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="End with 3 where something is degraded, too.")
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        show_default=False,
+        help="An agent's HTTP address: http://db1:8080. Without it: the agent that runs here.",
+    ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for the answer.")
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing; the exit code says it.")
 ]

@@ -1,18 +1,15 @@
 """`pgc reload`: have the running agent read its configuration anew."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer
 
 from pg_collector import control
-from pg_collector.cli import EXIT_PERMISSION
+from pg_collector.cli import agent_access
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
 from pg_collector.cli.printable import printable
-from pg_collector.errors import AgentUnreachable, ConfigurationError
+from pg_collector.errors import ConfigurationError
 
 
 def reload(
@@ -38,7 +35,7 @@ def reload(
         state_dir = loaded(config, overrides).config.state_dir
     except ConfigurationError as error:
         invalid = error  # the agent may see it otherwise: its variables and flags are its own
-    told = _asked(control.candidates(os.environ, state_dir), invalid)
+    told = _asked(state_dir, invalid)
     if as_json:
         print(msgspec.json.encode(told).decode())
         return
@@ -50,27 +47,12 @@ def reload(
         print("nothing changed")
 
 
-def _asked(places: list[Path], invalid: ConfigurationError | None) -> dict[str, Any]:
-    """Return what the first agent says that listens at one of the places."""
-    forbidden: list[Path] = []
-    for path in places:
-        try:
-            reply = control.ask(control.ReloadRequest(), path)
-        except PermissionError:
-            forbidden.append(path)
-            continue
-        if reply is not None:
-            return dict(reply.result or {})
-    if forbidden:
-        print(
-            f"pgc: {printable(str(forbidden[0]))}: an agent listens there, and you may not ask it. "
-            "Run pgc as its user or as a member of its group",
-            file=sys.stderr,
-        )
-        raise typer.Exit(EXIT_PERMISSION)
-    if invalid is not None:
-        raise invalid
-    raise AgentUnreachable(
-        "no agent runs here",
-        remedy="Start it: pgc start. An agent with a state_dir of its own is found with --config.",
-    )
+def _asked(state_dir: Path | None, invalid: ConfigurationError | None) -> dict[str, Any]:
+    """Return what the agent says."""
+    try:
+        reply = agent_access.ask(control.ReloadRequest(), state_dir)
+    except PermissionError as error:
+        agent_access.refuse(error)
+    if reply is not None:
+        return dict(reply.result or {})
+    raise invalid or agent_access.nobody()

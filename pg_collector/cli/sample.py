@@ -32,7 +32,11 @@ _AS_IT_IS = {Reason.VERSION, Reason.ROLE}
 def sample(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Samplers to run; all without a name."),
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Samplers to run; all without a name.",
+            autocompletion=lambda: list(discover()),
+        ),
     ] = None,
     dsn: Annotated[
         str | None,

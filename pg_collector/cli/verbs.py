@@ -10,6 +10,9 @@ from typer.main import get_command, get_group
 # In the order of the help, with what it says of each.
 VERBS: Final = {
     "start": "Run the agent, until SIGTERM or Ctrl-C",
+    "status": "Show the running agent: targets, samplers, buffer, delivery",
+    "health": "Ask the running agent whether all is well, in one line",
+    "metrics": "Print the running agent's metrics",
     "reload": "Have the running agent read its configuration anew",
     "sample": "Run samplers once and print their masked rows",
     "names": "Say which names the tokens of level full stand for",
@@ -18,6 +21,7 @@ VERBS: Final = {
     "deactivate": "Forget the activation, and free the device's place",
     "device": "Show this device: its state, its plan, what it allows",
     "demo": "Watch it work on a throw-away PostgreSQL",
+    "completion": "Print what makes TAB complete, for bash, zsh or fish",
     "version": "Print the versions of pgc, Python and the libraries",
     "buffer": "Look at what waits to be delivered, deliver it",
     "config": "Check, show, make and explain the configuration",

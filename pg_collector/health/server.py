@@ -69,6 +69,15 @@ class HealthServer:
         """Host and port that it listens on, or None."""
         return self._server.server_address[:2] if self._server else None  # type: ignore[return-value]
 
+    def page(self, path: str, accept: str) -> Page:
+        """Answer a path as a GET of it is answered, to whoever may ask. Never raises."""
+        try:
+            return self._pages.get(path, accept)
+        except Exception:
+            self._metrics.panics_recovered_total.labels("health").inc()
+            log.exception("a page failed")
+            return text(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed; the log says why")
+
     def admit(self, allowlist: IpAllowlist) -> None:
         """Let others in from the next request on."""
         self._guests = Guests(self._http, allowlist)
@@ -136,12 +145,7 @@ class HealthServer:
         if self._token and not hmac.compare_digest(_bearer(request), self._token):
             self._refuse(peer, "token")
             return text(HTTPStatus.UNAUTHORIZED, "a bearer token is needed: http.token_file has it")
-        try:
-            return self._pages.get(request.path, request.headers.get("Accept", ""))
-        except Exception:
-            self._metrics.panics_recovered_total.labels("health").inc()
-            log.exception("a page failed")
-            return text(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed; the log says why")
+        return self.page(request.path, request.headers.get("Accept", ""))
 
 
 def _refused(who: str, times: int) -> None:

@@ -1,0 +1,97 @@
+"""`pgc health`: a probe for containers, Nagios and scripts."""
+
+import enum
+import json
+from typing import Annotated, Any
+
+import typer
+
+from pg_collector.cli import EXIT_PROBLEM, EXIT_WARNING
+from pg_collector.cli.options import (
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    StrictOption,
+    TimeoutOption,
+    UrlOption,
+)
+from pg_collector.cli.pages import fetch
+from pg_collector.cli.printable import printable
+from pg_collector.errors import CollectorError
+from pg_collector.page_verbs import PageTold
+
+
+class Question(enum.StrEnum):
+    """What is asked; each is a path of the agent's HTTP server."""
+
+    HEALTH = "health"
+    LIVE = "live"
+    READY = "ready"
+
+    @property
+    def path(self) -> str:
+        """The page that answers."""
+        return {"health": "/healthz", "live": "/livez", "ready": "/readyz"}[self.value]
+
+
+def health(
+    question: Annotated[
+        Question,
+        typer.Argument(
+            metavar="[health|live|ready]",
+            help="health: is every part well; live: must it be restarted; ready: does it collect.",
+        ),
+    ] = Question.HEALTH,
+    url: UrlOption = None,
+    timeout: TimeoutOption = 5.0,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    r"""Ask the running agent whether all is well, and say it in one line.
+
+    \b
+      pgc health || pgc status
+      HEALTHCHECK CMD ["pgc", "health", "live"]
+      pgc health --strict --url http://db1:8080
+
+    It is asked over the control socket, or at http.address.
+
+    Exit codes: 0 ok or degraded, 1 down, stopped or not ready, 3 degraded (--strict), 69 no agent
+    runs or it does not answer, 77 an agent runs that this user may not ask, 78 the configuration is
+    invalid.
+    """
+    page = fetch(question.path, config, overrides, url=url, timeout=timeout)
+    found = _read(page)
+    print(json.dumps(found) if as_json else printable(_line(found)))
+    if page.status >= 400:  # noqa: PLR2004  # HTTP
+        raise typer.Exit(EXIT_PROBLEM)
+    if strict and found["status"] != "ok":
+        raise typer.Exit(EXIT_WARNING)
+
+
+def _read(page: PageTold) -> dict[str, Any]:
+    """Return the report of a page. Raises CollectorError where it is none."""
+    try:
+        found = json.loads(page.body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "status" not in found:
+        first = printable(page.body.strip().partition("\n")[0][:200])
+        raise CollectorError(
+            f"this is no answer of an agent: {page.status} {first}",
+            remedy="See that the URL is the agent's, and that it lets you in (http.token_file, "
+            "security.ip_allowlist).",
+        )
+    return found
+
+
+def _line(found: dict[str, Any]) -> str:
+    said = str(found["status"])
+    ill = {name: part for name, part in found.get("parts", {}).items() if part.get("state") != "ok"}
+    for name, part in ill.items():
+        said += f"; {name} {part.get('state')}"
+        said += f": {part['reason']}" if part.get("reason") else ""
+        said += f" ({part['remedy']})" if part.get("remedy") else ""
+    return said

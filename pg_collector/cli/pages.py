@@ -1,0 +1,119 @@
+"""How verbs get at a page of the agent: over its control socket, or over HTTP."""
+
+import http.client
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+import typer
+
+from pg_collector.cli import EXIT_USAGE, agent_access
+from pg_collector.cli.options import loaded
+from pg_collector.config.files import Unreadable, read_secret
+from pg_collector.config.listening import parse
+from pg_collector.config.model import Config, Http
+from pg_collector.errors import AgentUnreachable, ConfigurationError
+from pg_collector.page_verbs import PageRequest, PageTold
+from pg_collector.trust import system_bundle
+
+_REMEDY: Final = "See whether it runs: pgc status, or systemctl status pg-collector."
+_MOST: Final = 64 * 1024 * 1024  # bytes of a page
+
+
+def fetch(
+    path: str, config: Path | None, overrides: list[str] | None, *, url: str | None, timeout: float
+) -> PageTold:
+    """Return a page of the agent at a URL, or of the one that runs here.
+
+    That one is asked over its control socket, or at `http.address` where this user may not use the
+    socket or there is none. Raises AgentUnreachable, ConfigurationError.
+    """
+    if url is not None:
+        return _over_http(url, path, timeout, token=None, context=_public)
+    settings: Config | None = None
+    invalid: ConfigurationError | None = None
+    try:
+        settings = loaded(config, overrides).config
+    except ConfigurationError as error:
+        invalid = error  # the agent may see it otherwise: its variables and flags are its own
+    forbidden: PermissionError | None = None
+    try:
+        state_dir = settings.state_dir if settings is not None else None
+        reply = agent_access.ask(PageRequest(path=path), state_dir, timeout)
+    except PermissionError as error:
+        forbidden, reply = error, None
+    if reply is not None:
+        return msgspec.convert(reply.result, PageTold)
+    here = settings.http if settings is not None else Http()
+    if here.address == "off":
+        if forbidden is not None:
+            agent_access.refuse(forbidden)
+        raise agent_access.nobody()
+    try:
+        return _at_home(here, path, timeout)
+    except AgentUnreachable:
+        if forbidden is not None:
+            agent_access.refuse(forbidden)
+        if invalid is not None:
+            raise invalid from None
+        raise
+
+
+def _at_home(here: Http, path: str, timeout: float) -> PageTold:
+    """Ask at the agent's own address, with the token and the certificate of its configuration."""
+    host, port = parse(here.address)
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    name = f"[{host}]" if ":" in host else host
+    scheme = "https" if here.tls.cert_file is not None else "http"
+    try:
+        token = read_secret(here.token_file) if here.token_file is not None else None
+    except Unreadable as error:
+        raise ConfigurationError(f"http.token_file {error}", remedy=error.remedy) from None
+
+    def pinned() -> ssl.SSLContext:
+        """Trust the certificate that the configuration names, whatever its names are."""
+        context = ssl.create_default_context(cafile=str(here.tls.cert_file))
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
+    return _over_http(f"{scheme}://{name}:{port}", path, timeout, token=token, context=pinned)
+
+
+def _public() -> ssl.SSLContext:
+    bundle = system_bundle()
+    return ssl.create_default_context(cafile=str(bundle) if bundle is not None else None)
+
+
+def _over_http(
+    url: str, path: str, timeout: float, *, token: str | None, context: Callable[[], ssl.SSLContext]
+) -> PageTold:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        typer.echo(f"pgc: --url {url}: write it as http://127.0.0.1:8080", err=True)
+        raise typer.Exit(EXIT_USAGE)
+    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    client: http.client.HTTPConnection
+    try:
+        if parts.scheme == "https":
+            client = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout, context=context()
+            )
+        else:
+            client = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            client.request("GET", parts.path.rstrip("/") + path, headers=headers)
+            reply = client.getresponse()
+            body = reply.read(_MOST).decode("utf-8", "replace")
+        finally:
+            client.close()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        raise AgentUnreachable(
+            f"no agent answers at {where}: {why or type(error).__name__}", remedy=_REMEDY
+        ) from None
+    return PageTold(status=reply.status, body=body)
