@@ -83,6 +83,10 @@ cost: $(READY) ## Measure what each set costs a server, for docs/samplers.md
 	$(BIN)/python -m tests.docs.cost
 	$(BIN)/python -m tests.docs.generated
 
+.PHONY: man
+man: $(READY) ## Write the pages for man(1) to dist/man
+	@$(BIN)/python -m pg_collector.cli.manual man dist/man
+
 .PHONY: lock
 lock: ## Renew constraints.txt from pyproject.toml
 	@$(PYTHON) packaging/lock.py

@@ -40,15 +40,22 @@ def sample(
     ] = None,
     dsn: Annotated[
         str | None,
-        typer.Option(help="Connect there; no configuration file is read.", show_default=False),
+        typer.Option(
+            metavar="DSN", help="Connect there; no configuration file is read.", show_default=False
+        ),
     ] = None,
     database: Annotated[
-        str | None, typer.Option("--database", "-d", help="Target of the configuration to ask.")
+        str | None,
+        typer.Option(
+            "--database", "-d", metavar="NAME", help="Target of the configuration to ask."
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the SQL for this server and ask nothing.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to print of each set.")] = 20,
+    limit: Annotated[
+        int, typer.Option(metavar="ROWS", min=1, help="Rows to print of each set.")
+    ] = 20,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,

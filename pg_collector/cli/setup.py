@@ -19,21 +19,34 @@ def _setup() -> None:
 
 @app.command()
 def sql(
-    user: Annotated[str, typer.Option(help="Name of the monitoring role.")] = "pgcollector",
+    user: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the monitoring role.")
+    ] = "pgcollector",
     auth: Annotated[
-        str, typer.Option(help=f"How the agent will log in: {', '.join(AUTHENTICATION)}.")
+        str,
+        typer.Option(
+            metavar="METHOD", help=f"How the agent will log in: {', '.join(AUTHENTICATION)}."
+        ),
     ] = "password",
     targets: Annotated[
-        int, typer.Option(min=1, help="How many targets of this server the agent will watch.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="How many targets of this server the agent will watch."
+        ),
     ] = 1,
     connection_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Connections the role may hold.  [default: 2 per target]"),
+        typer.Option(
+            metavar="N", min=1, help="Connections the role may hold.  [default: 2 per target]"
+        ),
     ] = None,
     databases: Annotated[
         list[str] | None,
         typer.Option(
-            "--database", "-d", help="Database to connect to; repeatable.  [default: postgres]"
+            "--database",
+            "-d",
+            metavar="NAME",
+            help="Database to connect to; repeatable.  [default: postgres]",
         ),
     ] = None,
     bloat: Annotated[

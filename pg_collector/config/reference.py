@@ -41,7 +41,7 @@ def as_text(samplers: Samplers) -> str:
             head = one.path or "(top level)"
             blocks.append(f"\n{head}: {one.section.title}\n")
             continue
-        for path, key, default in _expanded(one, one.key, samplers):
+        for path, key, default in expanded(one, one.key, samplers):
             told = textwrap.indent(textwrap.fill(key.description, 88), "      ")
             blocks.append(f"  {path}\n      {type_text(key.shape)}; default {default}\n{told}\n")
     return "".join(blocks).lstrip("\n")
@@ -55,7 +55,7 @@ def as_markdown(samplers: Samplers) -> str:
             if one.section.keys:
                 lines += _table_head(one)
             continue
-        for path, key, default in _expanded(one, one.key, samplers):
+        for path, key, default in expanded(one, one.key, samplers):
             name = path.rpartition(".")[2]
             shown = f"`{default}`" if default != "required" else "**required**"
             description = key.description.replace("|", "\\|")
@@ -103,7 +103,7 @@ def _bounds(shape: Shape) -> str:
     return f", at most {most}" if most else ""
 
 
-def _expanded(one: Documented, key: Key, samplers: Samplers) -> list[tuple[str, Key, str]]:
+def expanded(one: Documented, key: Key, samplers: Samplers) -> list[tuple[str, Key, str]]:
     """Return path, key and default; of a field beside the others, one row per sampler."""
     if one.section.beside is key and key.shape.of is not None:
         every = key.shape.of
