@@ -43,6 +43,7 @@ ENVIRONMENT: Final = (
     ("PGC__SECTION__KEY", "any key"),
     ("NO_COLOR", "no colours"),
 )
+_COLUMN: Final = re.compile(r"^(pgc.*?)( {2,})(?=\w)", re.MULTILINE)  # what a command does
 _HEAD: Final = """\
 # Commands
 
@@ -141,7 +142,7 @@ def _markdown(one: Verb) -> Iterator[str]:
     for paragraph in one.text:
         yield from (_escaped(paragraph), "")
     for example in one.examples:
-        yield from ("```", example, "```", "")
+        yield from ("```", _COLUMN.sub(r"\1\2# ", example), "```", "")
     for title, records in (("argument", one.arguments), ("option", one.options)):
         if records:
             yield from (f"| {title} | |", "|---|---|")
