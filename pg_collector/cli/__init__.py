@@ -108,7 +108,7 @@ def main() -> None:
 def _run() -> None:
     """Run the verb; what it printed has been written afterwards, or OSError says why not."""
     try:
-        app()
+        app(prog_name="pgc")
     finally:
         if sys.stdout is not None:  # None when it was closed
             sys.stdout.flush()

@@ -1,0 +1,163 @@
+"""`pgc status`, `health` and `metrics` beside a real agent, and where none runs."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from tests.support.daemon import PGC, Daemon
+from tests.support.pki import Pki
+from tests.support.ports import free_port
+from tests.support.until import until
+
+
+@pytest.fixture
+def daemon(newest_server, tmp_path):
+    dsns = {
+        "prod": newest_server.dsn("pgcollector"),
+        "gone": f"host=127.0.0.1 port={free_port()} user=nobody dbname=postgres",
+    }
+    state = tmp_path / "state"
+    buffers = {"durability": "wal"}
+    with Daemon(tmp_path, dsns, buffers=buffers, state_dir=str(state)) as daemon:
+        daemon.sampled()
+        until(lambda: "postgres:gone" in daemon.get("/healthz"), 20.0)
+        yield daemon
+
+
+def test_a_running_agent_is_shown_and_asked(daemon):
+    shown = daemon.pgc("status")
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("degraded  running ")
+    assert f"pid {daemon.process.pid}" in lines[0]
+    (prod,) = [line for line in lines if line.startswith("prod")]
+    assert "PostgreSQL 18" in prod
+    assert "2/2 connections" in prod
+    assert any(line.split()[:2] == ["activity", "ok"] for line in lines)
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("gone  down")]
+    assert "Connection refused" in lines[at + 1]
+    assert lines[at + 2].startswith("  fix: Is PostgreSQL running")
+    assert any(line.startswith("buffer ") and "can hold" in line for line in lines)
+    assert "\x1b" not in shown.stdout, "plain where nobody looks"
+
+    strict = daemon.pgc("status", "--strict", "--json")
+    assert strict.returncode == 3
+    told = json.loads(strict.stdout)
+    assert [one["part"] for one in told["troubles"]] == ["postgres:gone"]
+    assert {one["name"]: one["state"] for one in told["targets"]} == {"prod": "ok", "gone": "down"}
+
+    asked = daemon.pgc("health")
+    assert asked.returncode == 0
+    assert asked.stdout.startswith("degraded; postgres:gone down: 127.0.0.1")
+    assert len(asked.stdout.splitlines()) == 1
+    assert daemon.pgc("health", "--strict").returncode == 3
+    live = daemon.pgc("health", "live", "--url", f"http://127.0.0.1:{daemon.port}")
+    assert (live.returncode, live.stdout) == (0, "ok\n")
+    wrong = daemon.pgc("health", "--url", "127.0.0.1:8080")
+    assert wrong.returncode == 2
+    assert "http://" in wrong.stderr
+
+    numbers = daemon.pgc("metrics").stdout
+    assert 'pg_collector_pg_up{target="prod"} 1.0' in numbers
+    assert 'pg_collector_pg_up{target="gone"} 0.0' in numbers
+
+
+def test_where_no_agent_runs_the_state_directory_tells(daemon):
+    daemon.signal(signal.SIGTERM)
+    assert daemon.ended()[0] == 0
+    shown = daemon.pgc("status")
+    assert shown.returncode == 69
+    assert shown.stdout.splitlines()[0] == "not running"
+    assert "buffer    0 lines wait on disk" in shown.stdout
+    told = json.loads(daemon.pgc("status", "--json").stdout)
+    assert told["running"] is False
+    assert told["buffer"]["lines"] == 0
+    asked = daemon.pgc("health", "ready")
+    assert asked.returncode == 69
+    assert "no agent answers at http://127.0.0.1" in asked.stderr
+    assert "pgc status" in asked.stderr
+
+
+def test_an_agent_without_a_port_is_asked_over_its_socket(newest_server, tmp_path):
+    dsns = {"prod": newest_server.dsn("pgcollector")}
+    with Daemon(tmp_path, dsns, http={"address": "off"}) as daemon:
+        until(lambda: daemon.turns() > 1, 20.0)
+        assert daemon.pgc("health", "ready").stdout == "ok\n"
+        assert "pg_collector_up 1.0" in daemon.pgc("metrics").stdout
+        assert "prod  ok" in daemon.pgc("status").stdout
+
+
+def test_without_its_socket_it_is_asked_with_token_and_certificate(newest_server, tmp_path):
+    leaf = Pki(tmp_path).wrong_name_server
+    token = tmp_path / "token"
+    token.write_text("a-token-of-the-test")
+    token.chmod(0o600)
+    port = free_port()
+    http = {
+        "address": f":{port}",
+        "token_file": str(token),
+        "tls": {"cert_file": str(leaf.certificate), "key_file": str(leaf.key)},
+    }
+    dsns = {"prod": newest_server.dsn("pgcollector")}
+    with Daemon(tmp_path, dsns, http=http) as daemon:
+        until(lambda: daemon.turns() > 1, 20.0)
+        daemon.environment["RUNTIME_DIRECTORY"] = str(tmp_path / "nothing-here")
+        asked = daemon.pgc("health", "live")
+        assert (asked.returncode, asked.stdout) == (0, "ok\n"), asked.stderr
+        other = tmp_path / "other"
+        other.write_text("another")
+        refused = daemon.pgc("metrics", "--set", f"http.token_file={other}")
+        assert refused.returncode == 1
+        assert "401" in refused.stderr
+
+
+def test_watching_on_a_terminal_is_shown_in_place_until_it_is_interrupted(daemon):
+    ours, theirs = pty.openpty()
+    command = [*PGC, "status", "--watch", "--interval", "0.2", "--config", str(daemon.file)]
+    viewer = subprocess.Popen(
+        command, env=daemon.environment, cwd=daemon.home, stdin=theirs, stdout=theirs,
+        stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = bytearray()
+
+    def read():
+        try:
+            while chunk := os.read(ours, 65536):
+                seen.extend(chunk)
+        except OSError:
+            return  # the terminal's other end was closed
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        until(lambda: seen.count(b"\x1b[H\x1b[J") >= 3, 20.0)
+        assert b"\x1b[31mdown" in seen, "what is bad is red"
+        daemon.process.kill()
+        until(lambda: b"not running" in seen, 20.0)
+        viewer.send_signal(signal.SIGINT)
+        assert viewer.wait(20) == 130
+    finally:
+        viewer.kill()
+        viewer.wait()
+        reader.join(10)
+        os.close(ours)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_and_a_shell_can_read_it(tmp_path, shell):
+    done = subprocess.run([*PGC, "completion", shell], capture_output=True, text=True, check=True)
+    assert "_PGC_COMPLETE=complete_" in done.stdout
+    if shell == "bash":
+        file = tmp_path / "completion"
+        file.write_text(done.stdout)
+        subprocess.run(["bash", "-n", file], check=True)
+        words = {**os.environ, "_PGC_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+        asked = {**words, "COMP_WORDS": "pgc sample wal"}
+        offered = subprocess.run(PGC, env=asked, capture_output=True, text=True, check=False).stdout
+        assert offered.split() == ["wal", "wal_receiver"]
