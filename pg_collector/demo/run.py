@@ -38,6 +38,7 @@ from pg_collector.config.model import (
     Postgres,
     Sampling,
 )
+from pg_collector.control import SOCKET_NAME
 from pg_collector.demo import account, binaries, farewell, shop, stored
 from pg_collector.demo.far import Far
 from pg_collector.demo.feed import Board, shown
@@ -153,6 +154,7 @@ def _watched(
     """Run the agent, as `pgc start` does, with somebody watching."""
     viewers: list[Viewer] = []
     make = _view(config, server, far, live=live)
+    sockets = (server.place.path / SOCKET_NAME,)
     outage = Outage(far, Times.within(options.seconds, options.outage)) if far else None
 
     def on_start(running: Agent) -> None:
@@ -174,12 +176,13 @@ def _watched(
 
     try:
         if far is None:
-            code = agent.run(config, OpenGrant(), files, on_start=on_start)
+            code = agent.run(config, OpenGrant(), files, sockets=sockets, on_start=on_start)
         else:
             code = agent.run(
                 config,
                 None,
                 state_dir=config.state_dir,
+                sockets=sockets,
                 on_start=on_start,
                 around=partial(shown, board=board),
             )
@@ -233,7 +236,8 @@ def _view(config: Config, server: Server, far: Far | None, *, live: bool) -> Cal
     where = f"platform: {far.url}" if far else f"files: {config.local.path / TARGET}"
     links = [f"{where}   Ctrl-C ends the demo"]
     if config.http.address != "off":
-        links.insert(0, f"http://{config.http.address}/healthz   /metrics")
+        links.insert(0, f"http://{config.http.address}/healthz   /status   /metrics")
+    links.insert(0, f"RUNTIME_DIRECTORY={server.place.path} pgc status   or: pgc top")
     title = f"PG Collector watches PostgreSQL {server.version} on {HOST}:{server.port}"
     if not live:
         logs.setup(config.log, scrub=scrub)
