@@ -49,7 +49,8 @@ class _Sink(NamedTuple):
         return None
 
 
-# What is no error: the sinks of a call by the name that is called.
+# What is no error of ours: the sinks of a call by the name that is called. What Python and psycopg
+# raise with words of ours ends behind a colon of a message.
 _SINKS: Final[Mapping[str, tuple[_Sink, ...]]] = {
     "BadParameter": (_Sink("BadParameter", 0),),
     "SystemExit": (_Sink("SystemExit", 0),),
@@ -64,6 +65,20 @@ _SINKS: Final[Mapping[str, tuple[_Sink, ...]]] = {
     "Trouble": (_Sink("Trouble", 0), _Sink("Trouble", 1)),
     "Problem": (_Sink("Problem", 2),),
     "_fault": (_Sink("Problem", 1),),
+    "text": (_Sink("HTTP", 1),),
+    "_refusal": (_Sink("HTTP", 1),),
+    **{
+        name: (_Sink(name, 0), _Sink(name, 1))
+        for name in (
+            "ConnectionResetError",
+            "FileExistsError",
+            "OSError",
+            "QueryCanceled",
+            "TimeoutError",
+        )
+    },
+    "DeadlineExceeded": (_Sink("DeadlineExceeded", 0),),
+    "Interrupted": (_Sink("Interrupted", 0),),
 }
 
 
