@@ -13,10 +13,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.docs.texts import HOLE, File, Known, Texts, called, plain, read, says
+from tests.docs.texts import HOLE, File, Known, Texts, assigned, called, plain, read, says
 
 _ROOT: Final = "CollectorError"
 _LEVELS: Final = frozenset({"warning", "error", "critical", "exception"})
+# Below anything else no message can begin.
+_BRANCHES: Final = (
+    ast.stmt,
+    ast.expr,
+    ast.excepthandler,
+    ast.keyword,
+    ast.match_case,
+    ast.withitem,
+)
 _SELF: Final = frozenset({"self", "cls"})
 
 
@@ -65,6 +74,12 @@ _SINKS: Final[Mapping[str, tuple[_Sink, ...]]] = {
     "Trouble": (_Sink("Trouble", 0), _Sink("Trouble", 1)),
     "Problem": (_Sink("Problem", 2),),
     "_fault": (_Sink("Problem", 1),),
+    "Finding": (_Sink("Finding", 1),),
+    "Rejected": (_Sink("Rejected", 2),),
+    "_BadLine": (_Sink("Rejected", 1),),
+    "_BadMoment": (_Sink("Rejected", 0),),
+    "_note": (_Sink("log", 0),),
+    "as_note": (_Sink("log", 0),),
     "text": (_Sink("HTTP", 1),),
     "_refusal": (_Sink("HTTP", 1),),
     **{
@@ -135,8 +150,15 @@ class _Walk:
             self._classes[node.name].append((file, node))
         elif isinstance(node, ast.Call | ast.Tuple | ast.AugAssign):
             self._sites.append(_Site(file, node, around))
-        for child in ast.iter_child_nodes(node):
-            self._visit(file, child, around)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for name, value in assigned(node):
+                if name.startswith("self."):
+                    file.attributes[name.removeprefix("self.")].append(value)
+        for name in node._fields:
+            below = getattr(node, name, None)
+            for child in below if isinstance(below, list) else (below,):
+                if isinstance(child, _BRANCHES):
+                    self._visit(file, child, around)
 
     def _find_errors(self) -> set[str]:
         found = {_ROOT}

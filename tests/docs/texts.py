@@ -24,8 +24,8 @@ class File(NamedTuple):
 
     name: str
     tree: ast.Module
-    constants: dict[str, list[ast.expr]]  # what a name at the top is
-    attributes: Mapping[str, list[ast.expr]]  # what is assigned to self.<name>, in any class
+    constants: Mapping[str, list[ast.expr]]  # what a name at the top is
+    attributes: dict[str, list[ast.expr]]  # what is assigned to self.<name>, in any class
 
 
 class Known(NamedTuple):
@@ -202,21 +202,21 @@ def _blocks(function: ast.FunctionDef, line: int) -> list[list[ast.stmt]]:
 @functools.cache
 def assignments(tree: ast.AST) -> list[tuple[str, ast.expr]]:
     """Return names (`x`, `self.x`) and what is assigned to them, anywhere in the tree."""
-    return list(_each_assignment(tree))
+    return [pair for node in ast.walk(tree) for pair in assigned(node)]
 
 
-def _each_assignment(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Assign(targets=targets, value=value):
-                for target in targets:
-                    yield from _pairs(target, value)
-            case ast.AnnAssign(target=target, value=ast.expr() as value):
+def assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Yield names and what this very node assigns to them."""
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            for target in targets:
                 yield from _pairs(target, value)
-            case ast.NamedExpr(target=target, value=value):
-                yield from _pairs(target, value)
-            case ast.For(target=target, iter=each) | ast.comprehension(target=target, iter=each):
-                yield from _pairs(target, ast.Subscript(each, ast.Name("any")))
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            yield from _pairs(target, value)
+        case ast.NamedExpr(target=target, value=value):
+            yield from _pairs(target, value)
+        case ast.For(target=target, iter=each) | ast.comprehension(target=target, iter=each):
+            yield from _pairs(target, ast.Subscript(each, ast.Name("any")))
 
 
 def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
@@ -228,17 +228,13 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 
 
 def read(package: Path, path: Path) -> File:
+    """Read a file; its attributes are for the walk to note."""
     tree = ast.parse(path.read_text())
     constants: dict[str, list[ast.expr]] = defaultdict(list)
-    attributes: dict[str, list[ast.expr]] = defaultdict(list)
     for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            for name, value in assignments(node):
-                constants[name].append(value)
-    for name, value in _each_assignment(tree):
-        if name.startswith("self."):
-            attributes[name.removeprefix("self.")].append(value)
-    return File(str(path.relative_to(package)), tree, constants, attributes)
+        for name, value in assigned(node):
+            constants[name].append(value)
+    return File(str(path.relative_to(package)), tree, constants, defaultdict(list))
 
 
 def says(text: str) -> bool:
