@@ -314,7 +314,9 @@ _VERBOSE = re.compile(r":  ([0-9A-Z]{5}): ")
 # What may quote values, the server's place in its source, and libpq's own guess at a remedy: ours
 # stands beside.
 _MORE = re.compile(
-    r"\n(?:DETAIL|HINT|QUERY|CONTEXT|[A-Z]+ NAME|LOCATION|\s+Is the server running).*", re.DOTALL
+    r"\n(?:DETAIL|HINT|QUERY|CONTEXT|[A-Z]+ NAME|LOCATION|\s+Is the server running|"
+    r"\s+This probably means).*",
+    re.DOTALL,
 )
 _LOCATION = re.compile(r"\nLOCATION:  (\w+), ([\w.]+):")
 # Where procedural languages hand on what a function said. The SQLSTATE is its choice as well.

@@ -159,6 +159,16 @@ def test_only_the_first_line_of_a_refusal_is_kept():
     assert str(error) == "db1:5432: FATAL: there is no shop"
 
 
+def test_what_libpq_guesses_is_not_repeated():
+    guess = "\tThis probably means the server terminated abnormally\n\tbefore or while processing"
+    said = (
+        f'connection to server at "db1" failed: server closed the connection unexpectedly\n{guess}'
+    )
+    assert (
+        str(connection_failed(said, PEER)) == "db1:5432: server closed the connection unexpectedly"
+    )
+
+
 def test_the_sqlstate_of_a_refused_connection_is_kept():
     assert connection_failed("x failed: FATAL:  3D000: nix", PEER).sqlstate == "3D000"
 
