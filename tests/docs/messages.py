@@ -74,7 +74,7 @@ _SINKS: Final[Mapping[str, tuple[_Sink, ...]]] = {
     "Trouble": (_Sink("Trouble", 0), _Sink("Trouble", 1)),
     "Problem": (_Sink("Problem", 2),),
     "_fault": (_Sink("Problem", 1),),
-    "Finding": (_Sink("Finding", 1),),
+    "Finding": (_Sink("Finding", 1, "found"),),
     "Rejected": (_Sink("Rejected", 2),),
     "_BadLine": (_Sink("Rejected", 1),),
     "_BadMoment": (_Sink("Rejected", 0),),
@@ -222,6 +222,8 @@ class _Walk:
             name == "echo" and _keyword(call, "err")
         ):
             yield _Sink("stderr", 0)
+        elif _keyword(call, "level").endswith(".OK"):
+            return  # a finding that all is well
         elif name in self._errors or name in _SINKS or self._is_here(file, name):
             yield from self._sinks.get(name, ())
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 HOLE: Final = "…"
 _DEEPEST: Final = 8  # names that lead to names
 _MOST: Final = 64  # texts that one place can come to
+_AMOUNT: Final = re.compile(rf".|{HOLE} ?[A-Za-z%]{{1,5}}")  # with its unit, or a mere sign
 _FORMAT: Final = re.compile(r"%[-\d.]*[sdrfgi]|\{[\w.!:]*\}")
 
 
@@ -79,7 +80,7 @@ class Texts:
         if isinstance(node, ast.FormattedValue):
             short = isinstance(node.value, ast.Name | ast.IfExp | ast.Call)
             texts = self.of(node.value) if short else []
-            return [HOLE if len(text) == 1 else text for text in texts] or [HOLE]
+            return [HOLE if _AMOUNT.fullmatch(text) else text for text in texts] or [HOLE]
         return self.of(node)
 
     def _behind(self, node: ast.expr) -> Iterator[tuple["Texts", ast.expr]]:
