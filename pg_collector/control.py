@@ -172,7 +172,7 @@ class ControlServer:
                 self._serve(self._server, path)
                 return
         log.warning(
-            "no control socket: `pgc sample` and `pgc reload` cannot ask this agent",
+            "no control socket: no command of pgc can ask this agent; SIGHUP reloads it",
             extra={
                 "refused": refused,
                 "remedy": "To have one, set state_dir to a directory that the agent may write to.",

@@ -199,8 +199,8 @@ class KeyService:
                         return keys
         raise Untrusted(
             "signed by a key that no pinned key vouches for",
-            remedy="Is platform.url right? If the platform was set up anew: pgc deactivate, then "
-            "activate the device again.",
+            remedy="Is platform.url right? If the platform was set up anew: "
+            "pgc deactivate --local-only, then activate the device again.",
         )
 
     def _obey(self) -> None:

@@ -19,6 +19,7 @@ from pg_collector.buffer.cursor import State
 from pg_collector.buffer.place import Removed, SegmentLost
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.spool import Limits, Spool
+from pg_collector.buffer.store_trouble import LOOK
 from pg_collector.clock import Clock
 from pg_collector.errors import StoreDown, StoreError
 
@@ -231,7 +232,7 @@ class Journal:
         except concurrent.futures.TimeoutError:
             answer.cancel()
             raise StoreDown(
-                f"{self.directory}: the disk did not answer within {timeout:g} s"
+                f"{self.directory}: the disk did not answer within {timeout:g} s", remedy=LOOK
             ) from None
 
     def flush(self) -> None:

@@ -36,16 +36,16 @@ def _translated(error: Exception, path: Path) -> StoreError:
     if isinstance(error, OSError):
         if error.errno in _NO_ROOM:
             return StoreFull(f"{path}: {error.strerror}", remedy="Free space on this volume.")
-        return StoreDown(f"{path}: {error.strerror or error}", remedy=_LOOK)
+        return StoreDown(f"{path}: {error.strerror or error}", remedy=LOOK)
     if isinstance(error, diskcache.Timeout):
-        return StoreDown(f"{path}: the store cannot be written", remedy=_LOOK)
+        return StoreDown(f"{path}: the store cannot be written", remedy=LOOK)
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return StoreFull(f"{path}: the volume is full", remedy="Free space on this volume.")
         if code not in _CORRUPT and code != sqlite3.SQLITE_ERROR:
-            return StoreDown(f"{path}: {error}", remedy=_LOOK)
+            return StoreDown(f"{path}: {error}", remedy=LOOK)
     return StoreDamaged(f"{path}: {type(error).__name__}: {error}")
 
 
-_LOOK: Final = "Look at the volume and its mount options; the agent tries again by itself."
+LOOK: Final = "Look at the volume and its mount options; the agent tries again by itself."

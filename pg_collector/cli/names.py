@@ -13,13 +13,12 @@ import typer
 
 from pg_collector import control
 from pg_collector.cli import EXIT_PERMISSION, EXIT_UNREACHABLE
-from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded, no_database
 from pg_collector.cli.printable import printable, printable_json
 from pg_collector.config.model import Config, Database
 from pg_collector.errors import (
     AgentUnreachable,
     CollectorError,
-    ConfigurationError,
     SamplerError,
     TargetError,
 )
@@ -191,12 +190,7 @@ def _chosen(config: Config, name: str | None) -> list[Database]:
     """Return the databases to look in. Raises ConfigurationError where there is none."""
     found = [one for one in config.databases if one.enabled and name in {None, one.name}]
     if not found:
-        raise ConfigurationError(
-            f"no database {name!r} is enabled in the configuration"
-            if name
-            else "no database is enabled",
-            remedy=f"There are: {', '.join(one.name for one in config.databases)}",
-        )
+        raise no_database(name, config.databases)
     return found
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, NoReturn
@@ -111,6 +112,23 @@ def _complaint(conn_string: str) -> str | None:
     except ConfigurationError as error:
         return str(error).partition(": ")[2]
     return None
+
+
+def no_database(name: str | None, databases: Sequence[Database]) -> ConfigurationError:
+    """Return the error of a verb that finds no database; `name` is the one that was asked for."""
+    if name is None:
+        names = ", ".join(one.name for one in databases)
+        return ConfigurationError(
+            "no database is enabled", remedy=f"Set enabled: true for: {names}"
+        )
+    if any(one.name == name for one in databases):
+        return ConfigurationError(
+            f"the database {name!r} is not enabled", remedy="Set its enabled: true, or take another"
+        )
+    names = ", ".join(one.name for one in databases if one.enabled)
+    return ConfigurationError(
+        f"no database {name!r} in the configuration", remedy=f"Enabled are: {names or 'none'}"
+    )
 
 
 def exit_invalid(error: ConfigurationError) -> NoReturn:

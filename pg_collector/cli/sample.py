@@ -12,11 +12,11 @@ import typer
 
 from pg_collector import control, spot
 from pg_collector.cli import EXIT_PERMISSION
-from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded, no_database
 from pg_collector.cli.printable import printable, printable_json
 from pg_collector.config.conninfo import has_password
 from pg_collector.config.model import Database, Postgres
-from pg_collector.errors import ConfigurationError, Reason
+from pg_collector.errors import Reason
 from pg_collector.masking import as_configured
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
@@ -174,10 +174,7 @@ def _chosen(databases: tuple[Database, ...], name: str | None) -> Database:
     for database in databases:
         if database.name == name or (name is None and database.enabled):
             return database
-    raise ConfigurationError(
-        f"no database {name!r} in the configuration" if name else "no database is enabled",
-        remedy=f"There are: {', '.join(database.name for database in databases)}",
-    )
+    raise no_database(name, databases)
 
 
 def _tables(lines: list[bytes], limit: int) -> Iterator[str]:

@@ -39,6 +39,16 @@ _LIMIT = (
     "Free a place: ALTER ROLE ... CONNECTION LIMIT 2 or more per agent, a higher max_connections, "
     "or end a lost session; the agent itself never holds more than two"
 )
+_SLOW = (
+    "If it lasts: is the server overloaded? Else raise postgres.query_timeout, or take this "
+    "sampler more seldom (sampling)"
+)
+_STARTS = "Nothing to do while it starts or recovers; a standby answers with hot_standby = on only"
+_WAY = "Is the host of {place} up? Check the way to it: routes, firewalls, security groups"
+_ENDED = (
+    "The server's log tells why it ended the connection; or something before it did, such as a "
+    "load balancer without a server behind it"
+)
 _PRELOAD = "Add pg_stat_statements to the list in shared_preload_libraries; restart PostgreSQL"
 _ENCODING = (
     "A text in another encoding stands in the way: name a database with the encoding UTF8 in "
@@ -106,7 +116,10 @@ def statement_failed(
         return TargetDown(f"the session was lost: {text}", remedy=_lost_remedy(code), sqlstate=code)
     if code == "57014":
         return SamplerTimeout(
-            f"the statement took too long: {text}", reason=Reason.TIMEOUT, sqlstate=code
+            f"the statement took too long: {text}",
+            reason=Reason.TIMEOUT,
+            sqlstate=code,
+            remedy=_SLOW,
         )
     if code == "55P03":
         return SamplerTimeout(
@@ -244,6 +257,7 @@ _REMEDIES = {
     "55000": _DATABASE,
     "42501": "GRANT CONNECT ON DATABASE {dbname} TO {role};",
     "53300": _LIMIT,
+    "57P03": _STARTS,
     "42704": "Check `options` of conn_string and PGOPTIONS: the server knows no such setting",
     "22023": "Check `options` of conn_string and PGOPTIONS: the server refuses the value",
 }
@@ -284,6 +298,12 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("does not exist", TargetRefused, _DATABASE),
     ("Connection refused", TargetDown, "Is PostgreSQL running, and does it listen on {place}?"),
     ("No such file or directory", TargetDown, "Is PostgreSQL running? Its socket is missing"),
+    ("No route to host", TargetDown, _WAY),
+    ("etwork is unreachable", TargetDown, _WAY),
+    ("Connection timed out", TargetDown, _WAY),
+    ("closed the connection unexpectedly", TargetDown, _ENDED),
+    ("Connection reset by peer", TargetDown, _ENDED),
+    ("EOF detected", TargetDown, _ENDED),
 )
 
 
@@ -294,7 +314,9 @@ _VERBOSE = re.compile(r":  ([0-9A-Z]{5}): ")
 # What may quote values, the server's place in its source, and libpq's own guess at a remedy: ours
 # stands beside.
 _MORE = re.compile(
-    r"\n(?:DETAIL|HINT|QUERY|CONTEXT|[A-Z]+ NAME|LOCATION|\s+Is the server running).*", re.DOTALL
+    r"\n(?:DETAIL|HINT|QUERY|CONTEXT|[A-Z]+ NAME|LOCATION|\s+Is the server running|"
+    r"\s+This probably means).*",
+    re.DOTALL,
 )
 _LOCATION = re.compile(r"\nLOCATION:  (\w+), ([\w.]+):")
 # Where procedural languages hand on what a function said. The SQLSTATE is its choice as well.

@@ -148,7 +148,10 @@ class Identity:
         except sqlite3.DatabaseError as error:
             raise CollectorError(f"{path}: {error}", remedy="Restore it from a backup.") from None
         if version != 1:
-            raise CollectorError(f"{path} has format {version}, this platform knows 1")
+            raise CollectorError(
+                f"{path} has format {version}, this platform knows 1",
+                remedy="A newer platform wrote it: start that one, or restore a backup of before.",
+            )
 
     @classmethod
     def make(cls, path: Path, settings: Mapping[str, str]) -> None:

@@ -103,9 +103,8 @@ def _plan(name: str, raw: Mapping[str, Any], below: tuple[str, ...]) -> Plan:
 
 def _inherited(name: str, raw: Mapping[str, Any], below: tuple[str, ...]) -> dict[str, Any]:
     if name not in raw or name in below:
-        raise ConfigurationError(
-            f"plan {below[-1]} inherits {name}, which does not exist or ends in itself"
-        )
+        fault = "comes back to itself" if name in raw else "does not exist"
+        raise ConfigurationError(f"plan {below[-1]} inherits {name}, which {fault}")
     own = dict(raw[name])
     parent = own.pop("inherits", None)
     if parent is None:

@@ -1,6 +1,7 @@
 """Volumes that are full, read-only, broken: collecting goes on, the loss is counted, it resumes."""
 
 import resource
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -138,6 +139,20 @@ def test_a_new_buffer_on_a_full_disk_begins_when_there_is_room():
             works_again(rig)
             rig.deliver()
             assert rig.verify().told == 0
+
+
+def test_a_disk_that_is_long_at_one_thing_is_told_with_what_to_look_at(tmp_path):
+    release = threading.Event()
+    with Rig(tmp_path / "buffer") as rig:
+        busy = threading.Thread(target=lambda: rig.journal.call(lambda _spool: release.wait(10)))
+        busy.start()
+        try:
+            with pytest.raises(StoreDown, match="did not answer within") as caught:
+                rig.journal.call(lambda spool: spool.top, timeout=0.05)
+        finally:
+            release.set()
+            busy.join()
+    assert "mount options" in caught.value.remedy
 
 
 @pytest.mark.slow

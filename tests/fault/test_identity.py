@@ -356,6 +356,7 @@ def test_a_platform_set_up_anew_is_not_believed(bench, caplog):
     client.policy = forged
     bench.step(1.0)
     assert "no pinned key vouches" in bench.why
+    assert "pgc deactivate --local-only" in bench.identity.trouble.remedy  # tell no stranger
     assert bench.identity.grant() == before
     assert [one for one in caplog.records if one.name == "pg_collector.audit"]
 

@@ -1,5 +1,7 @@
 """Parts of the reference platform by themselves: plans, keys, faults on purpose, batches."""
 
+import contextlib
+import sqlite3
 from itertools import pairwise
 
 import msgspec
@@ -8,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_collector.config.kinds import MaskingLevel
-from pg_collector.errors import ConfigurationError
+from pg_collector.errors import CollectorError, ConfigurationError
 from pg_collector.platform import chaos, ingest, keys, plans, series
+from pg_collector.platform.identity import Identity
 from pg_collector.platform.problems import Problem
 from pg_collector.sample import Batch, Gap
 from pg_collector.samplers import discover
@@ -47,6 +50,29 @@ def test_a_file_that_holds_no_plans_is_refused_with_its_name(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=r"mine\.yaml"):
         plans.load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pro: {inherits: gold}", "plan pro inherits gold, which does not exist"),
+        ("a: {inherits: b}\nb: {inherits: a}", "plan b inherits a, which comes back to itself"),
+    ],
+)
+def test_an_inheritance_without_an_end_is_told_from_one_that_leads_nowhere(tmp_path, text, said):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        plans.load(file)
+
+
+def test_the_directory_of_a_newer_platform_says_which_one_to_start(tmp_path):
+    file = tmp_path / "identity.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as newer:
+        newer.execute("PRAGMA user_version = 2")
+    with pytest.raises(CollectorError, match="has format 2") as caught:
+        Identity(file)
+    assert "A newer platform" in caught.value.remedy
 
 
 def test_the_sets_that_have_deltas_are_known_with_their_keys():

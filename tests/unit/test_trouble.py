@@ -50,6 +50,11 @@ def test_a_refusal_has_its_reason(sqlstate: str, kind: type[SamplerError], reaso
     assert (error.reason, error.sqlstate) == (reason, sqlstate)
 
 
+def test_a_statement_that_took_too_long_says_what_can_be_changed():
+    error = statement_failed(failed("57014"), alive=True)
+    assert "query_timeout" in error.remedy
+
+
 @pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "57P03", "08006", "08003"])
 def test_a_lost_session_is_an_outage(sqlstate: str):
     assert type(statement_failed(failed(sqlstate), alive=True)) is TargetDown
@@ -94,13 +99,18 @@ def test_errors_that_show_another_shape_make_the_facts_stale():
         ("FATAL:  3D000: Datenbank existiert nicht", TargetRefused, "shop does not"),
         ("FATAL:  42501: keine Berechtigung", TargetRefused, "GRANT CONNECT ON DATABASE shop"),
         ("FATAL:  53300: zu viele Verbindungen", TargetDown, "CONNECTION LIMIT"),
-        ("FATAL:  57P03: das Datenbanksystem startet", TargetDown, ""),
+        ("FATAL:  57P03: das Datenbanksystem startet", TargetDown, "starts or recovers"),
         ("FATAL:  08P01: unsupported startup parameter: options", TargetRefused, "directly"),
         ("FATAL: password authentication failed for user", LoginRefused, "password of"),
         ('FATAL: role "watcher" does not exist', TargetRefused, "CREATE ROLE"),
         ("fe_sendauth: no password supplied", LoginRefused, "password_file"),
         ("SSL error: certificate verify failed", TargetRefused, "ca_file"),
-        ("SSL SYSCALL error: EOF detected", TargetDown, ""),
+        ("SSL SYSCALL error: EOF detected", TargetDown, "server's log"),
+        ("server closed the connection unexpectedly", TargetDown, "server's log"),
+        ("could not receive data: Connection reset by peer", TargetDown, "server's log"),
+        ("No route to host", TargetDown, "host of db1:5432"),
+        ("Network is unreachable", TargetDown, "host of db1:5432"),
+        ("could not connect: Connection timed out", TargetDown, "host of db1:5432"),
         ("Connection refused", TargetDown, "running"),
         ("something new", TargetDown, ""),
     ],
@@ -147,6 +157,16 @@ def test_only_the_first_line_of_a_refusal_is_kept():
     said = f'connection to server at "db1" failed: FATAL:  3D000: there is no shop\n{more}'
     error = connection_failed(said, PEER)
     assert str(error) == "db1:5432: FATAL: there is no shop"
+
+
+def test_what_libpq_guesses_is_not_repeated():
+    guess = "\tThis probably means the server terminated abnormally\n\tbefore or while processing"
+    said = (
+        f'connection to server at "db1" failed: server closed the connection unexpectedly\n{guess}'
+    )
+    assert (
+        str(connection_failed(said, PEER)) == "db1:5432: server closed the connection unexpectedly"
+    )
 
 
 def test_the_sqlstate_of_a_refused_connection_is_kept():

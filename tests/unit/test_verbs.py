@@ -7,7 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pg_collector.cli import app
+from pg_collector.cli.options import no_database
 from pg_collector.cli.verbs import VERBS
+from pg_collector.config.model import Database
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -56,3 +58,14 @@ def test_the_help_is_there_without_what_the_verbs_need():
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_database_that_cannot_be_had_says_which_can():
+    there = (Database(name="shop"), Database(name="old", enabled=False))
+    assert no_database("shpo", there).sentence() == (
+        "no database 'shpo' in the configuration. Enabled are: shop"
+    )
+    assert "'old' is not enabled. Set its enabled: true" in no_database("old", there).sentence()
+    assert no_database(None, there[1:]).sentence() == (
+        "no database is enabled. Set enabled: true for: old"
+    )
