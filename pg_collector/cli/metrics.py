@@ -28,5 +28,9 @@ def metrics(
     """
     page = fetch("/metrics", config, overrides, url=url, timeout=timeout)
     if page.status != 200:  # noqa: PLR2004  # HTTP
-        raise CollectorError(f"the agent answers {page.status}: {printable(page.body.strip())}")
+        raise CollectorError(
+            f"the agent answers {page.status}: {printable(page.body.strip())}",
+            remedy="Give the token of http.token_file with --config, or a place on "
+            "security.ip_allowlist.",
+        )
     sys.stdout.write(printable(page.body, keep="\n"))

@@ -93,7 +93,7 @@ def _over_http(
 ) -> PageTold:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        typer.echo(f"pgc: --url {url}: write it as http://127.0.0.1:8080", err=True)
+        typer.echo("pgc: --url is no address: write it as http://127.0.0.1:8080", err=True)
         raise typer.Exit(EXIT_USAGE)
     where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     client: http.client.HTTPConnection
