@@ -48,6 +48,7 @@ from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
+from pg_collector.support_verbs import SupportVerbs
 from pg_collector.target import Target
 from pg_collector.targets import Targets
 from pg_collector.uplink import Uplink
@@ -369,6 +370,8 @@ class Agent:
         heart = self.vitals.heart("control")
         answers = {**commands.answers, **verbs.answers}
         identity, directory = self.uplink.identity, self._state_dir
+        if directory is not None:
+            answers.update(SupportVerbs(self.health.page, directory).answers)
         if identity is not None and directory is not None:
             answers.update(DeviceVerbs(identity, directory).answers)
         else:

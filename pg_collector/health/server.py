@@ -68,6 +68,10 @@ class HealthServer:
         """Host and port that it listens on, or None."""
         return self._server.server_address[:2] if self._server else None  # type: ignore[return-value]
 
+    def page(self, path: str, accept: str) -> Page:
+        """Return what a welcome visitor would be answered, whether it listens or not."""
+        return self._pages.get(path, accept)
+
     def admit(self, allowlist: IpAllowlist) -> None:
         """Let others in from the next request on."""
         self._guests = Guests(self._http, allowlist)
