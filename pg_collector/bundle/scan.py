@@ -123,6 +123,7 @@ def _forms(secret: str) -> Iterator[str]:
         pairs = [digits[at : at + 2] for at in range(0, len(digits), 2)]
         yield "%" + "%".join(pairs)
         yield "\\x" + "\\x".join(pairs)
+        yield "\\u00" + "\\u00".join(pairs)
     for shift in range(3):  # bytes before it in its group of three
         text = base64.b64encode(bytes(shift) + data).decode()
         inner = text[-(-shift * 8 // 6) : (shift + len(data)) * 8 // 6]
