@@ -23,7 +23,6 @@ class LeakyFront:
         self.hostile = 0
         self.portal = False
         self.heard: list[dict[str, str]] = []  # headers, in lower case
-        self.answers: list[bytes] = []
         front = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,7 +47,6 @@ class LeakyFront:
                     content = answer.read()
                 finally:
                     behind.close()
-                front.answers.append(content)
                 kind = answer.headers.get("Content-Type", "application/json")
                 etag = answer.headers.get("ETag", "")
                 self._send(answer.status, content, kind, {"ETag": etag} if etag else {})
