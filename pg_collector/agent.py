@@ -49,6 +49,7 @@ from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.schedule import Job, Layout, lay_out
 from pg_collector.scheduler import Scheduler
+from pg_collector.support_verbs import SupportVerbs
 from pg_collector.survey import Survey
 from pg_collector.target import Target
 from pg_collector.targets import Targets
@@ -397,6 +398,8 @@ class Agent:
             **page_verbs.answers(self.health.page),
         }
         identity, directory = self.uplink.identity, self._state_dir
+        if directory is not None:
+            answers.update(SupportVerbs(directory).answers)
         if identity is not None and directory is not None:
             answers.update(DeviceVerbs(identity, directory).answers)
         else:

@@ -26,6 +26,7 @@ from pg_collector.errors import (
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet, Receipt
 from pg_collector.pacing import OUTAGE, Backoff, Pacing, Quota
+from pg_collector.privacy.scrub import without_credentials
 from pg_collector.sample import Batch
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ class Sender:
             return self._hold(_too_many(f"line {min(rejected)}: {rejected[min(rejected)]}"))
         for number, reason in rejected.items():
             log.warning("%s rejected line %d: %s", self._outlet.name, number, reason)
-            self._buffer.set_aside(number, reason)
+            self._buffer.set_aside(number, without_credentials(reason))
         self._buffer.ack(through)
         self._quota.refused(len(rejected))
         self._quota.delivered(taken)
@@ -317,7 +318,7 @@ class Sender:
         self._count(reason)
         self._answered()
         log.warning("%s refused line %d: %s", self._outlet.name, number, reason.sentence())
-        self._buffer.set_aside(number, str(reason))
+        self._buffer.set_aside(number, without_credentials(str(reason)))
         self._quota.refused(1)
         self._suspect = 0
         return Step(moved=True, pause=0.0)
@@ -366,8 +367,9 @@ class Sender:
         before = self._trouble
         attempts = before.attempts if before else 0
         since = before.since if before else self._clock.monotonic()
-        self._trouble = Trouble(str(reason), reason.remedy, since, attempts + 1)
-        if before is None or before.message != str(reason):
+        said = without_credentials(str(reason))  # a far side may say anything
+        self._trouble = Trouble(said, reason.remedy, since, attempts + 1)
+        if before is None or before.message != said:
             log.warning("delivery is held up: %s", reason.sentence())
         asked = reason.retry_after if isinstance(reason, Deferred) else None
         held = isinstance(reason, Held)

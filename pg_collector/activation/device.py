@@ -17,6 +17,7 @@ from pg_collector.clock import Clock
 from pg_collector.errors import CollectorError, Deferred, Held, StateError
 from pg_collector.outlets import Receipt
 from pg_collector.plan import UNPROVISIONED, DeviceState, Grant, Policy, Standing
+from pg_collector.privacy.scrub import without_credentials
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
@@ -117,7 +118,7 @@ class Device:
                 contact_age_s=aged.contact_age if aged else None,
                 grace_left_s=now.grace_left,
                 token_expires_in_s=left if self._token else None,
-                trouble=str(self._trouble or ""),
+                trouble=without_credentials(str(self._trouble or "")),
             )
 
     def token(self) -> str:

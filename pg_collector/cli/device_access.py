@@ -62,10 +62,15 @@ class Place:
 
     def read(self) -> "Told":
         """Return what is on disk, of a device that no agent has. Changes nothing."""
-        from pg_collector.activation import elapsed
-        from pg_collector.activation.device import Device
-        from pg_collector.activation.state import DeviceStore
+        return read(self.directory)
 
-        device = Device(DeviceStore(self.directory), SystemClock(), elapsed.now)
-        device.look()
-        return device.told()
+
+def read(directory: Path) -> "Told":
+    """Return the device that lies in a state directory, and that no agent has. Changes nothing."""
+    from pg_collector.activation import elapsed
+    from pg_collector.activation.device import Device
+    from pg_collector.activation.state import DeviceStore
+
+    device = Device(DeviceStore(directory), SystemClock(), elapsed.now)
+    device.look()
+    return device.told()

@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pg_collector.cli.device_access import Place
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption
 from pg_collector.cli.printable import printable
+from pg_collector.config.model import Config
 from pg_collector.device_verbs import DeviceRequest
 from pg_collector.errors import ConfigurationError
 from pg_collector.plan import DEMO, Grant
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.schedule import Layout, lay_out
+
+if TYPE_CHECKING:
+    from pg_collector.activation.device import Told
 
 
 class Allowed(NamedTuple):
@@ -46,7 +50,7 @@ def samplers(
             raise
         allowed = None  # the list needs no configuration
     if as_json:
-        print(json.dumps([_told(one, allowed) for one in found.values()], indent=2))
+        print(told(allowed))
         return
     for one in found.values():
         print(f"{one.name:<12} every {one.every:g} s, {one.group}, per {one.scope}: {one.learns}")
@@ -60,13 +64,26 @@ def samplers(
                 print(printable(f"{paused.target}: paused: {paused.why}"))
 
 
+def told(allowed: Allowed | None) -> str:
+    """Return all samplers, and what a plan makes of them, as JSON."""
+    return json.dumps([_told(one, allowed) for one in discover().values()], indent=2)
+
+
+def allowed_by(config: Config, device: "Told | None") -> Allowed:
+    """Return what a device may do with a configuration; it matters where `local` is not enabled."""
+    if config.local.enabled:
+        return Allowed(DEMO, lay_out(discover(), DEMO, config, "local"), "local")
+    policy = device.policy if device is not None else None
+    usable = device is not None and device.state in {"ACTIVE", "GRACE"}
+    grant = policy.granted() if policy is not None and usable else None
+    return Allowed(grant, lay_out(discover(), grant, config, "platform"), "platform")
+
+
 def _allowed(place: Place) -> Allowed:
     if place.config.local.enabled:
-        return Allowed(DEMO, lay_out(discover(), DEMO, place.config, "local"), "local")
-    told = place.asked(DeviceRequest(directory=str(place.directory.resolve()))) or place.read()
-    usable = told.policy is not None and told.state in {"ACTIVE", "GRACE"}
-    grant = told.policy.granted() if told.policy is not None and usable else None
-    return Allowed(grant, lay_out(discover(), grant, place.config, "platform"), "platform")
+        return allowed_by(place.config, None)
+    request = DeviceRequest(directory=str(place.directory.resolve()))
+    return allowed_by(place.config, place.asked(request) or place.read())
 
 
 def _told(one: Sampler, allowed: Allowed | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ VERBS: Final = {
     "completion": "Print what makes TAB complete, for bash, zsh or fish",
     "version": "Print the versions of pgc, Python and the libraries",
     "buffer": "Look at what waits to be delivered, deliver it",
+    "bundle": "Pack what support needs, without secrets",
     "config": "Check, show, make and explain the configuration",
     "platform": "Run a platform of your own",
     "setup": "Print what the monitored PostgreSQL needs",

@@ -194,6 +194,12 @@ def parse(database: Database) -> dict[str, str]:
         ) from None  # libpq quotes the part it stumbled over, which can be the password
 
 
+def libpq_version() -> str:
+    """Return the version of libpq, as in 17.2."""
+    major, minor = divmod(pq.version(), 10_000)
+    return f"{major}.{minor}"
+
+
 def settings(postgres: Postgres) -> dict[str, str]:
     """Return the settings that a session of ours starts with (PostgreSQL 12 knows them all)."""
     return {

@@ -1,0 +1,163 @@
+"""What goes into a bundle, and where each part of it comes from."""
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pg_collector import control
+from pg_collector.bundle import configuration, host, known, log_end, process
+from pg_collector.bundle.content import Kind
+from pg_collector.bundle.known import Known
+from pg_collector.bundle.parts import LeftOut, Part
+from pg_collector.bundle.peer import Peer, listed
+from pg_collector.bundle.scan import Scan
+from pg_collector.config.load import Loaded
+from pg_collector.errors import ConfigurationError
+
+PAGES: Final = (
+    "/healthz", "/healthz?verbose", "/livez", "/readyz", "/status", "/watchdog", "/metrics",
+    "/version",
+)  # fmt: skip
+_KINDS: Final = {"/metrics": Kind.METRICS}
+JOURNAL_WITHIN: Final = 8.0  # seconds
+
+
+class Scene:
+    """The configuration, the agent of it, and the state directory: what the parts are made from."""
+
+    def __init__(
+        self, loaded: Loaded | None, invalid: str, *, since: float, now: dt.datetime
+    ) -> None:
+        """Look nowhere yet. Without a configuration `loaded` is None, and `invalid` says why."""
+        self.loaded = loaded
+        self.invalid = invalid
+        self.since = since
+        self.now = now
+        config = loaded.config if loaded is not None else None
+        self.state_dir = (config and config.state_dir) or control.state_directory(os.environ)
+        self.peer = Peer(self.state_dir, config.http if config is not None else None)
+        self.sockets = control.candidates(os.environ, config.state_dir if config else None)
+
+    def scan(self) -> Scan:
+        """Return a scan for every secret that can be found out."""
+        return Scan(self._known())
+
+    def _known(self) -> Iterator[Known]:
+        if self.loaded is not None:
+            yield from known.of_config(self.loaded.config)
+            for file in self.loaded.files:
+                yield from known.of_file("configuration file", file)
+        yield from known.of_environment(os.environ)
+        if self.peer.pid is not None:
+            yield from known.of_environment(process.environment(self.peer.pid))
+        yield from known.of_state(self.state_dir)
+
+
+def parts(scene: Scene, pages: Iterable[str]) -> list[Part]:
+    """Return everything that a bundle may hold."""
+    made: list[tuple[str, str, Kind, Callable[[], str]]] = [
+        ("config.yaml", "the configuration in force, with where each value is from", Kind.YAML,
+         partial(_configuration, scene)),
+        ("versions.json", "pgc, Python, libraries", Kind.JSON, host.versions),
+        ("host.json", "kernel, processors, memory, names of variables", Kind.JSON,
+         partial(host.machine, os.environ)),
+        ("process.json", "the agent's limits, memory, open files and control groups", Kind.JSON,
+         partial(_process, scene.peer)),
+        ("threads.json", "the agent's threads, and where each of them is", Kind.JSON,
+         scene.peer.threads),
+        ("device.json", "state and plan of the device, as pgc device --json", Kind.JSON,
+         partial(_device, scene)),
+        ("buffer.json", "what waits to be delivered, as pgc buffer status --json", Kind.JSON,
+         partial(_buffer, scene)),
+        ("samplers.json", "samplers, and what the plan makes of them", Kind.JSON,
+         partial(_samplers, scene)),
+        ("agent.log", "the end of the agent's log", Kind.LINES, partial(_log, scene)),
+        ("state-directory.json", "names, sizes and modes in the state directory", Kind.JSON,
+         partial(host.listing, scene.state_dir)),
+    ]  # fmt: skip
+    for path in dict.fromkeys((*PAGES, *pages)):
+        name = path[1:].replace("?", "-").replace("/", "-")
+        kind = _KINDS.get(path, Kind.PAGE)
+        made.append((f"http/{name}.txt", f"GET {path}", kind, partial(scene.peer.page, path)))
+    return [Part(*one) for one in made]
+
+
+def further_pages(peer: Peer) -> list[str]:
+    """Return the pages that the agent's index lists; none where it does not answer."""
+    if peer.hangs:
+        return []
+    try:
+        return list(listed(peer.page("/")))
+    except Exception:  # noqa: BLE001  # each page says so for itself
+        return []
+
+
+def _configuration(scene: Scene) -> str:
+    if scene.loaded is None:
+        raise LeftOut(scene.invalid)
+    return configuration.shown(scene.loaded)
+
+
+def _process(peer: Peer) -> str:
+    if peer.pid is None:
+        raise LeftOut(peer.trouble)
+    return process.facts(peer.pid)
+
+
+def _told_device(scene: Scene) -> Any:
+    """Return how the device stands: asked of the agent, or read in its place."""
+    from pg_collector.activation.device import Told
+    from pg_collector.cli.device_access import read
+    from pg_collector.device_verbs import DeviceRequest
+
+    result = scene.peer.ask(DeviceRequest(directory=scene.peer.directory))
+    return msgspec.convert(result, Told) if result is not None else read(scene.state_dir)
+
+
+def _device(scene: Scene) -> str:
+    return msgspec.json.encode(_told_device(scene)).decode()
+
+
+def _samplers(scene: Scene) -> str:
+    from pg_collector.cli import samplers
+
+    if scene.loaded is None:
+        return samplers.told(None)
+    config = scene.loaded.config
+    device = None if config.local.enabled else _told_device(scene)
+    return samplers.told(samplers.allowed_by(config, device))
+
+
+def _buffer(scene: Scene) -> str:
+    from pg_collector.buffer import storage
+    from pg_collector.buffer_verbs import StatusRequest
+    from pg_collector.cli.buffer_access import Stopped
+
+    if scene.loaded is None:
+        raise ConfigurationError("the configuration says where the buffer is, and is not valid")
+    config = scene.loaded.config
+    directory = storage.directory(config.buffers, scene.state_dir)
+    name = str(directory.resolve()) if directory is not None else ""
+    result = scene.peer.ask(StatusRequest(directory=name))
+    if result is not None:
+        return msgspec.json.encode(result).decode()
+    place = storage.location(config.buffers, scene.state_dir)
+    _refuse_unreadable(place)
+    report = Stopped(place, config, None).report()
+    return msgspec.json.encode(report).decode()
+
+
+def _refuse_unreadable(place: Path) -> None:
+    if place.is_dir() and not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied", str(place))
+
+
+def _log(scene: Scene) -> str:
+    if scene.loaded is not None and scene.loaded.config.log.file is not None:
+        return log_end.of_file(scene.loaded.config.log.file, scene.now, scene.since)
+    return log_end.of_journal(scene.since, JOURNAL_WITHIN)
