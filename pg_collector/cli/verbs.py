@@ -11,6 +11,7 @@ from typer.main import get_command, get_group
 VERBS: Final = {
     "start": "Run the agent, until SIGTERM or Ctrl-C",
     "reload": "Have the running agent read its configuration anew",
+    "check": "Check the whole path, and say what mends it",
     "sample": "Run samplers once and print their masked rows",
     "names": "Say which names the tokens of level full stand for",
     "samplers": "List the samplers: what each one learns, how often",
