@@ -1,5 +1,6 @@
 """Whose rights the checks have: those of the account that the agent runs under."""
 
+import importlib
 import os
 import pwd
 from typing import Final
@@ -7,6 +8,9 @@ from typing import Final
 SERVICE: Final = "pg-collector"
 # Places of whoever typed the command, which the service does not have.
 _OWN_PLACES: Final = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
+
+# What others import late; by then Python's own files may be out of reach, as in a home of root.
+_IMPORTED_LATE: Final = ("_strptime", "encodings.idna", "encodings.utf_8_sig", "grp")
 
 
 def become(name: str = SERVICE) -> str:
@@ -19,6 +23,8 @@ def become(name: str = SERVICE) -> str:
             account = pwd.getpwnam(name)
         except KeyError:
             return current()
+        for one in _IMPORTED_LATE:
+            importlib.import_module(one)
         os.initgroups(account.pw_name, account.pw_gid)
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)

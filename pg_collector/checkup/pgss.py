@@ -102,5 +102,6 @@ def _small(examined: Examination) -> tuple[str, str] | None:
     return (
         f"too small: entries were evicted {evicted.dealloc} times in {hours:.0f} h "
         f"({STATEMENTS}.max {room.setting})",
-        f"ALTER SYSTEM SET {STATEMENTS}.max = {2 * int(room.setting)};  -- then restart PostgreSQL",
+        f"ALTER SYSTEM SET {STATEMENTS}.max = {2 * int(room.setting)};  "
+        f"-- then restart PostgreSQL; SELECT {STATEMENTS}_reset(); lets the count begin anew",
     )

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hmac
+import re
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -22,6 +23,10 @@ from pg_collector.web import Reply, Web
 CLOCK = "clock_skew_s"  # of the platform, among the figures
 _ASKED_FOR: Final = "/.well-known/jwks.json"  # needs no login, changes nothing, is small
 _WRONG: Final = "Is platform.url right, and nothing in between that wants a login or a click?"
+# Somebody is there, but something has to be mended before one can talk to it.
+_ANSWERED: Final = re.compile(r": TLS: |: the proxy ")
+_KEY_REFUSED: Final = re.compile(r"\bapi key unknown\b|\bkey (?:revoked|exhausted)\b")
+_THEN: Final = "and restart the agent: systemctl restart pg-collector"
 _SECOND: Final = 1.0  # what a Date header is exact to
 
 
@@ -48,7 +53,7 @@ def findings(asked: Asked, plan: Plan) -> Iterator[Finding]:
         )
         return
     yield _way(config, asked)
-    yield from _device(config, plan)
+    yield from _device(config, plan, str(asked.loaded.origins.get("api_key", "api_key")))
 
 
 def _way(config: Config, asked: Asked) -> Finding:
@@ -60,10 +65,9 @@ def _way(config: Config, asked: Asked) -> Finding:
         return Finding(
             section="platform",
             level=Level.FAIL,
-            found=f"{error}{_by(web)}" if web is not None and _by(web) not in str(error)
-            else str(error),
+            found=_failed(web, str(error)),
             remedy=error.remedy,
-            unreachable=isinstance(error, Unreachable),
+            unreachable=isinstance(error, Unreachable) and not _ANSWERED.search(str(error)),
         )  # fmt: skip
     except CollectorError as error:
         return Finding(section="platform", level=Level.FAIL, found=str(error), remedy=error.remedy)
@@ -109,6 +113,14 @@ def _skew(told: float, before: float, after: float) -> float:
     return round(told - (after if told > after else before - _SECOND), 1)
 
 
+def _failed(web: Web | None, said: str) -> str:
+    """Say with whom an exchange failed, and who would have been trusted."""
+    if web is None:
+        return said
+    place = "" if web.place in said else f"{web.place}: "
+    return f"{place}{said}" + (f" (CA {web.authorities})" if web.authorities is not None else "")
+
+
 def _by(web: Web) -> str:
     """Say which way it is, and who is trusted on it."""
     _, _, proxy = web.place.partition(" by the proxy ")
@@ -116,7 +128,7 @@ def _by(web: Web) -> str:
     return said + (f", CA {web.authorities}" if web.authorities is not None else "")
 
 
-def _device(config: Config, plan: Plan) -> Iterator[Finding]:
+def _device(config: Config, plan: Plan, place: str) -> Iterator[Finding]:
     """Say how the device stands, as far as is known."""
     if config.api_key is None and (plan.told is None or plan.told.policy is None):
         yield Finding(
@@ -139,18 +151,23 @@ def _device(config: Config, plan: Plan) -> Iterator[Finding]:
             remedy="pgc deactivate && pgc activate   # or put the former api_key back",
         )
         return
-    level, found, remedy = _standing(told.state, told.reason, told.remedy, told.trouble)
+    level, found, remedy = _standing(told.state, told.reason, told.remedy, told.trouble, place)
     measured = {"state": told.state, "contact_age_s": told.contact_age_s}
     yield Finding(section="platform", level=level, found=found, remedy=remedy, measured=measured)
 
 
-def _standing(state: str, reason: str, remedy: str, trouble: str) -> tuple[Level, str, str]:
-    why = "; ".join(filter(None, (reason, trouble)))
+def _standing(
+    state: str, reason: str, remedy: str, trouble: str, place: str
+) -> tuple[Level, str, str]:
+    """Return level, finding and remedy; `place` is where the API key is from."""
+    why = "; ".join(dict.fromkeys(filter(None, (reason, trouble))))
     said = f"device {state}" + (f": {why}" if why else "")
     if state == "ACTIVE":
         return (Level.WARN if trouble else Level.OK), said, remedy if trouble else ""
     if state == "UNPROVISIONED" and not trouble:
         said = "the device is not activated yet, and only that tries the api_key"
         return Level.WARN, said, "pgc activate"
+    if state == "UNPROVISIONED" and _KEY_REFUSED.search(why):
+        return Level.FAIL, said, f"Put a key that the platform knows into {place}, {_THEN}"
     level = Level.WARN if state == "GRACE" else Level.FAIL
     return level, said, remedy or "pgc device"

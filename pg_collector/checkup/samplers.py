@@ -21,11 +21,16 @@ class _Taken(NamedTuple):
 
 
 class _Trouble(NamedTuple):
-    """What several samplers may have in common."""
+    """What is wrong with a set, or with a whole sampler."""
 
     level: Level
     said: str
     remedy: str
+
+    @property
+    def key(self) -> tuple[Level, str]:
+        """What several have in common: that the same mends them."""
+        return self.level, self.remedy or self.said
 
 
 def findings(
@@ -37,39 +42,42 @@ def findings(
     """Take one sample of each, and say what came of it; what has the same remedy is told once."""
     well: list[str] = []
     measured: dict[str, Any] = {}
-    troubles: dict[_Trouble, list[str]] = {}
+    troubles: list[tuple[str, _Trouble]] = []
     for sampler in samplers:
         if asked.left() <= 0:
-            late = _Trouble(Level.WARN, "not asked: the time is over", "pgc check --timeout 300")
-            troubles.setdefault(late, []).append(sampler.name)
+            troubles.append((sampler.name, _LATE))
             continue
         try:
             taken = _read(sample(sampler))
         except (CollectorError, TargetError) as error:
             level = Level.WARN if isinstance(error, AgentUnreachable) else Level.FAIL
-            trouble = _Trouble(level, str(error), error.remedy)
-            troubles.setdefault(trouble, []).append(sampler.name)
+            troubles.append((sampler.name, _Trouble(level, str(error), error.remedy)))
             continue
         well.append(f"{sampler.name} {taken.ms:.0f} ms {taken.rows} rows")
         measured[sampler.name] = {"ms": round(taken.ms, 1), "rows": taken.rows}
-        for state in taken.states:
-            if (found := _judged(state)) is not None:
-                named = troubles.setdefault(found, [])
-                named += [state["set"] or sampler.name]
+        judged = ((state["set"] or sampler.name, _judged(state)) for state in taken.states)
+        troubles += [(name, found) for name, found in judged if found is not None]
     if well:
         yield Finding(
             section="samplers", target=target, level=Level.OK, found=", ".join(well),
             measured=measured,
         )  # fmt: skip
-    for trouble, names in troubles.items():
+    yield from _together(target, troubles)
+
+
+def _together(target: str, troubles: list[tuple[str, _Trouble]]) -> Iterator[Finding]:
+    """Yield a finding for each thing to mend, whatever it mends."""
+    for level, what in dict.fromkeys(trouble.key for _, trouble in troubles):
+        mine = [(name, one) for name, one in troubles if one.key == (level, what)]
+        names = list(dict.fromkeys(name for name, _ in mine))
+        said = "; ".join(dict.fromkeys(one.said for _, one in mine))
         yield Finding(
-            section="samplers",
-            target=target,
-            level=trouble.level,
-            found=f"{', '.join(dict.fromkeys(names))}: {trouble.said}",
-            remedy=trouble.remedy,
-            measured={"sets": list(dict.fromkeys(names))},
-        )
+            section="samplers", target=target, level=level, found=f"{', '.join(names)}: {said}",
+            remedy=mine[0][1].remedy, measured={"sets": names},
+        )  # fmt: skip
+
+
+_LATE = _Trouble(Level.WARN, "not asked: the time is over", "pgc check --timeout 300")
 
 
 def _read(lines: list[bytes]) -> _Taken:

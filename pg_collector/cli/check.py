@@ -18,6 +18,7 @@ from pg_collector.checkup.finding import EXIT_CONFIGURATION, Finding, Level, Par
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, source
 from pg_collector.cli.printable import printable, printable_json
 from pg_collector.errors import ConfigurationError
+from pg_collector.samplers import discover
 
 _MARKS: Final = {Level.OK: "ok", Level.WARN: "!", Level.FAIL: "FAIL"}
 _COLOURS: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -77,6 +78,7 @@ def check(
     parts = _parts(only)
     if offline and not parts & run.LOCAL:
         raise typer.BadParameter("nothing of this can be checked without the network")
+    discover()  # while whoever typed this may read the program, if another account may not
     whose = account.become(user)
     until = time.monotonic() + timeout
     where = source(config, overrides)
