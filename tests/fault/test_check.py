@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pg_collector import control
 from pg_collector.checkup.finding import Finding, Level, Part
+from pg_collector.cli.options import Source
 from tests.conftest import chosen_majors
 from tests.support import process
+from tests.support.agents import configuration, running
 from tests.support.checkup import TRUST, Bench, bad
 from tests.support.daemon import Daemon
 from tests.support.far_side import Answer, FarSide
@@ -30,6 +33,7 @@ from tests.support.until import until
 from tests.support.volumes import memory_volume
 
 MIB = 1024 * 1024
+CANARY = "qxzjQXZJqxzj"
 PASSWORD = "correct horse battery"  # noqa: S105
 SERVER = frozenset((Part.POSTGRES,))
 Case = Generator[None, Finding, None]
@@ -608,6 +612,9 @@ def test_a_fault_is_told_and_its_remedy_mends_it(bench: Bench, name: str):
 
 def test_what_it_says_to_people_and_to_machines_and_how_it_ends(bench: Bench):
     bench.dsn("plain")
+    bench.postgres["password_file"] = str(bench.secret(CANARY))
+    proxy = {"proxy": f"http://me:{CANARY}@127.0.0.1:9"}
+    bench.keys |= {"api_key": CANARY, "platform": {"url": "https://127.0.0.1:9", **proxy}}
     bench.write()
     bench.sql("select pg_stat_statements_reset()")
     before = _left(bench)
@@ -619,9 +626,12 @@ def test_what_it_says_to_people_and_to_machines_and_how_it_ends(bench: Bench):
     assert " prod" in lines
     failed = next(n for n, line in enumerate(lines) if line.startswith("   grants   FAIL "))
     assert lines[failed + 1] == "            fix:  GRANT pg_monitor TO plain;"
-    assert lines[-1].startswith("1 failure, ")
+    assert lines[-1].startswith("2 failures, ")
     assert lines[-1].endswith("exit 1")
+    assert "by the proxy 127.0.0.1:9" in done.stdout
+    assert CANARY not in done.stdout + done.stderr
     code, told = bench.told()
+    assert CANARY not in json.dumps(told)
     assert code == 1
     assert {one["section"] for one in told} == {
         "config", "secrets", "disk", "network", "tls", "login", "grants", "pgss", "settings",
@@ -706,7 +716,25 @@ def test_root_checks_with_the_rights_of_the_service(bench: Bench):
     assert "owner root, mode 0755" in found[0]["found"]
     bench.shell(found[0]["remedy"])
     assert failures(0) == []
-    assert key.read_text().strip() == KEY
+    code, told = bench.told("--user", account)
+    assert [one["section"] for one in told if one["level"] == "fail"] == ["platform"]
+    assert code == 69, "and the rest runs without a file of Python's own that root alone may read"
+
+
+@pytest.mark.root
+def test_an_agent_that_may_not_be_asked_is_named_with_who_may(bench: Bench):
+    bench.home.chmod(0o755)
+    bench.write()
+    bench.file.chmod(0o644)
+    (database,) = Source(bench.file, ()).load().config.databases
+    config = configuration({"prod": bench.server.dsn(sslmode="disable")}, bench.home / "output")
+    with running(config, bench.home / "pgc.sock"):
+        _, told = bench.told("--user", process.ACCOUNT, "--only", "postgres")
+        assert control.fingerprint(database) == control.fingerprint(config.databases[0])
+    (refused,) = told
+    assert refused["section"] == "login"
+    assert f"{bench.home / 'pgc.sock'}: an agent listens there" in refused["found"]
+    assert refused["remedy"] == "sudo -u '#0' pgc check"
 
 
 def test_a_running_agent_lends_its_sessions_and_its_figures(bench: Bench, tmp_path: Path):
