@@ -3,12 +3,15 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pg_collector import control
 from pg_collector.checkup.finding import Part
 from pg_collector.config.load import Loaded
 from pg_collector.config.model import Config, Database
+from pg_collector.control import Reply, Request
+
+LEAST: Final = 0.1  # seconds: 0 would mean not to wait
 
 
 class Asked(NamedTuple):
@@ -44,6 +47,10 @@ class Asked(NamedTuple):
             for one in self.config.databases
             if (one.enabled if self.database is None else one.name == self.database)
         ]
+
+    def ask(self, request: Request, socket: Path) -> Reply | None:
+        """Ask the agent behind a socket, as `control.ask` does, within what is left."""
+        return control.ask(request, socket, max(LEAST, min(control.TIMEOUT, self.left())))
 
     def left(self) -> float:
         """Return the seconds that are left."""

@@ -5,11 +5,11 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import msgspec
 
-from pg_collector import control
 from pg_collector.buffer import storage
 from pg_collector.buffer.report import Report
 from pg_collector.buffer_verbs import StatusRequest
@@ -73,14 +73,14 @@ def _unusable(what: str, path: Path) -> Iterator[Finding]:
             section="disk",
             level=Level.FAIL,
             found=f"{what}: {path} belongs to {owner(status.st_uid)}, not to {user}",
-            remedy=f"chown -R {user} {path}",
+            remedy=f"chown -R {user} {quote(str(path))}",
         )
     elif what == "the buffer" and at == path and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         yield Finding(
             section="disk",
             level=Level.FAIL,
             found=f"{what}: {path} can be written to by others{_described(path)}",
-            remedy=f"chmod 700 {path}",
+            remedy=f"chmod 700 {quote(str(path))}",
         )
 
 
@@ -108,16 +108,16 @@ def _described(at: Path) -> str:
 
 
 def _remedy(path: Path, at: Path) -> str:
-    user = current()
+    user, place, nearest = current(), quote(str(path)), quote(str(at))
     if not at.is_dir():
         return f"Name a directory; {at} is none"
     if os.statvfs(at).f_flag & os.ST_RDONLY:
-        return f"mount -o remount,rw {at}"
+        return f"mount -o remount,rw {nearest}"
     if os.access(at, os.W_OK | os.X_OK):
-        return f"Free some space: df -h {at} && df -i {at}"
+        return f"Free some space: df -h {nearest} && df -i {nearest}"
     if path == at:
-        return f"chown {user} {path} && chmod 700 {path}"
-    return f"install -d -o {user} -m 700 {path}"
+        return f"chown {user} {place} && chmod 700 {place}"
+    return f"install -d -o {user} -m 700 {place}"
 
 
 def _room(asked: Asked, buffer: Path, *, well: bool) -> Iterator[Finding]:
@@ -177,7 +177,7 @@ def _report(asked: Asked, buffer: Path) -> Report | None:
     request = StatusRequest(directory=str(buffer.resolve()))
     for path in asked.sockets:
         try:
-            reply = control.ask(request, path)
+            reply = asked.ask(request, path)
         except (CollectorError, PermissionError):
             continue
         if reply is not None and reply.result is not None:

@@ -7,6 +7,7 @@ from typing import Final
 from pg_collector.checkup.finding import Finding, Level
 from pg_collector.config.model import Database
 from pg_collector.pg.examination import Examination, Role, Sessions, Trouble
+from pg_collector.tour import Tour
 
 # Faults of TLS have no SQLSTATE: they come before the server has anything to say.
 _TLS: Final = re.compile(
@@ -75,6 +76,7 @@ def findings(database: Database, examined: Examination, *, lent: bool) -> Iterat
         said.append("asked through the agent")
     if standing is not None:
         worse += _rights(database.name, examined, standing)
+    worse += _visits(database, examined)
     yield Finding(
         section="login",
         target=database.name,
@@ -123,6 +125,25 @@ def _places(
             f"{sessions.in_database} are there: the agent may find no place",
             remedy=f"ALTER DATABASE {quoted(examined.database)} CONNECTION LIMIT "
             f"{sessions.in_database + wanted};",
+        )
+
+
+def _visits(database: Database, examined: Examination) -> Iterator[Finding]:
+    """Name the databases that are to be visited, too, and that the role may not connect to."""
+    visited = Tour(database.discover)
+    visited.learn(examined.closed, examined.database, 0.0)
+    closed = sorted(visited.visited) if visited.enabled else []
+    if closed:
+        role = quoted(examined.role)
+        names = ", ".join(quoted(one) for one in closed)
+        yield Finding(
+            section="login",
+            target=database.name,
+            level=Level.WARN,
+            found=f"role {examined.role} may not connect to {', '.join(closed)}, which discover "
+            "is to visit",
+            remedy=f"GRANT CONNECT ON DATABASE {names} TO {role};",
+            measured={"databases": closed},
         )
 
 

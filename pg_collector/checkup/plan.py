@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from pg_collector import control
 from pg_collector.activation.device import Device, Told
 from pg_collector.activation.elapsed import now
 from pg_collector.activation.state import DeviceStore
@@ -55,7 +54,7 @@ def _told(asked: Asked) -> tuple[Told, str]:
     """Return what is told of the device, and the fingerprint of its key where no agent runs."""
     request = DeviceRequest(directory=str(asked.state_dir.resolve()))
     for path in asked.sockets:
-        reply = control.ask(request, path)
+        reply = asked.ask(request, path)
         if reply is not None:
             return msgspec.convert(reply.result, Told), ""
     device = Device(DeviceStore(asked.state_dir), SystemClock(), now)

@@ -3,6 +3,7 @@
 So there are never more sessions than the two of the agent, and one where no agent runs.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,10 +68,13 @@ class _Lent:
 
     lent = True
 
-    def __init__(self, database: Database, socket: Path, examined: Examination) -> None:
+    def __init__(
+        self, database: Database, socket: Path, asked: Asked, examined: Examination
+    ) -> None:
         self.examined = examined
         self._database = database
         self._socket = socket
+        self._asked = asked
 
     def sample(self, sampler: Sampler) -> list[bytes]:
         """Have the agent take a sample."""
@@ -79,7 +83,7 @@ class _Lent:
             target=self._database.name,
             connection=control.fingerprint(self._database),
         )
-        reply = control.ask(request, self._socket)
+        reply = self._asked.ask(request, self._socket)
         if reply is None:
             raise AgentUnreachable("the agent ended meanwhile", remedy="Try again.")
         return [line.encode() for line in reply.lines]
@@ -95,7 +99,7 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
     forbidden: Path | None = None
     for path in asked.sockets:
         try:
-            reply = control.ask(request, path)
+            reply = asked.ask(request, path)
         except PermissionError:
             forbidden = forbidden or path
             continue
@@ -104,7 +108,7 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
         result: dict[str, Any] = dict(reply.result)
         if "trouble" in result:
             raise NoSession(msgspec.convert(result["trouble"], Trouble))
-        return _Lent(database, path, msgspec.convert(result, Examination))
+        return _Lent(database, path, asked, msgspec.convert(result, Examination))
     if forbidden is not None:
         raise Forbidden(
             f"{forbidden}: an agent listens there, and this user may not ask it",
@@ -115,12 +119,17 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
 
 @contextmanager
 def own(database: Database, asked: Asked) -> Iterator[Reach]:
-    """Open a session of our own, bounded by what is left. Raises NoSession, ConfigurationError."""
+    """Open a session of our own, which ends when the time is over.
+
+    Raises NoSession, ConfigurationError.
+    """
     relations = frozenset(name for one in discover().values() for name in one.relations)
     try:
         session = Session.open(bounded(database, asked), relations=relations)
     except TargetError as error:
         raise NoSession(examination.trouble(error)) from error
+    end = threading.Timer(asked.left(), session.interrupt)
+    end.start()
     try:
         try:
             reach = _Own(database.name, session)
@@ -128,6 +137,7 @@ def own(database: Database, asked: Asked) -> Iterator[Reach]:
             raise NoSession(examination.trouble(error)) from error
         yield reach
     finally:
+        end.cancel()
         session.leave()  # its place is free again before an agent wants it
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Final
 
 from pg_collector.checkup import clock, config, disk, plan, platform, secrets, target
 from pg_collector.checkup.asked import Asked
-from pg_collector.checkup.finding import Finding, Part
+from pg_collector.checkup.finding import Finding, Level, Part
 
 AT_ONCE: Final = 8  # servers
 LOCAL: Final = frozenset((Part.CONFIG, Part.SECRETS, Part.DISK, Part.CLOCK))
@@ -27,12 +28,17 @@ def findings(asked: Asked) -> Iterator[Finding]:
     if Part.DISK in parts:
         yield from disk.findings(asked)
     others: list[Finding] = []
-    for one in (*_servers(asked, standing), *_platform(asked, standing)):
+    for one in chain(_servers(asked, standing), _platform(asked, standing)):
         others.append(one)
-        if one.part in parts:
+        if one.part in parts or _in_the_way(one, parts):
             yield one
     if Part.CLOCK in parts:
         yield from clock.findings(others)
+
+
+def _in_the_way(one: Finding, parts: frozenset[Part]) -> bool:
+    """Whether a server's fault is why there is nothing to say of its samplers."""
+    return one.part is Part.POSTGRES and one.level is Level.FAIL and Part.SAMPLERS in parts
 
 
 def _servers(asked: Asked, standing: plan.Plan) -> Iterator[Finding]:

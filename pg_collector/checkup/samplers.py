@@ -7,7 +7,7 @@ import msgspec
 
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level
-from pg_collector.errors import AgentUnreachable, CollectorError, Reason, TargetError
+from pg_collector.errors import AgentUnreachable, CollectorError, Reason
 from pg_collector.samplers._sampler import Sampler
 
 _AS_IT_IS = frozenset((Reason.ROLE, Reason.VERSION))  # without a remedy there is nothing to mend
@@ -49,7 +49,10 @@ def findings(
             continue
         try:
             taken = _read(sample(sampler))
-        except (CollectorError, TargetError) as error:
+        except CollectorError as error:
+            if asked.left() <= 0:
+                troubles.append((sampler.name, _LATE))
+                continue
             level = Level.WARN if isinstance(error, AgentUnreachable) else Level.FAIL
             troubles.append((sampler.name, _Trouble(level, str(error), error.remedy)))
             continue

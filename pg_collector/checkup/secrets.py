@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from pg_collector.checkup import config
 from pg_collector.checkup.account import current, owner
@@ -27,14 +28,11 @@ _KEY = re.compile(r"pgc_[a-z0-9_-]+_[A-Za-z0-9]{32}")
 
 def findings(asked: Asked) -> Iterator[Finding]:
     """Look at every secret that the configuration names."""
-    troubles = [*config.open_files(asked), *_files(asked), *_key_shape(asked)]
-    yield from troubles
-    sources = [*_sources(asked)]
-    if not troubles:
-        said = ", ".join(sources) or "none needed"
-        yield Finding(section="secrets", level=Level.OK, found=said)
-    elif sources:
-        yield Finding(section="secrets", level=Level.OK, found=", ".join(sources))
+    yield from config.open_files(asked)
+    yield from _files(asked)
+    yield from _key_shape(asked)
+    said = ", ".join(_sources(asked)) or "none needed"
+    yield Finding(section="secrets", level=Level.OK, found=said)
 
 
 def _sources(asked: Asked) -> Iterator[str]:
@@ -65,7 +63,7 @@ def _login(target: Database) -> str:
     if postgres.password_file is not None:
         return f"password from {_described(postgres.password_file)}"
     passfile = _passfile(target)
-    if passfile is not None and passfile.exists():
+    if passfile is not None and _is_file(passfile):
         return f"password file {_described(passfile)}"
     return "what libpq finds"
 
@@ -108,7 +106,7 @@ def _judged(
             level=level,
             target=target,
             found=f"{what}: {_described(path)}: others can read it; mode 0600 is needed",
-            remedy=f"chmod 600 {path}",
+            remedy=f"chmod 600 {quote(str(path))}",
         )
 
 
@@ -129,9 +127,10 @@ def _unreadable(
     user = current()
     said = f" ({_owned(status)})" if status is not None else ""
     # libpq wants a key of the agent's own, or one of root's; a group is enough for the rest.
-    remedy = f"chown {user} {path} && chmod 600 {path}"
+    place = quote(str(path))
+    remedy = f"chown {user} {place} && chmod 600 {place}"
     if status is None:
-        remedy = f"Write it: install -o {user} -m 600 FILE {path}"
+        remedy = f"Write it: install -o {user} -m 600 FILE {place}"
     return Finding(
         section="secrets",
         level=Level.FAIL,

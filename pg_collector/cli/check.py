@@ -110,7 +110,8 @@ def _parts(text: str | None) -> frozenset[Part]:
 
 
 def _head(path: Path | None, whose: str) -> str:
-    return f"PG Collector {__version__}   config {path or 'from the environment'}   as {whose}"
+    where = path or "from the environment"
+    return f"PG Collector {__version__}   config {where}   running checks as {whose}"
 
 
 def _tell(findings: Iterable[Finding], head: str, *, as_json: bool) -> list[Finding]:

@@ -102,6 +102,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     available: str | None = None  # the version that this server would install
     statements: Statements | None = None
     evictions: Evictions | None = None
+    closed: list[str] = []  # other databases that this role may not connect to
 
     @property
     def major(self) -> int:
@@ -160,11 +161,16 @@ def read(session: Session) -> Examination:
         available=next((one.default_version for one in available), None),
         statements=next(iter(statements), None),
         evictions=next(iter(evictions), None),
+        closed=[one.datname for one in _rows(session, _CLOSED, _Closed)],
     )
 
 
 class _Available(msgspec.Struct, frozen=True):
     default_version: str
+
+
+class _Closed(msgspec.Struct, frozen=True):
+    datname: str
 
 
 class _Tls(msgspec.Struct, frozen=True):
@@ -222,6 +228,10 @@ _SETTINGS = """SELECT /* pgc:check */ s.name, s.setting, s.source, s.pending_res
 FROM pg_settings AS s WHERE s.name = ANY (%(names)s)"""
 
 _TLS = "SELECT /* pgc:check */ s.version FROM pg_stat_ssl AS s WHERE s.pid = pg_backend_pid()"
+
+_CLOSED = """SELECT /* pgc:check */ d.datname FROM pg_database AS d
+WHERE d.datallowconn AND NOT d.datistemplate AND NOT has_database_privilege(d.oid, 'CONNECT')
+ORDER BY d.datname LIMIT 100"""
 
 _AVAILABLE = """SELECT /* pgc:check */ x.default_version
 FROM pg_available_extensions() AS x WHERE x.name = 'pg_stat_statements'"""
