@@ -220,12 +220,12 @@ def _owner(status: os.stat_result) -> str:
 
 
 def _group_name() -> str:
-    """Return the group of this process, which need not have its user's name."""
-    import grp  # noqa: PLC0415  # only when something is wrong
-
+    """Return the group of this process, which need not have its user's name; or its number."""
     try:
+        import grp  # noqa: PLC0415  # only when something is wrong
+
         return grp.getgrgid(os.getegid()).gr_name
-    except KeyError:
+    except (ImportError, KeyError):  # who gave up root may not reach Python's own files any more
         return str(os.getegid())
 
 
