@@ -32,6 +32,8 @@ def become(name: str = SERVICE) -> str:
         os.environ["LOGNAME"] = account.pw_name
         for one in _OWN_PLACES:
             os.environ.pop(one, None)
+        if not os.access(".", os.X_OK):  # where whoever typed the command was at home
+            os.chdir("/")
     return current()
 
 

@@ -164,10 +164,10 @@ def _standing(
     said = f"device {state}" + (f": {why}" if why else "")
     if state == "ACTIVE":
         return (Level.WARN if trouble else Level.OK), said, remedy if trouble else ""
+    if state == "UNPROVISIONED" and _KEY_REFUSED.search(why):
+        return Level.FAIL, said, f"Put a key that the platform knows into {place}, {_THEN}"
     if state == "UNPROVISIONED" and not trouble:
         said = "the device is not activated yet, and only that tries the api_key"
         return Level.WARN, said, "pgc activate"
-    if state == "UNPROVISIONED" and _KEY_REFUSED.search(why):
-        return Level.FAIL, said, f"Put a key that the platform knows into {place}, {_THEN}"
     level = Level.WARN if state == "GRACE" else Level.FAIL
     return level, said, remedy or "pgc device"

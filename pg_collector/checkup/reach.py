@@ -26,10 +26,6 @@ from pg_collector.samplers._sampler import Sampler
 LEAST = 1.0  # seconds: what `query_timeout` is at least
 
 
-class Forbidden(CollectorError):
-    """An agent listens that this user may not ask."""
-
-
 class NoSession(Exception):
     """There is no session; `trouble` says why."""
 
@@ -92,8 +88,8 @@ class _Lent:
 def agent(database: Database, asked: Asked) -> _Lent | None:
     """Return what the running agent lends; None where none samples this database.
 
-    Raises NoSession where it has no session either, Forbidden, AgentUnreachable,
-    ConfigurationError.
+    Raises NoSession where it has no session either, AgentUnreachable, ConfigurationError, and
+    CollectorError where it may not be asked.
     """
     request = ExamineRequest(target=database.name, connection=control.fingerprint(database))
     forbidden: Path | None = None
@@ -110,7 +106,7 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
             raise NoSession(msgspec.convert(result["trouble"], Trouble))
         return _Lent(database, path, asked, msgspec.convert(result, Examination))
     if forbidden is not None:
-        raise Forbidden(
+        raise CollectorError(
             f"{forbidden}: an agent listens there, and this user may not ask it",
             remedy=f"sudo -u '#{_owner(forbidden)}' pgc check",
         )

@@ -6,9 +6,9 @@ from pg_collector.checkup import grants, login, network, pgss, samplers, setting
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level, Part
 from pg_collector.checkup.plan import Plan
-from pg_collector.checkup.reach import Forbidden, NoSession, Reach, agent, bounded, own
+from pg_collector.checkup.reach import NoSession, Reach, agent, bounded, own
 from pg_collector.config.model import Database
-from pg_collector.errors import CollectorError, ConfigurationError
+from pg_collector.errors import AgentUnreachable, CollectorError, ConfigurationError
 from pg_collector.pg import conninfo
 from pg_collector.pg.conninfo import Route
 from pg_collector.plan import Grant
@@ -43,7 +43,7 @@ def findings(database: Database, plan: Plan, asked: Asked) -> Iterator[Finding]:
     except CollectorError as error:
         yield Finding(
             section="login", target=name, level=Level.FAIL, found=str(error), remedy=error.remedy,
-            unreachable=not isinstance(error, Forbidden),
+            unreachable=isinstance(error, AgentUnreachable),
         )  # fmt: skip
         return
     places = network.places(database, route, asked)

@@ -15,7 +15,14 @@ from pg_collector.checkup import account, run
 from pg_collector.checkup import config as configuration
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import EXIT_CONFIGURATION, Finding, Level, Part, exit_code
-from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, source
+from pg_collector.cli.options import (
+    BEFORE_THE_VERB,
+    ConfigOption,
+    Globals,
+    JsonOption,
+    SetOption,
+    source,
+)
 from pg_collector.cli.printable import printable, printable_json
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
@@ -78,10 +85,12 @@ def check(
     parts = _parts(only)
     if offline and not parts & run.LOCAL:
         raise typer.BadParameter("nothing of this can be checked without the network")
+    named = config or (BEFORE_THE_VERB.get() or Globals()).config
+    named = named.absolute() if named is not None else None
     discover()  # while whoever typed this may read the program, if another account may not
     whose = account.become(user)
     until = time.monotonic() + timeout
-    where = source(config, overrides)
+    where = source(named, overrides)
     try:
         loaded = where.load()
     except ConfigurationError as error:

@@ -107,10 +107,10 @@ class Bench:
         asked = Asked(loaded, self.environ, chosen, until_then, network=network)
         return [*run.findings(asked)]
 
-    def pgc(self, *words: str, prefix: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
-        """Run a verb in a process of its own, on the configuration file as it is."""
+    def pgc(self, *words: str, named: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run a verb in a process of its own, on the configuration file as it is if `named`."""
         return subprocess.run(
-            [*prefix, *PGC, *words, "--config", str(self.file)],
+            [*PGC, *words, *(["--config", str(self.file)] if named else [])],
             env={**self.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
             cwd=self.home, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip

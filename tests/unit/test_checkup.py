@@ -3,9 +3,11 @@
 import itertools
 
 import pytest
+from typer.testing import CliRunner
 
 from pg_collector.checkup import clock, disk, login, pgss, platform
 from pg_collector.checkup.finding import Finding, Level, Part, exit_code
+from pg_collector.cli import app
 from pg_collector.pg.examination import Examination, Setting, Trouble
 
 OK = Finding(section="config", level=Level.OK, found="well")
@@ -39,6 +41,20 @@ def test_every_section_is_of_a_part_that_can_be_asked_for():
     }
     assert all(Finding(section=one, level=Level.OK, found="").part is one for one in Part
                if one is not Part.POSTGRES)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--only", "postgres", "--offline"), "without the network"),
+        (("--only", "everything"), "--only takes of these: config, secrets"),
+        (("--timeout", "0"), "--timeout"),
+    ],
+)
+def test_what_cannot_be_asked_is_wrong_usage(words, said):
+    done = CliRunner().invoke(app, ["check", *words])
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 def skewed(**seconds: float) -> Finding:
@@ -132,3 +148,28 @@ def test_what_is_loaded_stays_loaded_each_library_a_value_of_its_own():
     assert "Restart" in libraries("", pending_restart=True).remedy
     assert "ALTER SYSTEM" not in libraries("", source="command line").remedy
     assert "extension missing" in libraries("pg_stat_statements").found
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "trouble", "level", "remedy"),
+    [
+        ("ACTIVE", "", "", Level.OK, ""),
+        ("ACTIVE", "", "nobody there", Level.WARN, "as told"),
+        ("GRACE", "no contact", "nobody there", Level.WARN, "as told"),
+        ("STOPPED", "the subscription was cancelled", "", Level.FAIL, "as told"),
+        ("UNPROVISIONED", "", "", Level.WARN, "pgc activate"),
+        (
+            "UNPROVISIONED",
+            "401 api key unknown",
+            "401 api key unknown",
+            Level.FAIL,
+            "config.yaml:1",
+        ),
+        ("UNPROVISIONED", "403 key revoked", "", Level.FAIL, "config.yaml:1"),
+    ],
+)
+def test_a_device_is_told_by_what_it_may_do(state, reason, trouble, level, remedy):
+    found = platform._standing(state, reason, "as told", trouble, "config.yaml:1")
+    assert found[0] is level
+    assert remedy in found[2]
+    assert found[1].count("401") <= 1, "what is the same is said once"
