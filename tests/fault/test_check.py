@@ -265,30 +265,29 @@ def test_a_key_that_is_refused_is_told_by_the_agent_and_another_key_by_the_disk(
         good, other = platform.new_key("pro"), platform.new_key("pro")
         bench.keys |= {"platform": {"url": platform.url}, "api_key": KEY}
 
-        def device() -> dict[str, Any]:
-            _, told = bench.told("--only", "platform")
-            assert "HTTP 200" in told[0]["found"]
-            found: dict[str, Any] = told[1]
+        def device() -> Finding:
+            way, found = bench.check(Part.PLATFORM)
+            assert "HTTP 200" in way.found
             return found
 
         bench.write()
         bench.keys["state_dir"] = str(bench.home / "state")
         keys = {**bench.keys, "local": {"enabled": False}}
         with Daemon(bench.home, {}, "device", **keys):
-            until(lambda: device()["level"] == "fail", 20.0, "the platform refused the key")
+            until(lambda: device().level == "fail", 20.0, "the platform refused the key")
             refused = device()
-            assert "api key unknown" in refused["found"]
-            assert refused["remedy"]
+            assert "api key unknown" in refused.found
+            assert refused.remedy
         bench.keys["api_key"] = good
         waiting = device()
-        assert (waiting["level"], waiting["remedy"]) == ("warn", "pgc activate")
+        assert (waiting.level, waiting.remedy) == ("warn", "pgc activate")
         assert bench.pgc("activate").returncode == 0
         active = device()
-        assert (active["level"], active["found"]) == ("ok", "device ACTIVE")
+        assert (active.level, active.found) == ("ok", "device ACTIVE")
         bench.keys["api_key"] = other
         mismatch = device()
-        assert (mismatch["level"], "another key" in mismatch["found"]) == ("fail", True)
-        first, _, then = mismatch["remedy"].partition("#")[0].partition(" && ")
+        assert (mismatch.level, "another key" in mismatch.found) == ("fail", True)
+        first, _, then = mismatch.remedy.partition("#")[0].partition(" && ")
         for remedy in (first, then):
             assert bench.pgc(*remedy.split()[1:]).returncode == 0
-        assert device()["level"] == "ok"
+        assert device().level == "ok"
