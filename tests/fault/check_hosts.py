@@ -108,6 +108,8 @@ def the_volume_is_smaller_than_the_cap(bench: Bench) -> Case:
     volume = bench.stack.enter_context(memory_volume(64 * MIB))
     bench.keys["buffers"] = {"disk_path": str(volume.path)}
     found = yield
+    told = found.measured
+    assert told["usable_bytes"] == told["free_bytes"] - told["floor_bytes"]
     named, _, value = found.remedy.partition("buffers.disk_max: ")
     assert named
     bench.keys["buffers"]["disk_max"] = value
