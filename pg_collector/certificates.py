@@ -42,6 +42,11 @@ def validity(path: Path) -> Validity:
     return min(found, key=lambda one: one.end)
 
 
+def of(der: bytes) -> Validity:
+    """Return the validity of a certificate as a peer sent it. Raises ValueError."""
+    return _validity(der)
+
+
 def _validity(der: bytes) -> Validity:
     """Return the fifth field of a certificate, or the fourth in version 1. Raises ValueError."""
     try:

@@ -9,13 +9,14 @@ from pg_collector import control, spot
 from pg_collector.clock import Clock
 from pg_collector.control import (
     ANSWER_WITHIN,
+    ExamineRequest,
     NamesRequest,
     ReloadRequest,
     Reply,
     SampleRequest,
 )
-from pg_collector.errors import AgentUnreachable, CollectorError
-from pg_collector.pg import catalog_names
+from pg_collector.errors import AgentUnreachable, CollectorError, TargetError
+from pg_collector.pg import catalog_names, examination
 from pg_collector.privacy.mask import Masker
 from pg_collector.reload import Reloader
 from pg_collector.samplers._sampler import LaneName, Sampler
@@ -49,6 +50,7 @@ class Commands:
         return {
             SampleRequest: self.sample,
             NamesRequest: self.names,
+            ExamineRequest: self.examine,
             ReloadRequest: self.reload,
         }
 
@@ -95,7 +97,26 @@ class Commands:
             raise AgentUnreachable(late, remedy="Try again.") from error
         return Reply(lines=found)
 
-    def _target(self, request: SampleRequest | NamesRequest) -> Target | None:
+    def examine(self, request: ExamineRequest) -> Reply:
+        """Look at a server on a lane of the target, now.
+
+        Raises AgentUnreachable where the lane stays busy.
+        """
+        target = self._target(request)
+        if target is None:
+            return control.STRANGER
+        work = partial(target.lend, LaneName.FAST, examination.read)
+        try:
+            found = self._scheduler.borrow(target.name, LaneName.FAST, work, ANSWER_WITHIN)
+        except TargetError as error:
+            trouble = examination.trouble(error)
+            return Reply(result={"trouble": msgspec.to_builtins(trouble)})
+        except TimeoutError as error:
+            late = f"{target.name} was not asked within {ANSWER_WITHIN:g} s"
+            raise AgentUnreachable(late, remedy="Try again.") from error
+        return Reply(result=msgspec.to_builtins(found))
+
+    def _target(self, request: SampleRequest | NamesRequest | ExamineRequest) -> Target | None:
         """Return the target that a request means, if it is one of this agent's."""
         target = self._targets().get(request.target)
         if target is None or control.fingerprint(target.database) != request.connection:

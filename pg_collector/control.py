@@ -80,6 +80,16 @@ class NamesRequest(Request, frozen=True, kw_only=True, tag="names"):
     kind: str
 
 
+class ExamineRequest(Request, frozen=True, kw_only=True, tag="examine"):
+    """What a target's session shows of its server; the target as in `SampleRequest`.
+
+    The result is an `Examination`, or under `trouble` a `Trouble`: why there is no session.
+    """
+
+    target: str
+    connection: str
+
+
 class ReloadRequest(Request, frozen=True, kw_only=True, tag="reload"):
     """Read and check the configuration anew, and let it hold."""
 

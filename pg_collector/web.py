@@ -100,6 +100,16 @@ class Web:
         self._adapter: _Adapter | None = None
 
     @property
+    def place(self) -> str:
+        """Host and port of the far side, and of the proxy where there is one."""
+        return self._place
+
+    @property
+    def authorities(self) -> str | None:
+        """The file of the authorities that are trusted; None where nothing is encrypted."""
+        return self._authorities
+
+    @property
     def timeout(self) -> float:
         """Seconds that an exchange may take."""
         return self._timeout.total

@@ -14,6 +14,7 @@ VERBS: Final = {
     "health": "Ask the running agent whether all is well, in one line",
     "metrics": "Print the running agent's metrics",
     "reload": "Have the running agent read its configuration anew",
+    "check": "Check the whole path, and say what mends it",
     "sample": "Run samplers once and print their masked rows",
     "names": "Say which names the tokens of level full stand for",
     "samplers": "List the samplers: what each one learns, how often",

@@ -208,15 +208,25 @@ def _forbidden(path: Path) -> Unreadable:
     try:
         status = path.stat()
     except OSError:
-        remedy = f"chgrp {user} {path.parent} && chmod 750 {path.parent}"
+        remedy = f"chgrp {_group_name()} {path.parent} && chmod 750 {path.parent}"
         return Unreadable(path, f"is in a directory that {user} may not enter", remedy)
     mode = "750" if stat.S_ISDIR(status.st_mode) else "640"
-    remedy = f"chgrp {user} {path} && chmod {mode} {path}"
+    remedy = f"chgrp {_group_name()} {path} && chmod {mode} {path}"
     return Unreadable(path, f"may not be read by {user} ({_owner(status)})", remedy)
 
 
 def _owner(status: os.stat_result) -> str:
     return f"owner {_user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+
+
+def _group_name() -> str:
+    """Return the group of this process, which need not have its user's name; or its number."""
+    try:
+        import grp  # noqa: PLC0415  # only when something is wrong
+
+        return grp.getgrgid(os.getegid()).gr_name
+    except (ImportError, KeyError):  # who gave up root may not reach Python's own files any more
+        return str(os.getegid())
 
 
 def _user_name(uid: int) -> str:

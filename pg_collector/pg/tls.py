@@ -10,8 +10,9 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pg_collector.config.files import Unreadable, readable
 from pg_collector.errors import TargetRefused
@@ -83,18 +84,36 @@ def _refuse_unreadable(target: str, what: str, path: Path, remedy: str) -> None:
         ) from None
 
 
+class Shown(NamedTuple):
+    """What an address showed before anybody named a role."""
+
+    seconds: float  # until it was connected
+    certificate: bytes | None = None  # DER; None: none was asked for, or it speaks no TLS
+    speaks: bool = False  # TLS
+
+
+def shown(endpoint: Endpoint, address: str, until: float, wire: Wire, *, asks: bool) -> Shown:
+    """Connect to an address and, where one `asks`, look at its certificate; trust nothing.
+
+    Nobody is logged in. Until the moment `until` of `time.monotonic`; raises OSError, WireCut.
+    """
+    context = _context()
+    context.verify_mode = ssl.CERT_NONE
+    began = time.monotonic()
+    with _linked(endpoint, address, until, wire) as link:
+        seconds = time.monotonic() - began
+        if not asks or not _speaks(link, until):
+            return Shown(seconds)
+        link.settimeout(_left(until))
+        with context.wrap_socket(link, server_hostname=endpoint.host or address) as secured:
+            return Shown(seconds, secured.getpeercert(binary_form=True), speaks=True)
+
+
 def _fault(
     context: ssl.SSLContext, endpoint: Endpoint, address: str, until: float, wire: Wire
 ) -> str | None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    link = socket.socket(family)
-    with link, wire.holding(link.fileno()):
-        link.settimeout(_left(until))
-        link.connect((address, int(endpoint.port)))
-        link.settimeout(_left(until))
-        link.sendall(_SSL_REQUEST)
-        link.settimeout(_left(until))
-        if link.recv(1) != b"S":
+    with _linked(endpoint, address, until, wire) as link:
+        if not _speaks(link, until):
             return None
         link.settimeout(_left(until))
         try:
@@ -103,6 +122,24 @@ def _fault(
         except ssl.SSLCertVerificationError as error:
             return FAULTS.get(error.verify_code, error.verify_message)
     return None
+
+
+@contextlib.contextmanager
+def _linked(endpoint: Endpoint, address: str, until: float, wire: Wire) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    link = socket.socket(family)
+    with link, wire.holding(link.fileno()):
+        link.settimeout(_left(until))
+        link.connect((address, int(endpoint.port)))
+        yield link
+
+
+def _speaks(link: socket.socket, until: float) -> bool:
+    """Ask for TLS, and say whether the far side agrees."""
+    link.settimeout(_left(until))
+    link.sendall(_SSL_REQUEST)
+    link.settimeout(_left(until))
+    return link.recv(1) == b"S"
 
 
 def _left(until: float) -> float:

@@ -249,6 +249,7 @@ _PEER = (
     "or a line in pg_ident.conf"
 )
 _ROLE = "CREATE ROLE {role} LOGIN; GRANT pg_monitor TO {role}; (pgc setup sql prints it all)"
+_NOLOGIN = "ALTER ROLE {role} LOGIN;"
 _DATABASE = "Name a database that exists and accepts connections; {dbname} does not"
 
 _REMEDIES = {
@@ -293,7 +294,7 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("remaining connection slots", TargetDown, _LIMIT),
     ("uthentication", LoginRefused, _PASSWORD),
     ("channel binding", TargetRefused, _PASSWORD),
-    ("is not permitted to log in", TargetRefused, _ROLE),
+    ("is not permitted to log in", TargetRefused, _NOLOGIN),
     ("FATAL: role", TargetRefused, _ROLE),
     ("does not exist", TargetRefused, _DATABASE),
     ("Connection refused", TargetDown, "Is PostgreSQL running, and does it listen on {place}?"),

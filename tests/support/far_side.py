@@ -20,11 +20,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 import msgspec
 from backports import zstd
@@ -35,6 +35,7 @@ from tests.support.pki import Leaf
 from tests.support.ports import free_port
 
 Document = dict[str, Any]
+KEYS: Final = b'{"keys": [], "version": 1, "signed": []}'  # what GET gives, without a word
 
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
     "zstd": zstd.decompress,
@@ -239,7 +240,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        ledger = self.server.far.ledger
+        far = self.server.far
+        if not self.path.startswith("/-/"):
+            answer = far.script.popleft() if far.script else far.always or Answer()
+            well = replace(answer, status=200, body=KEYS)
+            self._play(well if answer.status is None else answer, b"")
+            return
+        ledger = far.ledger
         through = {name: stream.through for name, stream in ledger.streams.items()}
         state = {"through": through, "lines": len(ledger.lines), "duplicates": ledger.duplicates}
         self._send(200, msgspec.json.encode({**state, "requests": len(self.server.far.seen)}))

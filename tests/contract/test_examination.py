@@ -1,0 +1,66 @@
+"""What `pgc check` asks a server: every version answers all of it, and nothing is written."""
+
+from pg_collector.pg import examination
+from pg_collector.pg.examination import Examination
+from pg_collector.pg.session import Session
+from tests.support.lab.replication import Pair
+from tests.support.lab.server import Server
+from tests.support.sampling import RELATIONS, target
+from tests.support.until import until
+
+
+def examined(dsn: str) -> Examination:
+    session = Session.open(target(dsn), relations=RELATIONS)
+    try:
+        return examination.read(session)
+    finally:
+        session.leave()
+
+
+def alone(server: Server) -> None:
+    mine = "select 1 from pg_stat_activity where usename = 'pgcollector'"
+    until(lambda: not server.query(mine), what="both places of the role are free")
+
+
+def test_a_monitoring_role_is_shown_everything(server: Server):
+    alone(server)
+    numbers = "select txid_snapshot_xmax(txid_current_snapshot())"
+    before = server.value(numbers)
+    found = examined(server.dsn())
+    assert server.value(numbers) == before, "no transaction id is used"
+    assert (found.major, found.role, found.in_recovery) == (server.major, "pgcollector", False)
+    assert found.release.startswith(str(server.major))
+    assert found.standing is not None
+    assert found.standing.monitor
+    assert found.standing.reads_settings
+    assert (found.standing.connection_limit, found.standing.powers) == (2, [])
+    assert found.sessions is not None
+    assert (found.sessions.own, found.sessions.hidden) == (1, 0)
+    assert found.sessions.others > 0
+    assert found.statements is not None
+    assert found.statements.hidden == 0
+    assert found.installed == found.available is not None
+    assert (found.evictions is not None) is (server.major >= 14)
+    known = set(examination.SETTINGS) - {"compute_query_id"}
+    assert set(found.settings) - {"compute_query_id"} == known
+    assert ("compute_query_id" in found.settings) is (server.major >= 14)
+    assert abs(found.skew_s) < 1
+
+
+def test_a_plain_role_is_shown_that_something_is_hidden(server: Server):
+    found = examined(server.dsn("plain"))
+    assert not found.reads_all_stats
+    assert found.sessions is not None
+    assert found.sessions.hidden > 0
+    assert found.statements is not None
+    assert found.statements.hidden > 0
+    assert "shared_preload_libraries" not in found.settings
+    assert found.settings["pg_stat_statements.max"].setting == "12000"
+
+
+def test_a_standby_answers_as_well(pair: Pair):
+    alone(pair.standby)
+    found = examined(pair.standby.dsn())
+    assert found.in_recovery
+    assert found.standing is not None
+    assert found.statements is not None
