@@ -159,6 +159,7 @@ class Scheduler:
         self._lock = threading.RLock()
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
+        self.started = False
         self._clocks_apart = self._apart()  # used in the scheduling thread
         self._aps = LivelyScheduler(
             essential,
@@ -174,6 +175,7 @@ class Scheduler:
     def start(self) -> None:
         """Start the scheduling thread."""
         self._aps.start()
+        self.started = True
 
     def stop(self, deadline: float) -> bool:
         """Start no more turns and wait for the running ones, `deadline` seconds at most.

@@ -63,6 +63,7 @@ class Trouble(NamedTuple):
     remedy: str
     since: float  # on the monotonic clock
     attempts: int
+    of_the_buffer: bool = False  # the outlet is not at fault
 
 
 class Step(NamedTuple):
@@ -114,6 +115,7 @@ class Sender:
         self._quota = Quota(clock)
         self._trouble: Trouble | None = None
         self._notice: Trouble | None = None
+        self.answered = False  # whether an attempt has come to its end, well or not
         self._conflicts = 0  # in a row
         self._sync: _Sync | None = None
         self._synced = False  # whether the buffer was found empty since the start
@@ -150,6 +152,7 @@ class Sender:
     def step(self) -> float:
         """Try one batch; return how many seconds to wait before the next. Never raises."""
         attempt = self._attempt()
+        self.answered = self.answered or attempt.moved or self._trouble is not None
         self._firm = attempt.firm
         return attempt.pause
 
@@ -354,7 +357,8 @@ class Sender:
         before = self._trouble
         attempts = before.attempts if before else 0
         since = before.since if before else self._clock.monotonic()
-        self._trouble = Trouble(str(reason), reason.remedy, since, attempts + 1)
+        stored = isinstance(reason, StoreError)
+        self._trouble = Trouble(str(reason), reason.remedy, since, attempts + 1, stored)
         if before is None or before.message != str(reason):
             log.warning("delivery is held up: %s", reason.sentence())
         asked = reason.retry_after if isinstance(reason, Deferred) else None
