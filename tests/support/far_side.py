@@ -161,6 +161,22 @@ class FarSide:
         if self._server is not None:
             self._server.cut()
 
+    def hang(self) -> None:
+        """Answer nobody from now on; those who come find a connection that is silent."""
+        self.silent = True
+        self.cut()
+
+    @property
+    def hanging(self) -> bool:
+        """Whether somebody waits for it in vain."""
+        return self.silent and self._server is not None and self._server.busy
+
+    def resume(self) -> None:
+        """Be well again."""
+        self.silent = False
+        self.down()
+        self.up()
+
     def statuses(self) -> list[int]:
         """Return the answers given so far."""
         return [one.status for one in list(self.seen)]
@@ -221,6 +237,10 @@ class _Server(ThreadingHTTPServer):
         kind = sys.exc_info()[0]
         if kind is None or not issubclass(kind, OSError):
             super().handle_error(request, client_address)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._links)
 
     def cut(self) -> None:
         with self._lock:
