@@ -63,7 +63,7 @@ def test_a_sender_that_dies_ends_the_process_whose_successor_loses_nothing_and_a
             until(lambda: daemon.metric("lines_buffered") == 0, what="all is delivered")
             lost = [f'lines_lost_total{{reason="{one}"}}' for one in LOSS_REASONS]
             assert [daemon.metric(series) for series in lost] == [0] * len(lost)
-            far.always = Answer(delay=3)
+            far.answer(Answer(delay=2))
             until(lambda: daemon.metric("lines_buffered"), what="a delivery is under way")
             daemon.signal(signal.SIGTERM)
             until(partial(stops, address), 5, "it stops", not_yet=(AssertionError, OSError))

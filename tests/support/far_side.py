@@ -172,10 +172,8 @@ class FarSide:
         return self.silent and self._server is not None and self._server.busy
 
     def resume(self) -> None:
-        """Be well again."""
+        """Be well again; who waited in vain is hung up on."""
         self.silent = False
-        self.down()
-        self.up()
 
     def statuses(self) -> list[int]:
         """Return the answers given so far."""
@@ -214,7 +212,9 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._links.add(request)
         if self.far.silent:
-            self.far.stopping.wait()
+            while not self.far.stopping.wait(0.05):
+                if not self.far.silent:
+                    break
             return
         if self.far.tls is not None:
             request.settimeout(30)

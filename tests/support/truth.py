@@ -213,7 +213,7 @@ def rig(
     home: Path,
     *,
     volume: bool,
-    timeout: float = 1.5,
+    timeout: float = 1.0,
     patience: float = PATIENCE,
 ) -> Iterator[Rig]:
     """Run an agent whose buffer is on a volume of its own, where that is wanted (root only)."""
