@@ -171,15 +171,16 @@ def buffer_at_its_cap(bench: Rig, _pki: Pki) -> Truths:
         out = output("Connection refused", "Is the far side up").parts
         return Truth({"buffer": Ill(kind, f"^buffers.disk_max is {reason}", "disk_max"), **out})
 
+    thinned, oldest = buffer.given_up()
     bench.far.down()
     try:
         while buffer.fill < 0.8:
             put(Keep.DELTA)
         yield state("degraded", "nearly full: (8|9).%")
-        while not buffer.given_up()[0]:
+        while buffer.given_up()[0] == thinned:
             put(Keep.DELTA)
         yield state("degraded", "full: older samples are thinned out")
-        while not buffer.given_up()[1]:
+        while buffer.given_up()[1] == oldest:
             put(Keep.EVENT)
         yield state("down", "full: the oldest lines are given up, [0-9]+ so far")
     finally:
