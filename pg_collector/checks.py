@@ -23,7 +23,8 @@ _WITHOUT_A_KEY: Final = (
     "device not activated: add api_key (and platform.url) to the configuration, or collect into "
     "files: local.enabled: true, or --local DIR."
 )
-NEARLY_FULL: Final = 0.8  # of a tier; a full one thins itself out to no less than 7/8
+NEARLY_FULL: Final = 0.8  # of a tier
+ROOM_AGAIN: Final = 0.6  # of one that gave something up: with that, it falls to 3/4 at least
 
 _ROOM: Final = "Have the output take them (see `output`), or raise buffers.{}."
 _WITH_A_KEY: Final = "It is not activated yet: `activation` in the health report says why."
@@ -156,7 +157,7 @@ def certificates(expiry: Expiry, targets: Mapping[str, Target], sender: Sender |
 class Room:
     """The buffer: whether lines are safe on disk before they leave, and how full it is.
 
-    It is full from its first loss until it has room again, whatever it gave up in between.
+    It is full from its first loss until two fifths of it are free again.
     """
 
     def __init__(self, buffer: SpillingBuffer) -> None:
@@ -186,7 +187,7 @@ class Room:
     def _fill(self, cap: str) -> tuple[vitals.State, str]:
         part = self._buffer.fill
         given_up = self._buffer.given_up()
-        if part < NEARLY_FULL:
+        if part < (ROOM_AGAIN if given_up != self._before else NEARLY_FULL):
             self._before = given_up
             return vitals.State.OK, ""
         full = f"buffers.{cap} is full"

@@ -246,9 +246,9 @@ def rig(
 def _config(rig: Rig, pki: Pki, buffer: Path, timeout: float) -> Config:
     dsn = rig.server.dsn("pgcollector", port=rig.proxy.port)
     cert, key = rig.certificate
-    quick = Breaker(reset=1.0)
+    quick = Breaker(reset=0.3)
     return Config(
-        databases=(replace(target(dsn, query_timeout=timeout, connect_timeout=2.0), name="prod"),),
+        databases=(replace(target(dsn, query_timeout=timeout, connect_timeout=1.0), name="prod"),),
         sampling=Sampling(every={"probe": 1.0, "activity": 1.0}, budget=None),
         platform=Platform(
             url=rig.far.url,
@@ -257,7 +257,7 @@ def _config(rig: Rig, pki: Pki, buffer: Path, timeout: float) -> Config:
             no_proxy="*",
             linger=0.0,
             resume_delay_max=0.0,
-            timeout=PlatformTimeout(connect=2.0, total=timeout),
+            timeout=PlatformTimeout(connect=1.0, total=timeout),
         ),
         buffers=Buffers(disk_path=buffer, disk_max=MB, memory_max=MB),
         breakers=Breakers(postgres=quick, platform=quick),
