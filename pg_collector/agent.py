@@ -462,7 +462,6 @@ class Agent:
             self.buffer.journal.open()
             self.buffer.journal.beat = self.vitals.heart("journal").beat
             self.buffer.journal.start(self.life.essential)
-            self.vitals.register("buffer", partial(checks.buffer, self.buffer.journal))
         try:
             yield
         finally:
@@ -490,7 +489,8 @@ class Agent:
         self.vitals.register("scheduler", partial(checks.scheduler, self.scheduler))
         self.vitals.register("masking", self._masking.vital)
         self.vitals.register("audit", self._audit.vital)
-        self.vitals.register("certificates", self._expiry.vital)
+        self.vitals.register("buffer", checks.Room(self.buffer).vital)
+        self.vitals.register("certificates", self._certificates_vital)
         self.vitals.register("config", partial(checks.config, self.reloader))
         self.vitals.require("plan", lambda: checks.plan(self.grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)
@@ -504,6 +504,9 @@ class Agent:
     def _target_vital(self, name: str) -> Vital:
         paused = [p.why for p in self.layout.paused if p.target == name and not p.sampler]
         return checks.target(self.targets[name], paused[0] if paused else None)
+
+    def _certificates_vital(self) -> Vital:
+        return checks.certificates(self._expiry, self.targets, self.delivery.sender)
 
     def _any_target_vital(self) -> Vital:
         targets = self.targets

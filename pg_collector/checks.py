@@ -1,11 +1,13 @@
 """How the agent's parts are, in the words of /healthz and /readyz: what `vitals` asks of each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pg_collector.breaker import Breaker, State
-from pg_collector.buffer.journal import Journal
+from pg_collector.buffer.spill import ACK_WITHIN, SpillingBuffer
 from pg_collector.config.model import Config
+from pg_collector.errors import StoreDown
+from pg_collector.expiry import Expiry
 from pg_collector.health import vitals
 from pg_collector.health.vitals import Vital
 from pg_collector.plan import DeviceState, Standing
@@ -21,6 +23,10 @@ _WITHOUT_A_KEY: Final = (
     "device not activated: add api_key (and platform.url) to the configuration, or collect into "
     "files: local.enabled: true, or --local DIR."
 )
+NEARLY_FULL: Final = 0.8  # of a tier
+ROOM_AGAIN: Final = 0.6  # of one that gave something up: with that, it falls to 3/4 at least
+
+_ROOM: Final = "Have the output take them (see `output`), or raise buffers.{}."
 _WITH_A_KEY: Final = "It is not activated yet: `activation` in the health report says why."
 
 
@@ -38,15 +44,29 @@ def plan(standing: Standing, config: Config) -> Vital:
 def activation(one: "Identity") -> Vital:
     """Say how the device stands with its key service."""
     standing, trouble = one.standing(), one.trouble
+    if not one.asked:
+        return Vital(state=vitals.State.UNKNOWN, reason="the key service was not asked yet")
     if standing.state is DeviceState.ACTIVE and trouble is None:
         return vitals.OK
     if standing.collects:
-        reason = standing.reason or str(trouble)
+        reason = "; ".join(filter(None, (_grace(standing), str(trouble or ""))))
         remedy = trouble.remedy if trouble else standing.remedy
         return Vital(state=vitals.State.DEGRADED, reason=reason, remedy=remedy)
     reason = f"{standing.state}: {trouble or standing.reason}"
     remedy = standing.remedy or (trouble.remedy if trouble else "")
     return Vital(state=vitals.State.DOWN, reason=reason, remedy=remedy)
+
+
+def _grace(standing: Standing) -> str:
+    """Return what to say of a device in grace: above all for how long."""
+    if standing.state is not DeviceState.GRACE:
+        return standing.reason
+    left = standing.grace_left or 0.0
+    hours, minutes = divmod(int(left) // 60, 60)
+    words = (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{left:.0f} s"
+    )
+    return f"GRACE: {standing.reason}; collecting goes on for {words} more"
 
 
 def target(one: Target, paused: str | None = None) -> Vital:
@@ -60,8 +80,14 @@ def target(one: Target, paused: str | None = None) -> Vital:
         left_alone = one.breaker.state is not State.CLOSED
         reason = f"{trouble} (the circuit breaker is {one.breaker.state})" if left_alone else ""
         return Vital(state=state, reason=reason or str(trouble), remedy=trouble.remedy)
-    if not one.connected:
-        return Vital(state=vitals.State.DOWN, reason="not connected yet")
+    if not one.connected and not one.answered:
+        return Vital(state=vitals.State.UNKNOWN, reason="not connected yet")
+    if slow := one.slow:
+        return Vital(
+            state=vitals.State.DEGRADED,
+            reason=f"too slow: no answer within the time limit for {', '.join(slow)}",
+            remedy="Find out what keeps the server busy, or raise query_timeout of this database.",
+        )
     return vitals.OK
 
 
@@ -70,7 +96,10 @@ def any_target(targets: Iterable[Target]) -> Vital:
     answers = [target(one) for one in targets]
     if not answers:
         return Vital(state=vitals.State.DOWN, reason="there is nothing to collect")
-    return next((one for one in answers if one.state is not vitals.State.DOWN), answers[0])
+    return min(answers, key=lambda vital: _BEST.index(vital.state))
+
+
+_BEST: Final = [vitals.State.OK, vitals.State.DEGRADED, vitals.State.UNKNOWN, vitals.State.DOWN]
 
 
 def breaker(one: Breaker) -> Vital:
@@ -87,10 +116,12 @@ def scheduler(one: Scheduler) -> Vital:
     """Say whether turns are started."""
     if one.alive:
         return vitals.OK
+    if not one.started:
+        return Vital(state=vitals.State.UNKNOWN, reason="not started yet", essential=True)
     return Vital(
         state=vitals.State.DOWN,
         reason="the scheduler's threads are dead",
-        remedy="Restart the agent, and report this with the log.",
+        remedy=vitals.REPORT_IT,
         essential=True,
     )
 
@@ -98,23 +129,74 @@ def scheduler(one: Scheduler) -> Vital:
 def output(name: str, sender: Sender) -> Vital:
     """Say whether what was sampled arrives."""
     trouble = sender.trouble or sender.notice
-    if trouble is None:
-        return vitals.OK
-    return Vital(
-        state=vitals.State.DEGRADED, reason=f"{name}: {trouble.message}", remedy=trouble.remedy
-    )
+    if trouble is not None and trouble.of_the_buffer:
+        reason = f"{name}: waits for the buffer: {trouble.message}"
+        return Vital(state=vitals.State.OK, reason=reason)
+    if trouble is not None:
+        reason = f"{name}: {trouble.message}"
+        return Vital(state=vitals.State.DEGRADED, reason=reason, remedy=trouble.remedy)
+    if not sender.answered:
+        reason = f"{name}: nothing was delivered yet"
+        return Vital(state=vitals.State.UNKNOWN, reason=reason)
+    return vitals.OK
 
 
-def buffer(journal: Journal) -> Vital:
-    """Say whether lines are safe on disk before they leave."""
-    trouble = journal.trouble
-    if trouble is None:
-        return vitals.OK
-    return Vital(
-        state=vitals.State.DEGRADED,
-        reason=f"lines are in memory only: {trouble}",
-        remedy=trouble.remedy,
-    )
+def certificates(expiry: Expiry, targets: Mapping[str, Target], sender: Sender | None) -> Vital:
+    """Say which certificates end, or have ended and are why something does not work."""
+
+    def broken(role: str) -> bool:
+        kind, _, name = role.partition(":")
+        if kind == "postgres":
+            one = targets.get(name)
+            return one is not None and one.trouble is not None
+        return kind == "platform" and sender is not None and sender.trouble is not None
+
+    return expiry.vital(broken)
+
+
+class Room:
+    """The buffer: whether lines are safe on disk before they leave, and how full it is.
+
+    It is full from its first loss until two fifths of it are free again.
+    """
+
+    def __init__(self, buffer: SpillingBuffer) -> None:
+        self._buffer = buffer
+        self._before = buffer.given_up()  # when there was room last
+
+    def vital(self) -> Vital:
+        """Say what is the matter with the disk, and whether anything is given up."""
+        journal = self._buffer.journal
+        trouble = journal.trouble if journal is not None else None
+        if journal is not None and trouble is None and journal.busy_for > ACK_WITHIN:
+            trouble = StoreDown(
+                f"{journal.directory}: the disk has not answered for {journal.busy_for:.0f} s",
+                remedy="Look at the volume: something holds it up.",
+            )
+        disk = journal is not None and trouble is None
+        state, fill = self._fill("disk_max" if disk else "memory_max")
+        if trouble is not None:
+            reason = "; ".join(filter(None, (f"lines are in memory only: {trouble}", fill)))
+            state = max(state, vitals.State.DEGRADED, key=_BEST.index)
+            return Vital(state=state, reason=reason, remedy=trouble.remedy)
+        if not fill:
+            return vitals.OK
+        remedy = _ROOM.format("disk_max" if disk else "memory_max")
+        return Vital(state=state, reason=fill, remedy=remedy)
+
+    def _fill(self, cap: str) -> tuple[vitals.State, str]:
+        part = self._buffer.fill
+        given_up = self._buffer.given_up()
+        if part < (ROOM_AGAIN if given_up != self._before else NEARLY_FULL):
+            self._before = given_up
+            return vitals.State.OK, ""
+        full = f"buffers.{cap} is full"
+        thinned, oldest = (now - then for now, then in zip(given_up, self._before, strict=True))
+        if oldest:
+            return vitals.State.DOWN, f"{full}: the oldest lines are given up, {oldest} so far"
+        if thinned:
+            return vitals.State.DEGRADED, f"{full}: older samples are thinned out"
+        return vitals.State.DEGRADED, f"buffers.{cap} is nearly full: {part:.0%}"
 
 
 def config(reloader: Reloader) -> Vital:

@@ -5,6 +5,7 @@ Whoever renews them replaces the file; that it was replaced is seen within a min
 
 import datetime as dt
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -66,17 +67,23 @@ class Expiry:
         for role, one in self._known.items():
             self._tell(role, one)
 
-    def vital(self) -> Vital:
-        """Say which certificates have ended, or end within WARN_AT."""
+    def vital(self, broken: Callable[[str], bool] = lambda _role: False) -> Vital:
+        """Say which certificates have ended, or end within WARN_AT.
+
+        `broken` says whether what one of that role is for does not work: then an ended one is why.
+        """
         now = self._clock.now()
-        faults = [
-            _said(role, one.path, one.valid.end, now)
-            for role, one in self._known.items()
-            if one.valid is not None and _reached(one.valid, now) is not None
-        ]
+        ends = {role: (one.path, one.valid) for role, one in self._known.items() if one.valid}
+        faults = {
+            role: _said(role, path, valid.end, now)
+            for role, (path, valid) in ends.items()
+            if _reached(valid, now) is not None
+        }
         if not faults:
             return vitals.OK
-        return Vital(state=vitals.State.DEGRADED, reason="; ".join(faults), remedy=_REMEDY)
+        ended = any(_reached(ends[role][1], now) == 0 and broken(role) for role in faults)
+        state = vitals.State.DOWN if ended else vitals.State.DEGRADED
+        return Vital(state=state, reason="; ".join(faults.values()), remedy=_REMEDY)
 
     def _read(self, role: str, path: Path) -> Validity | None:
         """Return the validity; None where whoever uses the file will complain of it."""

@@ -160,6 +160,7 @@ class Scheduler:
         self._idle = threading.Condition()
         self._running = 0  # guarded by _idle
         self.skipped: Counter[str] = Counter()  # turns left out since the start, by job
+        self.started = False
         self._clocks_apart = self._apart()  # used in the scheduling thread
         self._aps = LivelyScheduler(
             essential,
@@ -175,6 +176,7 @@ class Scheduler:
     def start(self) -> None:
         """Start the scheduling thread."""
         self._aps.start()
+        self.started = True
 
     def stop(self, deadline: float) -> bool:
         """Start no more turns and wait for the running ones, `deadline` seconds at most.

@@ -64,6 +64,7 @@ class Trouble(NamedTuple):
     remedy: str
     since: float  # on the monotonic clock
     attempts: int
+    of_the_buffer: bool = False  # the outlet is not at fault
 
 
 class Delivered(NamedTuple):
@@ -124,6 +125,7 @@ class Sender:
         self._quota = Quota(clock)
         self._trouble: Trouble | None = None
         self._notice: Trouble | None = None
+        self.answered = False  # whether an attempt has come to its end, well or not
         self._conflicts = 0  # in a row
         self.delivered: Delivered | None = None  # the last; None: nothing so far
         self._sync: _Sync | None = None
@@ -161,6 +163,7 @@ class Sender:
     def step(self) -> float:
         """Try one batch; return how many seconds to wait before the next. Never raises."""
         attempt = self._attempt()
+        self.answered = self.answered or attempt.moved or self._trouble is not None
         self._firm = attempt.firm
         return attempt.pause
 
@@ -368,7 +371,8 @@ class Sender:
         attempts = before.attempts if before else 0
         since = before.since if before else self._clock.monotonic()
         said = without_credentials(str(reason))  # a far side may say anything
-        self._trouble = Trouble(said, reason.remedy, since, attempts + 1)
+        stored = isinstance(reason, StoreError)
+        self._trouble = Trouble(said, reason.remedy, since, attempts + 1, stored)
         if before is None or before.message != said:
             log.warning("delivery is held up: %s", reason.sentence())
         asked = reason.retry_after if isinstance(reason, Deferred) else None

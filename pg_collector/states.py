@@ -58,7 +58,7 @@ class States:
         self._buffer = buffer
         self._masker = masker
         self._lock = threading.Lock()
-        # By sampler, set and database; guarded by _lock.
+        # By sampler, set and database; changed under _lock.
         self._now: dict[tuple[str, str | None, str | None], State] = {}
 
     def tell(
@@ -116,12 +116,17 @@ class States:
 
     def of(self, sampler: str) -> dict[str | None, State]:
         """Return the states told so far of a sampler's sets; under None that of the sampler."""
-        with self._lock:
-            return {
-                name: state
-                for (owner, name, database), state in self._now.items()
-                if owner == sampler and database is None
-            }
+        now = self._now.copy()  # whoever only looks waits for nobody
+        return {
+            name: state
+            for (owner, name, database), state in now.items()
+            if owner == sampler and database is None
+        }
+
+    def timed_out(self) -> frozenset[str]:
+        """Return the samplers that have a set whose last turn ran into a time limit."""
+        now = self._now.copy()  # whoever only looks waits for nobody
+        return frozenset(key[0] for key, state in now.items() if state.reason == Reason.TIMEOUT)
 
     def _log(self, set_name: str, state: State, database: str | None) -> None:
         extra = {

@@ -228,7 +228,7 @@ class Survey:
 
     def _buffered(self) -> BufferStatus:
         buffer, journal = self._parts.buffer, self._parts.buffer.journal
-        account = buffer.account()
+        account = buffer.glimpse()
         left = buffer.seconds_remaining()
         disk = "none"
         if journal is not None:

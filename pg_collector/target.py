@@ -109,8 +109,10 @@ class Target:
         self._turns: dict[tuple[str, str | None], Turn] = {}  # guarded by _lock
         self._visited: frozenset[str] = frozenset()  # databases, by any lane; guarded by _lock
         self._slowed: dict[str, State] = {}  # what to tell of those that are; guarded by _lock
-        self._turning: set[LaneName] = set()  # lanes that have turns; guarded by _lock
-        self._troubles: dict[LaneName, TargetError] = {}  # guarded by _lock
+        # Whoever only looks, takes copies of these two, and waits for nobody.
+        self._turning: set[LaneName] = set()  # lanes that have turns; changed under _lock
+        self._troubles: dict[LaneName, TargetError] = {}  # changed under _lock
+        self._expected: frozenset[str] = frozenset()
         self._tallies: dict[str, Tally] = {}  # by sampler, each its lane's; read by every thread
         self.facts: Facts | None = None  # of the last session in the target's own database
         relations = frozenset(name for one in samplers.values() for name in one.relations)
@@ -142,14 +144,23 @@ class Target:
     @property
     def trouble(self) -> TargetError | None:
         """Why the target cannot be used, or only with one of its lanes; None if it can."""
-        with self._lock:
-            return next(iter(self._troubles.values()), None)
+        return next(iter(self._troubles.copy().values()), None)
 
     @property
     def down(self) -> bool:
         """Whether no lane can be used."""
-        with self._lock:
-            return bool(self._troubles) and self._troubles.keys() >= self._turning
+        troubles, turning = self._troubles.copy(), self._turning.copy()
+        return bool(troubles) and troubles.keys() >= turning
+
+    @property
+    def answered(self) -> bool:
+        """Whether a turn has had a session, or was refused one, since the start."""
+        return bool(self._turning or self._troubles)
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """The samplers at work whose last turn ran into a time limit."""
+        return tuple(sorted(self._expected & self.states.timed_out()))
 
     @property
     def turns(self) -> dict[str, Turn]:
@@ -231,7 +242,8 @@ class Target:
 
     def expect(self, samplers: Collection[str]) -> None:
         """Hear which samplers are at work: the time of the others is free again."""
-        self._budget.forget(frozenset(samplers))
+        self._expected = frozenset(samplers)
+        self._budget.forget(self._expected)
 
     def leave(self) -> None:
         """Tell of no trouble any more: the target is about to be closed on purpose."""

@@ -10,7 +10,7 @@ import msgspec
 from pg_collector.activation.signed import KeySet
 from pg_collector.clock import Clock
 from pg_collector.errors import Unexpected
-from pg_collector.outlets.answers import failed
+from pg_collector.outlets.answers import failed, stranger
 from pg_collector.web import Reply, Web
 
 T = TypeVar("T")
@@ -139,6 +139,6 @@ class Client:
         try:
             return msgspec.json.decode(reply.body, type=what)
         except (msgspec.DecodeError, UnicodeDecodeError):  # its message might show a token
-            raise Unexpected(
+            raise stranger(reply) or Unexpected(
                 f"unexpected answer: {reply.status} without what was asked for", remedy=_WRONG
             ) from None

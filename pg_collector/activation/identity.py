@@ -119,6 +119,11 @@ class Identity:
         """What stands between the device and its key service; None where all is well."""
         return self.device.trouble
 
+    @property
+    def asked(self) -> bool:
+        """Whether the key service has been asked, with or without an answer."""
+        return self._attempts > 0
+
     def told(self) -> Told:
         """Return what can be told of the device."""
         return self.device.told()

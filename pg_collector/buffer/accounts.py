@@ -30,7 +30,7 @@ class Accounts:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._produced = self._delivered = 0
-        self._lost: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()  # by reason
         self.buffered = 0
         self.quarantined = 0
         self.losses = 0  # lines lost or set aside since the start
@@ -52,7 +52,7 @@ class Accounts:
     def lose(self, count: int, reason: str) -> None:
         """Count lines that waited and are lost."""
         if count:
-            self._lost[reason] += count
+            self.lost[reason] += count
             self.buffered -= count
             self.losses += count
             self._metrics.lines_lost_total.labels(reason).inc(count)
@@ -84,5 +84,5 @@ class Accounts:
 
     def account(self) -> Account:
         """Return the counts of one moment."""
-        lost = {reason: count for reason, count in self._lost.items() if count}
+        lost = {reason: count for reason, count in self.lost.items() if count}
         return Account(self._produced, self._delivered, self.buffered, self.quarantined, lost)

@@ -6,12 +6,13 @@ used is a state, not an end: lines stay in memory meanwhile, and it is tried aga
 """
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -100,6 +101,7 @@ class Journal:
         self._retry = RETRY_FIRST
         self._retry_at = 0.0
         self._tended_at = 0.0
+        self._busy_since: float | None = None
         self._next = 0.0  # when the next step is due; used in the thread
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -115,6 +117,17 @@ class Journal:
     def troubled_for(self) -> float:
         """For how many seconds the disk has not been usable."""
         return self._clock.monotonic() - self._troubled_since if self._trouble else 0.0
+
+    @property
+    def busy_for(self) -> float:
+        """For how many seconds the thread has been at the disk without a pause."""
+        since = self._busy_since
+        return self._clock.monotonic() - since if since is not None else 0.0
+
+    @property
+    def fill(self) -> float:
+        """What part of its own cap the spool has taken, from 0 to 1."""
+        return self.bytes / self._limits.disk_max
 
     @property
     def alive(self) -> bool:
@@ -151,7 +164,8 @@ class Journal:
     def run(self) -> None:
         """Be the thread, until `stop`."""
         while True:
-            pause = self.step()
+            with self._at_the_disk():
+                pause = self.step()
             self.beat(pause + ANSWER_WITHIN)
             if self._stopping.is_set():
                 return
@@ -165,8 +179,17 @@ class Journal:
                 command = self._commands.get(timeout=left)
             except queue.Empty:
                 return
-            command()
+            with self._at_the_disk():
+                command()
             self._next = min(self._next, self._clock.monotonic() + COMMIT_EVERY)
+
+    @contextlib.contextmanager
+    def _at_the_disk(self) -> Iterator[None]:
+        self._busy_since = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_since = None
 
     def step(self) -> float:
         """Write what is due and look after the directory; return the seconds until the next."""

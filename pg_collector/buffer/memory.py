@@ -37,7 +37,10 @@ class MemoryTier:
     @property
     def head(self) -> Record | None:
         """The oldest record."""
-        return self._records[0] if self._records else None
+        try:
+            return self._records[0]
+        except IndexError:
+            return None
 
     def add(self, record: Record, *, fixed: int = 0) -> None:
         """Put a record at the end; it begins where the last one ended.

@@ -9,11 +9,12 @@ holds, `account()` shows it, and the metrics `pg_collector_lines_*` say the same
 durability promises is in docs/specs/buffer.md.
 """
 
+import contextlib
 import logging
 import math
 import threading
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Final
 
@@ -38,6 +39,7 @@ LOOSE_AFTER: Final = 5.0  # seconds of a disk in trouble before lines are sent w
 GROUP_BYTES: Final = 1024 * 1024  # written at once
 UNREADABLE_AFTER: Final = 30.0  # seconds of trouble before newer lines overtake unreadable ones
 ACK_WITHIN: Final = 2.0  # seconds that an acknowledgement waits for the disk
+GLANCE: Final = 0.005  # seconds that who only looks waits for who changes something
 PROMISED: Final = 1000  # numbers that `overflow` promises ahead of using them
 
 
@@ -332,12 +334,13 @@ class SpillingBuffer:
 
         `opened` is given when the spool was opened anew: what was lost in it before.
         """
+        refused = len(spool.quarantine) if opened is not None else 0  # this asks the disk
         with self._lock:
             another = self._loose or str(spool.state.stream) != self._numbering.stream
             if opened is not None:
                 twice = 0 if another else self._found_again(spool.top)
                 self._accounts.inherit(
-                    waiting=spool.lines - twice, quarantined=len(spool.quarantine), lost=opened
+                    waiting=spool.lines - twice, quarantined=refused, lost=opened
                 )
             if another:
                 self._join(spool)
@@ -399,6 +402,11 @@ class SpillingBuffer:
         with self._lock:
             return self._accounts.account()
 
+    def glimpse(self) -> Account:
+        """Return the counts without waiting for anybody: of one moment, or nearly so."""
+        with self._glance():
+            return self._accounts.account()
+
     def quarantined(self) -> tuple[Refusal, ...]:
         """Return the refused lines that are kept. Raises StoreError."""
         found: list[Refusal] = []
@@ -443,7 +451,7 @@ class SpillingBuffer:
 
     def oldest_age(self) -> float:
         """Return the seconds that the oldest line has waited; 0 if none does."""
-        with self._lock:
+        with self._glance():
             if not self._accounts.buffered:
                 return 0.0
             head = self._tier.head
@@ -453,13 +461,36 @@ class SpillingBuffer:
 
     def seconds_remaining(self) -> float:
         """Return for how long the buffer has room, at the pace of this life so far."""
-        with self._lock:
+        with self._glance():
             seconds = self._clock.monotonic() - self._began_at
             pace = self._bytes_put / seconds if seconds > 0 else 0.0
             room = float(self._max_bytes - self._tier.bytes)
         if self.journal is not None:
             room = max(room, float(self.journal.room))
         return room / pace if pace else math.inf
+
+    @property
+    def fill(self) -> float:
+        """How full it is, from 0 to 1: the disk, or memory while that has to do."""
+        journal = self.journal
+        if journal is None or journal.trouble is not None or journal.busy_for > ACK_WITHIN:
+            return self._unwritten / self._max_bytes
+        return journal.fill
+
+    def given_up(self) -> tuple[int, int]:
+        """Return how many lines a full buffer gave up so far: thinned out, and the oldest."""
+        lost = self._accounts.lost
+        return lost["thinned"], lost["disk_full"] + lost["memory_full"]
+
+    @contextlib.contextmanager
+    def _glance(self) -> Iterator[None]:
+        """Look at what may change meanwhile, rather than wait for long."""
+        held = self._lock.acquire(timeout=GLANCE)
+        try:
+            yield
+        finally:
+            if held:
+                self._lock.release()
 
     @property
     def backlog(self) -> bool:

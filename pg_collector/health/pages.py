@@ -24,7 +24,7 @@ pg-collector
   /metrics   numbers for Prometheus
   /version   what runs here
 """
-_MARK: Final = {State.OK: "[+]", State.DEGRADED: "[!]"}
+_MARK: Final = {State.OK: "[+]", State.DEGRADED: "[!]", State.UNKNOWN: "[?]"}
 
 
 class Page(NamedTuple):

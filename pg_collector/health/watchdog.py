@@ -1,7 +1,8 @@
 """The watchdog: a thread that nothing works without must not be dead in a living process.
 
 It asks the hearts of all threads (`vitals`) and says so when one has stopped. It also keeps the end
-of the process in time: where the main thread itself hangs in it, somebody else has to act.
+of the process in time: where the main thread itself hangs in it, somebody else has to act. And it
+has the changes of all parts noted: since when they are as they are.
 """
 
 import logging
@@ -49,10 +50,12 @@ class Watchdog:
         self._looked_at = clock.monotonic()
         self._lost: Counter[str] = Counter()  # looks in a row that found it so
         self._told = False
+        self._beat: Callable[[float], None] = lambda _within: None
         self._end_by: tuple[float, Callable[[], None]] | None = None
 
     def start(self, essential: Essential = lambda work: work()) -> None:
         """Begin to look; `essential` runs the thread's work."""
+        self._beat = self._vitals.heart("watchdog").beat
         self._thread = threading.Thread(
             target=essential, args=(self._run,), name="watchdog", daemon=True
         )
@@ -73,10 +76,12 @@ class Watchdog:
 
     def step(self) -> float:
         """Look once; return the seconds until the next look."""
+        self._beat(EVERY)
         now = self._clock.monotonic()
         slept = now - self._looked_at > STOOD_STILL
         self._looked_at = now
         self._look(forgive=slept)
+        self._vitals.look()
         if not self._lost and not self._told:
             self._on_well()
         return self._overdue(now)
@@ -95,8 +100,8 @@ class Watchdog:
         if lost and not self._told:
             self._told = True
             why = "; ".join(f"{name}: {down[name].reason}" for name in lost)
+            self._on_dead(why)  # first: what hangs may be the disk of the log
             log.critical("a part that nothing works without is lost: %s", why)
-            self._on_dead(why)
 
     def _overdue(self, now: float) -> float:
         pause = min(AGAIN, self._every) if self._lost else self._every

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -31,7 +32,12 @@ from pg_collector.web import Reply
 URN: Final = "urn:pg-collector:problem:"
 
 _LONGEST_TEXT: Final = 300
+_PAGES: Final = ("text/html", "application/xhtml")
 _WRONG_ADDRESS: Final = "Is platform.url right? Something else answers there."
+_STRANGER: Final = (
+    "Something on the way answers in the platform's place, such as the login page of a network: "
+    "log in there, or set platform.proxy. Else look at platform.url."
+)
 _ASK: Final = "The platform's log or its support can tell why."
 _SERVER_ERROR: Final = 500
 _BEYOND: Final = 600  # no status has a meaning from here on
@@ -151,11 +157,29 @@ def _error(reply: Reply, problem: Problem, said: str, asked: float | None) -> De
     if status in _REFUSED:
         return Refused(said)
     if status in _PASSING or (_SERVER_ERROR <= status < _BEYOND and status not in _HELD):
-        return Unreachable(said, remedy=_ASK, retry_after=asked)
+        remedy = _STRANGER if status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED else _ASK
+        return Unreachable(said, remedy=remedy, retry_after=asked)
     if HTTPStatus.BAD_REQUEST <= status < _BEYOND:
         remedy = _HELD.get(status, _ASK)
         return Held(said, remedy=remedy, retry_after=asked, problem=problem.name, status=status)
-    return Unexpected(f"unexpected answer: {said}", remedy=_WRONG_ADDRESS, retry_after=asked)
+    return stranger(reply) or Unexpected(
+        f"unexpected answer: {said}", remedy=_WRONG_ADDRESS, retry_after=asked
+    )
+
+
+def stranger(reply: Reply) -> Unexpected | None:
+    """Return what to say of a web page, or the way to one, in the platform's place."""
+    try:
+        place = urlsplit(reply.headers.get("location", "")).hostname
+    except ValueError:
+        place = None
+    if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST and place:
+        said = f"{reply.status}, a redirect to {short(reply.without_secrets(place))}"
+    elif reply.headers.get("content-type", "").lower().startswith(_PAGES):
+        said = f"{reply.status} with a web page"
+    else:
+        return None
+    return Unexpected(f"unexpected answer: {said}", remedy=_STRANGER)
 
 
 def _conflict(problem: Problem, said: str) -> DeliveryError:
@@ -171,7 +195,7 @@ def _receipt(reply: Reply, batch: Batch) -> Receipt:
     try:
         found = msgspec.json.decode(reply.body, type=Acknowledgement)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Unexpected(
+        raise stranger(reply) or Unexpected(
             f"unexpected answer: {reply.status} without an acknowledgement", remedy=_WRONG_ADDRESS
         ) from None
     if (found.stream, found.first, found.last) != (batch.stream, batch.first, batch.last):

@@ -74,5 +74,25 @@ def test_a_certificate_that_ends_soon_is_told_and_its_renewal_is_seen(
             put(pki.issue("renewed", "pgcollector", client=True, days=(-1, 300)))
             agent.life.routine()
             report = json.loads(page(agent, "/healthz"))
-            assert report["parts"]["certificates"] == {"state": "ok"}
+            assert report["parts"]["certificates"].keys() == {"state", "since"}
+            assert report["parts"]["certificates"]["state"] == "ok"
             assert end(agent) > before + 200 * 86400
+            put(pki.issue("ended", "pgcollector", client=True, days=(-9, -1)))
+            agent.life.routine()
+            report = json.loads(page(agent, "/healthz"))
+            told = report["parts"]["certificates"]
+            assert told["state"] == "degraded", "the sessions stand: nothing is broken yet"
+            assert re.search("certificate of postgres:prod, .* expired on", told["reason"])
+            agent.targets["prod"].interrupt()
+
+            def parts() -> dict[str, str]:
+                found = json.loads(page(agent, "/healthz"))["parts"]
+                return {name: one["state"] for name, one in found.items() if one["state"] != "ok"}
+
+            broken = {"certificates": "down", "postgres:prod": "down"}
+            until(lambda: parts() == broken, deadline=20, what="nobody is let in with it")
+            report = json.loads(page(agent, "/readyz"))
+            assert "expired" in report["parts"]["postgres"]["reason"]
+            put(pki.issue("again", "pgcollector", client=True, days=(-1, 300)))
+            agent.life.routine()
+            until(lambda: parts() == {}, deadline=20, what="it is let in again")

@@ -35,6 +35,9 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
+BEGIN = "2026-11-22T18:00:00.000000Z"  # of the clock
+
+
 class Bench:
     """A running server, and a client."""
 
@@ -108,8 +111,8 @@ def test_a_healthy_agent_says_so_in_json(bench: Bench):
         assert reply.json == {
             "status": "ok",
             "parts": {
-                "thread http": {"state": "ok", "essential": True},
-                "buffer": {"state": "ok"},
+                "thread http": {"state": "ok", "essential": True, "since": BEGIN},
+                "buffer": {"state": "ok", "since": BEGIN},
             },
         }
 
@@ -119,7 +122,7 @@ def test_degraded_is_well_enough_unless_one_is_strict(bench: Bench):
     reply = bench.get("/healthz")
     assert (reply.status, reply.json["status"]) == (200, "degraded")
     assert reply.json["parts"]["target prod"] == {
-        "state": "down", "reason": "refused", "remedy": "Start it."
+        "state": "down", "reason": "refused", "remedy": "Start it.", "since": BEGIN
     }  # fmt: skip
     assert bench.get("/healthz?strict=1").status == 503
     assert bench.get("/healthz?strict=0").status == 200

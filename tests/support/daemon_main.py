@@ -12,7 +12,7 @@ from pg_collector import agent, control, logs
 from pg_collector.agent import Agent, OutletSource
 from pg_collector.cli.options import source
 from pg_collector.errors import Unreachable
-from pg_collector.outlets import Receipt
+from pg_collector.outlets import Outlet, Receipt, RemoteOutlet
 from pg_collector.plan import OpenGrant
 from pg_collector.privacy import lexer
 from pg_collector.privacy.scrub import scrub
@@ -43,6 +43,23 @@ class Away(Hanging):
         raise Unreachable(f"nobody there for {batch.first}", remedy="Wait.")
 
 
+class Mortal:
+    """The platform's outlet, whose third delivery takes its thread down."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        assert isinstance(outlet, RemoteOutlet)
+        self._outlet = outlet
+        self._deliveries = itertools.count(1)
+        self.name = outlet.name
+        self.interrupt = outlet.interrupt
+        self.close = outlet.close
+
+    def deliver(self, batch: Batch) -> Receipt:
+        if next(self._deliveries) == 3:
+            raise SystemExit
+        return self._outlet.deliver(batch)
+
+
 class Way(NamedTuple):
     """Where the lines go, and what happens to the running agent."""
 
@@ -50,6 +67,7 @@ class Way(NamedTuple):
     on_start: Callable[[Agent], None] = lambda _agent: None
     last_resort: float = agent.LAST_RESORT
     token: Callable[[], str] | None = None  # of the platform of the configuration
+    around: Callable[[Outlet], Outlet] = lambda outlet: outlet
     device: bool = False  # the platform grants what may be collected
 
 
@@ -80,6 +98,7 @@ _STUMBLES_AT = 40
 WAYS = {
     "files": Way(),
     "platform": Way(token=lambda: "good"),
+    "sender dies": Way(token=lambda: "good", around=Mortal),
     "device": Way(device=True),
     "hanging": Way(lambda _clock, _metrics: Hanging()),
     "away": Way(lambda _clock, _metrics: Away()),
@@ -105,6 +124,7 @@ def main(file: Path, how: str) -> None:
         state_dir=file.parent / "state",
         reload=lambda: origin.load().config,
         on_start=way.on_start,
+        around=way.around,
     )
     logs.close()
     os._exit(code)

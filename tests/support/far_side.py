@@ -162,6 +162,20 @@ class FarSide:
         if self._server is not None:
             self._server.cut()
 
+    def hang(self) -> None:
+        """Answer nobody from now on; those who come find a connection that is silent."""
+        self.silent = True
+        self.cut()
+
+    @property
+    def hanging(self) -> bool:
+        """Whether somebody waits for it in vain."""
+        return self.silent and self._server is not None and self._server.busy
+
+    def resume(self) -> None:
+        """Be well again; who waited in vain is hung up on."""
+        self.silent = False
+
     def statuses(self) -> list[int]:
         """Return the answers given so far."""
         return [one.status for one in list(self.seen)]
@@ -199,7 +213,9 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._links.add(request)
         if self.far.silent:
-            self.far.stopping.wait()
+            while not self.far.stopping.wait(0.05):
+                if not self.far.silent:
+                    break
             return
         if self.far.tls is not None:
             request.settimeout(30)
@@ -222,6 +238,10 @@ class _Server(ThreadingHTTPServer):
         kind = sys.exc_info()[0]
         if kind is None or not issubclass(kind, OSError):
             super().handle_error(request, client_address)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._links)
 
     def cut(self) -> None:
         with self._lock:

@@ -204,7 +204,7 @@ def test_trouble_is_told_once_with_its_remedy_and_its_end(caplog: pytest.LogCapt
         for _ in range(4):
             bench.sender.step()
             bench.clock.advance(10)
-        assert bench.sender.trouble == ("disk full", "Free space.", 1000.0, 4)
+        assert bench.sender.trouble == ("disk full", "Free space.", 1000.0, 4, False)
         bench.work()
     assert bench.sender.trouble is None
     assert caplog.messages == [

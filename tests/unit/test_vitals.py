@@ -1,6 +1,7 @@
 """Vitals: what follows from the answers of the parts."""
 
 import itertools
+import threading
 
 import pytest
 
@@ -51,6 +52,29 @@ def test_an_essential_part_takes_the_whole_down(bench: Bench):
     assert bench.vitals.health().status is State.STOPPED
 
 
+def test_a_part_that_cannot_know_yet_says_nothing_of_the_whole_until_that_lasts(bench: Bench):
+    bench.vitals.register("buffer", lambda: OK)
+    bench.vitals.register("target prod", lambda: Vital(state=State.UNKNOWN, reason="not yet"))
+    bench.vitals.require("a database", lambda: Vital(state=State.UNKNOWN, reason="not yet"))
+    for _ in range(20):
+        assert bench.vitals.health().status is State.OK
+        assert bench.vitals.readiness().status is State.UNKNOWN
+        bench.clock.advance(1)
+    bench.clock.advance(1)
+    assert bench.vitals.health().status is State.DEGRADED
+    assert bench.vitals.health().well
+    assert bench.value("health_status") == 1
+
+
+def test_an_essential_part_that_is_unknown_makes_the_whole_unknown_and_not_well(bench: Bench):
+    bench.vitals.register("scheduler", lambda: Vital(state=State.UNKNOWN, essential=True))
+    bench.vitals.register("target prod", lambda: Vital(state=State.DOWN))
+    report = bench.vitals.health()
+    assert report.status is State.UNKNOWN
+    assert not report.well
+    assert bench.value("health_status") == 0
+
+
 def test_an_essential_part_that_is_degraded_only_degrades(bench: Bench):
     bench.vitals.register("sender", lambda: Vital(state=State.DEGRADED, essential=True))
     assert bench.vitals.health().status is State.DEGRADED
@@ -64,15 +88,87 @@ def test_a_part_can_be_replaced_and_forgotten(bench: Bench):
     assert bench.vitals.health().parts == {}
 
 
-def test_a_check_that_fails_is_degraded_counted_and_says_nothing_secret(bench: Bench):
+def test_a_check_that_fails_is_unknown_counted_and_says_nothing_secret(bench: Bench, caplog):
+    broken = [True]
+
     def check() -> Vital:
-        raise RuntimeError("password=hunter2")
+        if broken[0]:
+            raise RuntimeError("password=hunter2")
+        return OK
 
     bench.vitals.register("broken", check)
+    bench.vitals.look()
+    bench.vitals.look()
     report = bench.vitals.health()
     assert report.status is State.DEGRADED
+    assert report.parts["broken"].state is State.UNKNOWN
     assert report.parts["broken"].reason == "its check failed: RuntimeError"
-    assert (bench.value("panics_recovered_total", component="health") or 0) >= 1
+    assert report.parts["broken"].remedy
+    assert (bench.value("panics_recovered_total", component="health") or 0) >= 3
+    told = "the health check of broken failed"
+    assert caplog.messages == [told], "once, however often it is asked"
+    broken[0] = False
+    assert bench.vitals.health().status is State.OK
+    broken[0] = True
+    bench.vitals.look()
+    assert caplog.messages == [told, told]
+
+
+def test_a_check_that_does_not_come_back_costs_one_thread_and_is_unknown_to_others(bench: Bench):
+    asked, release = threading.Event(), threading.Event()
+
+    def check() -> Vital:
+        asked.set()
+        release.wait(60)
+        return OK
+
+    bench.vitals.register("stuck", check)
+    bench.vitals.register("other", lambda: OK)
+    bench.vitals.heart("sender")
+    first = threading.Thread(target=bench.vitals.health)
+    first.start()
+    assert asked.wait(10)
+    bench.clock.advance(1.5)
+    try:
+        report = bench.vitals.health()
+        assert report.status is State.DEGRADED
+        assert report.parts["stuck"].state is State.UNKNOWN
+        assert report.parts["stuck"].reason == "its check has not come back for 1.5 s"
+        assert report.parts["stuck"].remedy
+        assert report.parts["other"].state is State.OK
+        assert bench.vitals.liveness().status is State.OK
+    finally:
+        release.set()
+        first.join(10)
+    assert bench.vitals.health().status is State.OK
+
+
+def test_since_is_when_the_state_changed_and_a_reason_does_not_move_it(bench: Bench):
+    answers = {"state": State.OK, "reason": ""}
+    bench.vitals.register("output", lambda: Vital(**answers))  # type: ignore[arg-type]
+    bench.vitals.require("database", lambda: Vital(**answers))  # type: ignore[arg-type]
+
+    def since() -> tuple[str, str]:
+        dates = (
+            bench.vitals.health().parts["output"].since,
+            (bench.vitals.readiness().parts["database"].since),
+        )
+        return dates[0][11:19], dates[1][11:19]
+
+    assert since() == ("18:00:00", "18:00:00")
+    bench.clock.advance(60)
+    answers |= {"state": State.DOWN, "reason": "refused"}
+    bench.vitals.look()  # nobody else asks
+    bench.clock.advance(60)
+    answers["reason"] = "no answer"
+    assert since() == ("18:01:00", "18:01:00")
+    bench.clock.step(-86_400)
+    assert since() == ("18:01:00", "18:01:00")
+    bench.vitals.register("output", lambda: Vital(state=State.DOWN))
+    assert since()[0] == "18:01:00", "the same part, registered anew"
+    bench.vitals.forget("output")
+    bench.vitals.register("output", lambda: Vital(state=State.DOWN))
+    assert since()[0] == "18:02:00", "another part of that name"
 
 
 def test_reasons_are_scrubbed(bench: Bench):
@@ -141,3 +237,20 @@ def test_an_agent_that_stops_is_neither_healthy_nor_ready_but_alive(bench: Bench
     assert bench.vitals.health().status is State.STOPPED
     assert not bench.vitals.readiness().well
     assert bench.vitals.liveness().well
+
+
+def test_what_ends_with_the_agent_is_not_to_blame_and_what_is_wrong_stays_so(bench: Bench):
+    thread = threading.Thread(target=bench.vitals.heart("sender").beat)
+    thread.start()
+    thread.join(10)
+    bench.vitals.register("scheduler", lambda: Vital(state=State.DOWN, essential=True))
+    bench.vitals.register("postgres:a", lambda: Vital(state=State.UNKNOWN, reason="not yet"))
+    bench.vitals.register("postgres:b", lambda: Vital(state=State.DOWN, reason="refused"))
+    bench.vitals.require("plan", lambda: OK)
+    bench.vitals.ending()
+    parts = bench.vitals.health().parts
+    for name in ("agent", "thread sender", "scheduler", "postgres:a"):
+        assert parts[name].state is State.STOPPED, name
+        assert parts[name].reason == "the agent is stopping"
+    assert (parts["postgres:b"].state, parts["postgres:b"].reason) == (State.DOWN, "refused")
+    assert bench.vitals.readiness().parts["agent"].state is State.STOPPED

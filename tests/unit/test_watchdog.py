@@ -1,10 +1,11 @@
 """The watchdog: who counts as lost, how soon, and who does not."""
 
+import datetime as dt
 import threading
 
 import pytest
 
-from pg_collector.health.vitals import Vitals
+from pg_collector.health.vitals import OK, State, Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
 from pg_collector.metrics import Metrics
 from tests.support.hand_clock import HandClock
@@ -94,8 +95,20 @@ def test_an_end_that_takes_too_long_meets_the_last_resort_once_and_in_time(bench
     assert calls == [started + 9.5]
 
 
+def test_it_notes_within_seconds_since_when_a_part_is_as_it_is(bench):
+    well = [True]
+    bench.vitals.register("output", lambda: OK if well[0] else Vital(state=State.DOWN))
+    bench.pass_by(10)
+    well[0], changed = False, bench.clock.now()
+    bench.pass_by(600)
+    since = dt.datetime.fromisoformat(bench.vitals.health().parts["output"].since)
+    assert dt.timedelta(0) <= since - changed <= dt.timedelta(seconds=3)
+
+
 def test_its_thread_ends_when_told(bench):
     bench.watchdog.start()
+    assert bench.vitals.heart_state("watchdog") is State.OK
+    assert "thread watchdog" in bench.vitals.liveness().parts
     assert [one for one in threading.enumerate() if one.name == "watchdog"]
     bench.watchdog.stop()
     assert not [one for one in threading.enumerate() if one.name == "watchdog"]
