@@ -25,6 +25,7 @@ COMPARED: Final = ("database", "statements")  # of these two samples are needed
 SECOND_AFTER: Final = 2.0  # seconds from the first to the second of these
 SOON: Final = 0.2  # seconds between two questions while an answer is awaited
 AWAITED: Final = 4.0  # seconds for which it is
+SETTLED: Final = 1.0  # of these, once there is something of everything
 AGAIN: Final = 10.0  # seconds between two attempts to have the rows anew that deltas build on
 STATUS_EVERY: Final = 5.0
 ANSWER_WITHIN: Final = 10.0
@@ -84,6 +85,7 @@ class Feed:
         self._looked_at = -math.inf
         self._status_at = -math.inf
         self._asked: set[str] = set()  # texts
+        self._soon_until = 0.0  # until when an answer is awaited
         self._away_since: float | None = None
         self._news = threading.Event()
 
@@ -101,6 +103,7 @@ class Feed:
         """Have every sampler that is shown take its turn now."""
         with self.lock:
             self._turns |= set(SAMPLERS)
+            self._soon_until = time.monotonic() + AWAITED
         self._news.set()
 
     def hurry(self) -> None:
@@ -124,9 +127,8 @@ class Feed:
                 return 3600.0
             if self._away_since is not None:
                 return max(1.0, self.interval)
-            waits = now - self._looked_at < AWAITED and not self._complete()
             until_second = max(0.0, self._second_at - now)
-            return min(SOON if waits else self.interval, until_second)
+            return min(SOON if now < self._soon_until else self.interval, until_second)
 
     def step(self) -> None:
         """Ask once. What goes wrong is `trouble`."""
@@ -169,8 +171,10 @@ class Feed:
                 self.board.states.clear()
             if now >= self._second_at:
                 turns |= set(COMPARED)
-                self._second_at, self._looked_at = math.inf, now
+                self._second_at = math.inf
             texts = self._wanted_texts()
+            if look or turns or texts:
+                self._soon_until = now + AWAITED
             return WatchRequest(
                 target=self._target,
                 after=self._after,
@@ -197,6 +201,8 @@ class Feed:
         self.board.take(reply.lines, now)
         if (self.board.samples.keys() & set(COMPARED)) - had:
             self._second_at = now + SECOND_AFTER
+        if self.complete and self.texts_are_there:
+            self._soon_until = min(self._soon_until, now + SETTLED)
         if (watched.lost or self.board.incomplete) and now - self._looked_at >= AGAIN:
             self._look = set(SAMPLERS)
             self._news.set()

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from pg_collector.cli.printable import printable
 
 GAP: Final = 2  # places between two columns
-TEXT_LEAST: Final = 16  # places for the column that takes the rest; others are left out before
+TEXT_LEAST: Final = 20  # places for the column that takes the rest; others are left out before
 
 
 class Span(NamedTuple):

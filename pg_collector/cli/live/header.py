@@ -65,16 +65,13 @@ def _server(shown: Shown) -> list[Span]:
     found = totals(shown.board)
     if found.sessions is None and found.transactions_per_s is None:
         return [Span("no figures yet", "dim")]
-    limit = f" of {found.max_connections}" if found.max_connections is not None else ""
-    blocked = found.blocked or 0
+    limit = f"/{found.max_connections}" if found.max_connections is not None else ""
+    idle, blocked = found.idle_in_transaction, found.blocked or 0
     return [
         Span(f"{number(found.sessions)}{limit} sessions, {found.active} active"),
-        *(
-            [Span(f", {found.idle_in_transaction} idle in transaction", "warn")]
-            * bool(found.idle_in_transaction)
-        ),
-        *([Span(f", {blocked} blocked", "bad")] * bool(blocked)),
-        Span(f"  {number(found.transactions_per_s)} transactions/s"),
+        *([Span(f", {idle} idle in transaction", "warn")] if idle else []),
+        *([Span(f", {blocked} blocked", "bad")] if blocked else []),
+        Span(f"  {number(found.transactions_per_s)} tps"),
         Span(f"  hit {percent(found.hit_ratio)}"),
         Span(f"  oldest transaction {age(found.oldest_xact_s)}"),
     ]
@@ -96,8 +93,8 @@ def _agent(shown: Shown, status: Status) -> list[Span]:
         Span(delivered),
         Span("  buffer ", "dim"),
         Span(f"{number(buffer.lines)} lines"),
-        *([Span(f", oldest {age(buffer.oldest_age_s)}")] * bool(buffer.lines)),
-        *([Span(f", lost {sum(buffer.lost.values())}", "bad")] * bool(buffer.lost)),
+        *([Span(f", oldest {age(buffer.oldest_age_s)}")] if buffer.lines else []),
+        *([Span(f", lost {sum(buffer.lost.values())}", "bad")] if buffer.lost else []),
     ]
 
 

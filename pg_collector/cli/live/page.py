@@ -15,13 +15,15 @@ _NARROW: Final = 3  # of a panel: its title, its heading and a row
 HELP: Final = (
     ("q, Ctrl-C", "end"),
     ("left, right, 1-9", "the target before, the next, that one"),
-    ("a b s d r v", "activity, blocked, statements, databases, replication, vacuum alone"),
+    ("a b s d r v", "alone: activity, blocked, statements, databases,"),
+    ("", "replication, vacuum; once more: all of them"),
     ("tab, esc", "the next panel alone; all of them"),
     ("up, down, PgUp, PgDn", "move through the rows of a panel that stands alone"),
     ("p", "statements by time, calls, mean time, rows"),
     ("n", "have samples taken now"),
     ("space", "hold the picture, go on"),
-    ("+ -", "look more often, more rarely: the agent's intervals stay as they are"),
+    ("+ -", "look more often, more rarely; the agent's own"),
+    ("", "intervals, which each panel names, stay as they are"),
     ("?", "this help"),
 )
 
@@ -51,12 +53,12 @@ def whole(shown: Shown, width: int) -> list[Line]:
 
 
 def _foot(shown: Shown, width: int) -> Line:
-    if shown.zoom or shown.help:
-        keys = "q quit  esc all panels  ? help  <- -> target  space pause"
-    else:
-        keys = "q quit  ? help  a b s d r v panel  <- -> target  space pause"
-    tail = f"every {shown.interval:g}s"
-    return ends([Span(f"{keys}  n now  p by {shown.order}", "bar")], [Span(tail, "bar")], width)
+    keys = ["q quit", "? help", "esc all" if shown.zoom or shown.help else "a b s d r v panel"]
+    if shown.watched is not None and len(shown.watched.targets) > 1:
+        keys.append("<- -> target")
+    keys += ["space hold", "n now", f"p by {shown.order}"]
+    often = Span(f"every {shown.interval:g}s", "bar")
+    return ends([Span("  ".join(keys), "bar")], [often], width)
 
 
 def _made(shown: Shown, key: str) -> list[Panel]:

@@ -106,7 +106,7 @@ def blocking(board: Board) -> Panel:
         for one in found
     ]
     columns = (
-        *(_c("pid"), _n("waits"), _n("blocks"), _c("state, or lock that it waits for", 2, 34)),
+        *(_c("pid"), _n("waits"), _n("blocks"), _c("state, or lock wanted", 2, 30)),
         *(_c("user", 4, 16), _c("database", 5, 16), _c("application", 3, 16)),
         Column("query", rest=True),
     )

@@ -155,7 +155,7 @@ def once(feed: Feed) -> Shown:
     ends = time.monotonic() + TEXTS_WITHIN
     while not feed.texts_are_there and not feed.trouble and time.monotonic() < ends:
         feed.step()
-        time.sleep(0.1)
+        time.sleep(feed.delay())
     if feed.trouble:
         raise AgentUnreachable(feed.trouble)
     return View(feed).shown()
