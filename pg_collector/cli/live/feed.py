@@ -241,7 +241,9 @@ class Feed:
     def _ask_status(self, now: float) -> None:
         self._status_at = now
         try:
-            found = msgspec.convert(self._link.ask(StatusRequest()).result, Status)
+            found = msgspec.convert(
+                self._link.ask(StatusRequest(again=self.status is not None)).result, Status
+            )
         except CollectorError:
             return  # an agent of another version: the header does without
         with self.lock:
