@@ -80,7 +80,6 @@ class Feed:
         self._boards: dict[str, Board] = {}
         self._after: int | None = None
         self._look: set[str] = set(SAMPLERS)
-        self._turns: set[str] = set()
         self._second_at = math.inf  # when a second sample is to be had
         self._looked_at = -math.inf
         self._status_at = -math.inf
@@ -100,9 +99,9 @@ class Feed:
         self._news.set()
 
     def sample_now(self) -> None:
-        """Have every sampler that is shown take its turn now."""
+        """Have every sampler that is shown taken now, for this view alone."""
         with self.lock:
-            self._turns |= set(SAMPLERS)
+            self._look = set(SAMPLERS)
             self._soon_until = time.monotonic() + AWAITED
         self._news.set()
 
@@ -165,12 +164,12 @@ class Feed:
         now = time.monotonic()
         with self.lock:
             look, self._look = self._look, set()
-            turns, self._turns = self._turns, set()
+            turns: tuple[str, ...] = ()
             if look:
                 self._looked_at = now
                 self.board.states.clear()
             if now >= self._second_at:
-                turns |= set(COMPARED)
+                turns = COMPARED
                 self._second_at = math.inf
             texts = self._wanted_texts()
             if look or turns or texts:
@@ -179,7 +178,7 @@ class Feed:
                 target=self._target,
                 after=self._after,
                 look=tuple(sorted(look, key=SAMPLERS.index)),
-                turns=tuple(sorted(turns, key=SAMPLERS.index)),
+                turns=turns,
                 texts=texts,
             )
 

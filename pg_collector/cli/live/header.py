@@ -1,6 +1,7 @@
 """The header: the target, the server as a whole, the agent, and what is wrong. Pure."""
 
 import datetime as dt
+import textwrap
 from collections.abc import Iterator
 from typing import Final
 
@@ -8,6 +9,7 @@ from pg_collector.cli.live.grid import Line, Span, ends, fit, line
 from pg_collector.cli.live.server import totals
 from pg_collector.cli.live.shown import Shown, sentence
 from pg_collector.cli.live.words import age, number, percent, size
+from pg_collector.cli.printable import printable
 from pg_collector.status import Status
 
 _MOST_TROUBLES: Final = 4
@@ -22,8 +24,13 @@ def lines(shown: Shown, width: int) -> list[Line]:
     found.append(fit(line(*_server(shown)), width))
     if shown.status is not None:
         found.append(fit(line(*_agent(shown, shown.status)), width))
-    told = [fit(line(Span(one, "bad")), width) for one in _troubles(shown)]
-    return found + told[:_MOST_TROUBLES]
+    told = [part for one in _troubles(shown) for part in _wrapped(one, width)]
+    return found + [line(Span(one, "bad")) for one in told[:_MOST_TROUBLES]]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines."""
+    return textwrap.wrap(printable(text), max(width, 20), subsequent_indent="  ")
 
 
 def _target(shown: Shown) -> list[Span]:
@@ -104,9 +111,7 @@ def _troubles(shown: Shown) -> Iterator[str]:
         yield shown.trouble
     down = shown.watched.troubles.get("") if shown.watched is not None else None
     if down is not None:
-        yield f"{shown.board.target} is down: {down.error}"
-        if down.remedy:
-            yield f"  {down.remedy}"
+        yield sentence(f"{shown.board.target} is down: {down.error}", down.remedy)
     if shown.status is None:
         return
     for one in shown.status.troubles:

@@ -110,8 +110,10 @@ def blocking(board: Board) -> Panel:
         *(_c("user", 4, 16), _c("database", 5, 16), _c("application", 3, 16)),
         Column("query", rest=True),
     )
-    note = "" if board.sampler("locks") is None else _waiting(board)
-    return Panel("Blocked", "locks", columns, rows, "nobody waits for a lock", note, loud=True)
+    # Without a sample of locks, sessions tell who waits for whom.
+    sampler = "activity" if board.sampler("locks") is None else "locks"
+    note = _waiting(board)
+    return Panel("Blocked", sampler, columns, rows, "nobody waits for a lock", note, loud=True)
 
 
 def _waiting(board: Board) -> str:

@@ -1,13 +1,15 @@
 """Sessions and statements in figures, from a board. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pg_collector.cli.live.board import Board
 from pg_collector.cli.live.figures import Blocked, Session, Statement, Wait
 from pg_collector.cli.live.lines import Row
 from pg_collector.cli.live.movement import ORDERS
+from pg_collector.samplers.locks import BlockingRow, forest
 
+_SESSION: Final = ("query_age_seconds", "wait_event")  # of who is in no row: not known
 PREPARED: Final = 0  # the pid that stands for prepared transactions
 _CLIENTS: Final = frozenset(
     ("client backend", "parallel worker", "walsender", "autovacuum worker", None)
@@ -62,7 +64,7 @@ def sessions(board: Board) -> list[Session]:
 
 def blocking(board: Board) -> list[Blocked]:
     """Return the trees of who blocks whom, the largest first, each from its root down."""
-    rows = {row["pid"]: row for row in board.rows("locks.blocking")}
+    rows = {row["pid"]: row for row in _forest(board)}
     below: dict[int, list[int]] = {}
     roots = []
     for pid, row in rows.items():
@@ -85,6 +87,36 @@ def blocking(board: Board) -> list[Blocked]:
         longest = sorted(below.get(pid, ()), key=lambda one: rows[one]["wait_seconds"] or 0.0)
         stack += [(depth + 1, one) for one in longest]
     return found
+
+
+def _forest(board: Board) -> Iterator[Row]:
+    """Yield the rows of `locks.blocking`; without a sample of `locks`, as `activity` tells."""
+    if board.sampler("locks") is not None:
+        yield from board.rows("locks.blocking")
+        return
+    all_of_them = {row["pid"]: row for row in board.rows("activity.sessions")}
+    waiting = {
+        pid: row["blocking_pids"] for pid, row in all_of_them.items() if row["blocking_pids"]
+    }
+    concerned = waiting.keys() | {one for blockers in waiting.values() for one in blockers}
+    nothing = dict.fromkeys(_SESSION)
+    raw: list[Row] = []
+    for pid in concerned:
+        row = all_of_them.get(pid, nothing)
+        waits = pid in waiting
+        raw.append(
+            {
+                **row,
+                "pid": pid,
+                "blocked_by": waiting.get(pid),
+                "wait_seconds": row["query_age_seconds"] if waits else None,
+                "locktype": row["wait_event"] if waits else None,
+                "mode": "lock" if waits else None,
+                "relid": None,
+            }
+        )
+    for place in forest(raw):
+        yield dict(zip(BlockingRow.__struct_fields__, place, strict=True))
 
 
 def _blocked(row: Row, depth: int) -> Blocked:
