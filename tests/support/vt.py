@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -116,7 +117,7 @@ class Running:
         self.process = subprocess.Popen(
             command,
             stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
-            env=dict(environment), cwd=cwd, start_new_session=True,
+            env=dict(environment), cwd=cwd, process_group=0,
 
         )  # fmt: skip
         self._ending = threading.Event()
@@ -144,6 +145,7 @@ class Running:
         with self._lock:
             self.screen.resize(columns, rows)
         self._size((columns, rows))
+        self.process.send_signal(signal.SIGWINCH)  # it is not its controlling terminal
 
     def sees(self, *words: str, within: float = 15.0) -> str:
         """Wait until all these are on the screen; return it."""
