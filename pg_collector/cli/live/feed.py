@@ -33,28 +33,34 @@ TEXTS: Final = 40  # statements whose texts are wanted
 
 
 class Link:
-    """The agent that runs here, wherever its socket lies."""
+    """The agent that runs here, wherever its socket lies; of several, the one that can answer."""
 
     def __init__(self, places: Callable[[], Sequence[Path]]) -> None:
         self._places = places
         self._found: Path | None = None
 
     def ask(self, request: Request) -> Reply:
-        """Ask it. Raises CollectorError with its words, AgentUnreachable, PermissionError."""
-        forbidden: PermissionError | None = None
+        """Ask the first that has an answer.
+
+        Raises CollectorError with its words where none has, AgentUnreachable where none runs,
+        PermissionError.
+        """
+        trouble: CollectorError | PermissionError | None = None
         known = [self._found] if self._found is not None else []
-        for path in (*known, *self._places()):
+        for path in dict.fromkeys((*known, *self._places())):
             try:
                 reply = control.ask(request, path, ANSWER_WITHIN)
             except PermissionError as error:
-                forbidden = forbidden or PermissionError(error.errno, error.strerror, str(path))
-                continue
-            if reply is not None:
-                self._found = path
-                return reply
+                trouble = trouble or PermissionError(error.errno, error.strerror, str(path))
+            except CollectorError as error:
+                trouble = trouble or error
+            else:
+                if reply is not None:
+                    self._found = path
+                    return reply
         self._found = None
-        if forbidden is not None:
-            raise forbidden
+        if trouble is not None:
+            raise trouble
         raise AgentUnreachable(
             "no agent runs here",
             remedy="Start it: pgc start. An agent with a state_dir of its own is found with "

@@ -155,9 +155,9 @@ def statements(board: Board, order: str = "time") -> Panel:
         Column("statement", rest=True),
     )
     note = f"by {order}" if not seconds else f"by {order}, over {age(seconds)}"
-    empty = "no statement ended since the sample before"
+    empty = "none ended since the sample before"
     if seconds is None and board.sampler("statements") is not None:
-        empty = "counted from now on: figures come with the next sample"
+        empty = "counted from now on, the next sample tells"
     return Panel("Statements", "statements", columns, rows, empty, note)
 
 
