@@ -69,6 +69,15 @@ def test_a_chain_is_a_tree_from_its_root_down_with_masked_texts(database):
         assert "nobody waits for a lock" in text(board)
 
 
+def test_what_a_role_may_not_see_is_no_all_clear(database):
+    board = Board("prod")
+    with sampling(database.dsn("plain")) as there, blocked_chain(database):
+        take(board, there)
+        picture = text(board)
+    assert "nobody waits" not in picture
+    assert "GRANT pg_monitor TO plain" in picture
+
+
 def test_what_statements_and_databases_did_is_the_difference_of_two_samples(database):
     board = Board("prod")
     with sampling(database.dsn()) as there:

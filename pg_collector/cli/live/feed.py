@@ -230,11 +230,16 @@ class Feed:
         with self.lock:
             if not self._complete() or self.watched is None:
                 return False
-            at_work = self.watched.every.keys() - {sampler for sampler, _ in self.board.states}
             if "" in self.watched.troubles:
                 return True
-            first = "statements" not in at_work or self.board.movement.seconds is not None
-            return first and ("database" not in at_work or "database" in self.board.before)
+            second = {
+                "statements": self.board.movement.seconds is not None,
+                "database": "database" in self.board.before,
+            }
+            return all(
+                there or name not in self.watched.every or name not in self.board.samples
+                for name, there in second.items()
+            )
 
     @property
     def texts_are_there(self) -> bool:

@@ -8,6 +8,7 @@ from pg_collector.cli.live.grid import Line, Span, ends, fit, line, table
 from pg_collector.cli.live.panels import SUBJECTS, Panel
 from pg_collector.cli.live.shown import Shown, sentence
 from pg_collector.cli.live.words import age
+from pg_collector.mirror import SETS
 
 ONCE_ROWS: Final = 20  # rows of a panel where no height bounds it
 _NARROW: Final = 3  # of a panel: its title, its heading and a row
@@ -156,10 +157,16 @@ def _problems(shown: Shown, panel: Panel) -> Sequence[str]:
     told = shown.watched.troubles.get(panel.sampler) if shown.watched is not None else None
     if told is not None and "" not in (shown.watched.troubles if shown.watched is not None else {}):
         found.append(sentence(told.error, told.remedy))
+    found += [
+        sentence(one.reason, one.remedy)
+        for one in (shown.target.samplers if shown.target is not None else ())
+        if one.name == panel.sampler and one.state == "paused"
+    ]
     for (sampler, name), row in shown.board.states.items():
-        if sampler == panel.sampler and row["reason"] != "role" and row["state"] != "down":
-            found.append(f"{name or sampler}: {_of_state(row)}")
-    return found
+        mine = sampler == panel.sampler and (name is None or name in SETS)
+        if mine and row["reason"] != "role" and row["state"] != "down":
+            found.append(_of_state(row))
+    return tuple(dict.fromkeys(found))  # the same of several sets is said once
 
 
 def _of_state(row: Mapping[str, Any]) -> str:

@@ -113,7 +113,11 @@ def blocking(board: Board) -> Panel:
     # Without a sample of locks, sessions tell who waits for whom.
     sampler = "activity" if board.sampler("locks") is None else "locks"
     note = _waiting(board)
-    return Panel("Blocked", sampler, columns, rows, "nobody waits for a lock", note, loud=True)
+    hidden = any(
+        one == sampler and row["reason"] == "privilege" for (one, _), row in board.states.items()
+    )
+    empty = "nobody that this role may see" if hidden else "nobody"
+    return Panel("Blocked", sampler, columns, rows, f"{empty} waits for a lock", note, loud=True)
 
 
 def _waiting(board: Board) -> str:
