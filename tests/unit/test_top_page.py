@@ -2,12 +2,14 @@
 
 import datetime as dt
 import json
+import threading
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
 from pg_collector.cli.live.board import Board
+from pg_collector.cli.live.feed import Feed, Link
 from pg_collector.cli.live.grid import Column, Span, places, table
 from pg_collector.cli.live.lines import Joiner
 from pg_collector.cli.live.movement import Movement
@@ -188,6 +190,17 @@ def test_a_delta_without_its_base_is_of_no_use_and_an_older_line_changes_nothing
         line("statements", 61, [statement("1", 6, 60.0)], epoch="e", delta=True),
     )
     assert moved(movement) == {"1": (1, 0, 10.0)}
+
+
+def test_a_fault_in_the_thread_that_asks_is_handed_to_who_has_the_terminal():
+    class Broken(Link):
+        def ask(self, request):
+            raise RuntimeError(request.target)
+
+    feed, seen = Feed(Broken(list), "prod", 1.0), threading.Event()
+    feed.run(threading.Event(), seen.set)
+    assert str(feed.failure) == "prod"
+    assert seen.is_set()
 
 
 def test_the_same_statement_on_the_top_level_and_inside_another_is_one():

@@ -78,6 +78,7 @@ class Feed:
         self.status: Status | None = None
         self.cpu: float | None = None
         self.trouble = ""
+        self.failure: Exception | None = None
         self.interval = interval
         self.paused = False
         self.order = "time"
@@ -116,13 +117,17 @@ class Feed:
         self._news.set()
 
     def run(self, stopping: threading.Event, seen: Callable[[], None]) -> None:
-        """Be the thread that asks; `seen` hears of each answer."""
-        while not stopping.is_set():
-            if not self.paused:
-                self.step()
-                seen()
-            self._news.wait(self.delay())
-            self._news.clear()
+        """Be the thread that asks; `seen` hears of each answer. A fault of ours is `failure`."""
+        try:
+            while not stopping.is_set():
+                if not self.paused:
+                    self.step()
+                    seen()
+                self._news.wait(self.delay())
+                self._news.clear()
+        except Exception as error:  # noqa: BLE001  # who draws has the terminal, and raises it
+            self.failure = error
+            seen()
 
     def delay(self) -> float:
         """Return the seconds until the next question."""
@@ -154,7 +159,13 @@ class Feed:
         """Ask once. Raises CollectorError, PermissionError."""
         request = self._request()
         reply = self._link.ask(request)
-        watched = msgspec.convert(reply.result, Watched)
+        try:
+            watched = msgspec.convert(reply.result, Watched)
+        except msgspec.ValidationError as error:
+            raise CollectorError(
+                f"the answer is not understood: {error}",
+                remedy="If the agent is of another version than pgc, restart it.",
+            ) from None
         now = time.monotonic()
         with self.lock:
             if self._target is not None and watched.target != self._target:
@@ -254,7 +265,7 @@ class Feed:
             found = msgspec.convert(
                 self._link.ask(StatusRequest(again=self.status is not None)).result, Status
             )
-        except CollectorError:
+        except (CollectorError, msgspec.ValidationError):
             return  # an agent of another version: the header does without
         with self.lock:
             before, self.status = self.status, found

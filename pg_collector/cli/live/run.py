@@ -134,6 +134,8 @@ def live(feed: Feed, environ: Mapping[str, str]) -> None:
         asking.start()
         try:
             while not view.ended:
+                if feed.failure is not None:
+                    raise feed.failure
                 width, height = terminal.size()
                 with feed.lock:
                     lines = page.page(view.shown(), width, height)
