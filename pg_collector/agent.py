@@ -37,6 +37,7 @@ from pg_collector.health.watchdog import EVERY, Watchdog
 from pg_collector.lifetime import Ending, Lifetime, leave_no_core
 from pg_collector.masking import Masking
 from pg_collector.metrics import Metrics
+from pg_collector.mirror import Mirror
 from pg_collector.orders import Orders
 from pg_collector.outlets import Outlet
 from pg_collector.pg.auth import methods
@@ -54,6 +55,7 @@ from pg_collector.survey import Survey
 from pg_collector.target import Target
 from pg_collector.targets import Targets
 from pg_collector.uplink import Uplink
+from pg_collector.watch_verbs import WatchVerbs
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +133,7 @@ class Agent:
             on_end=self.notifier.ready,
         )
         self.buffer = storage.buffer(config.buffers, state_dir, self.metrics, self.clock)
+        self.mirror = Mirror(self.buffer, self.clock)
         self.delivery = Delivery(
             self.buffer,
             self.metrics,
@@ -144,7 +147,7 @@ class Agent:
         self._audit = AuditLog()
         self._expiry = Expiry(self.metrics, self.clock)
         self.runner = Runner(
-            self.buffer,
+            self.mirror,
             self._masking.masker,
             self.metrics,
             self.clock,
@@ -173,8 +176,7 @@ class Agent:
             self.samplers,
             self.scheduler,
             self.clock,
-            # While a reload is under way, a target may be wanted that is not built yet.
-            jobs=lambda: tuple(job for job in self._laid_out().jobs if job.target in self.targets),
+            jobs=self._jobs,
             take=self._take,
             apply=lambda: self.life.post(self.apply),
             resync=self.runner.resync,
@@ -390,10 +392,20 @@ class Agent:
             masker=lambda: self._masking.masker,
         )
         verbs = BufferVerbs(Upkeep(self.buffer), self.delivery)
+        watch = WatchVerbs(
+            self.samplers,
+            lambda: self.targets,
+            self.scheduler,
+            self.mirror,
+            jobs=self._jobs,
+            take=self._take,
+            masker=lambda: self._masking.masker,
+        )
         heart = self.vitals.heart("control")
         answers = {
             **commands.answers,
             **verbs.answers,
+            **watch.answers,
             **self.survey.answers,
             **page_verbs.answers(self.health.page),
         }
@@ -404,11 +416,20 @@ class Agent:
             answers.update(DeviceVerbs(identity, directory).answers)
         else:
             answers.update(DeviceVerbs.of_nobody())
-        server = ControlServer(answers, self._sockets, heart.beat)
+
+        def beat(within: float) -> None:
+            heart.beat(within)
+            watch.rest()
+
+        server = ControlServer(answers, self._sockets, beat)
         server.start()
         if server.path is None:
             self.vitals.forget("control")
         return server
+
+    def _jobs(self) -> tuple[Job, ...]:
+        """Return what is to run; during a reload a target may be wanted that is not built yet."""
+        return tuple(job for job in self._laid_out().jobs if job.target in self.targets)
 
     def _target(self, database: Database) -> Target:
         breaker = self._token_breaker(database)
@@ -416,7 +437,7 @@ class Agent:
             database,
             self.samplers,
             self.runner,
-            buffer=self.buffer,
+            buffer=self.mirror,
             metrics=self.metrics,
             clock=self.clock,
             stopping=self.stopping,

@@ -54,6 +54,11 @@ class Request(
 
     if_silent: ClassVar[str] = "Its log says why. Try again in a moment."
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it goes on with one that is in the audit log already."""
+        return False
+
 
 class SampleRequest(Request, frozen=True, kw_only=True, tag="sample"):
     """Samplers (none: all) of a target and its `fingerprint`.
@@ -389,7 +394,8 @@ class _Connection(socketserver.StreamRequestHandler):
     def _reply(self) -> Reply:
         try:
             request = self.server.requests.decode(self.rfile.readline(REQUEST_MAX))
-            audit.info("local command: %s", _verb(request), extra=_who(self.connection))
+            if not request.repeats:
+                audit.info("local command: %s", _verb(request), extra=_who(self.connection))
             return self.server.answers[type(request)](request)
         except msgspec.MsgspecError as error:
             remedy = "If the agent is of another version than pgc, restart it."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from pg_collector import __version__
-from pg_collector.buffer import Buffer
+from pg_collector.buffer import Intake
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Database
 from pg_collector.pg.session import Session
@@ -35,7 +35,7 @@ class Introduction:
     """Of one target; its lanes share it."""
 
     def __init__(
-        self, database: Database, buffer: Buffer, clock: Clock, masker: Callable[[], Masker]
+        self, database: Database, buffer: Intake, clock: Clock, masker: Callable[[], Masker]
     ) -> None:
         """`masker` gives what names are to be masked with."""
         self._masker = masker

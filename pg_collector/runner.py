@@ -1,12 +1,12 @@
 """One turn of one sampler: ask for its sets, make lines of them, hand them over."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pg_collector import states
-from pg_collector.buffer import Buffer
+from pg_collector.buffer import Intake
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
 from pg_collector.metrics import Metrics
@@ -42,7 +42,7 @@ class Runner:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Intake,
         masker: Masker,
         metrics: Metrics,
         clock: Clock,
@@ -116,6 +116,19 @@ class Runner:
         turn.last = Outcome(tray.rows, tray.lines, tray.bytes, seconds, tray.failed, waited)
         self._measure(turn)
         return turn.last
+
+    def find(self, turn: Turn, session: Session, values: Collection[str]) -> None:
+        """Put into the buffer what the look-ups of a sampler give for these values of `by`.
+
+        What fails is told in `turn.states`. Raises TargetDown or TargetRefused as `take` does.
+        """
+        at = rfc3339(self._clock.now())
+        asking = _Asking(turn, session, at, self._clock.monotonic(), Tray(self._buffer))
+        turn.renew(session, self._losses)
+        for search in turn.searches:
+            for one in values:
+                search.known.note((one,), one, asking.now)
+            self._search(asking, search)
 
     def _ask_all(self, asking: _Asking) -> None:
         for query in asking.turn.lacking:

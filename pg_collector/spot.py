@@ -1,7 +1,9 @@
 """A sample on the spot, for `pgc sample`: one full turn whose lines go to whoever asked."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pg_collector.changes import Known
 from pg_collector.clock import SystemClock
 from pg_collector.errors import CollectorError
 from pg_collector.metrics import Metrics
@@ -70,6 +72,37 @@ def take(
     turn = Turn(sampler, target, sampler.every, States(target, tray, lambda: masker))
     Runner(tray, masker, Metrics(clock), clock).take(turn, session)
     return tray.lines
+
+
+def look_up(
+    sampler: Sampler, target: str, session: Session, values: Sequence[str], *, masker: Masker
+) -> tuple[list[bytes], list[str]]:
+    """Take what a sampler's look-up gives for these values of `by`, masked.
+
+    Returns its lines, and the values that are of the agent's own making.
+    """
+    tray = Tray()
+    clock = SystemClock()
+    turn = Turn(sampler, target, sampler.every, States(target, tray, lambda: masker))
+    own: list[str] = []
+    for search in turn.searches:
+        place = search.lookup.key.index(search.lookup.by)
+        search.known = _Noting(place, own, search.lookup.refresh, search.lookup.batch)
+    Runner(tray, masker, Metrics(clock), clock).find(turn, session, values)
+    return tray.lines, own
+
+
+class _Noting(Known):
+    """Notes which values are of the agent's own making; `place` is that of the value in a key."""
+
+    def __init__(self, place: int, own: list[str], refresh: float, batch: int) -> None:
+        super().__init__(refresh, batch)
+        self._place = place
+        self._values = own
+
+    def found(self, key: tuple[Any, ...], *, own: bool) -> None:
+        if own:
+            self._values.append(str(key[self._place]))
 
 
 def _texts(sampler: Sampler, session: Session) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from pg_collector.buffer import Buffer
+from pg_collector.buffer import Intake
 from pg_collector.errors import Reason, SamplerError, SamplerTimeout, SamplerUnavailable
 from pg_collector.privacy.mask import NOT_SHOWN, Masker
 from pg_collector.privacy.scrub import scrub_error
@@ -51,7 +51,7 @@ class States:
     """The states of one target, shared by its lanes."""
 
     def __init__(
-        self, target: str, buffer: Buffer, masker: Callable[[], Masker] = lambda: _BASIC
+        self, target: str, buffer: Intake, masker: Callable[[], Masker] = lambda: _BASIC
     ) -> None:
         """`masker` gives what the names in a line are to be masked with."""
         self._target = target

@@ -11,7 +11,14 @@ from pg_collector.control import Request
 
 
 class StatusRequest(Request, frozen=True, kw_only=True, tag="status"):
-    """How the agent is; the result is a `Status`."""
+    """How the agent is; the result is a `Status`. `again`: by who has asked a moment ago."""
+
+    again: bool = False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether who asks has asked before."""
+        return self.again
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from pg_collector.breaker import Breaker
 from pg_collector.budget import Budget, Slowed
-from pg_collector.buffer import Buffer
+from pg_collector.buffer import Intake
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Breaker as Limits
 from pg_collector.config.model import Database
@@ -65,7 +65,7 @@ class Target:
         samplers: Mapping[str, Sampler],
         runner: Runner,
         *,
-        buffer: Buffer,
+        buffer: Intake,
         metrics: Metrics,
         clock: Clock,
         stopping: threading.Event,

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from pg_collector.buffer import Buffer
+from pg_collector.buffer import Intake
 from pg_collector.changes import Changes, Chosen, Known, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.sample import Body, Facts, Keep, Sample
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 class Tray:
     """Puts the lines of one turn into the buffer, and counts."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Intake) -> None:
         self._buffer = buffer
         self.rows = self.lines = self.bytes = self.failed = 0
 

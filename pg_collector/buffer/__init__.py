@@ -10,11 +10,8 @@ with lean.stand_in("pickletools"):
     import diskcache  # noqa: F401  # before the rooms beside do
 
 
-class Buffer(Protocol):
-    """The seam between the runner, which puts, and the sender, which peeks and acks.
-
-    One thread peeks, acks, and calls what follows `ack`; a batch stays as it was peeked until then.
-    """
+class Intake(Protocol):
+    """What takes lines."""
 
     @property
     def losses(self) -> int:
@@ -25,6 +22,13 @@ class Buffer(Protocol):
 
     def wait_for_room(self, size: int, timeout: float) -> bool:
         """Wait until so many bytes fit without a loss; return whether they do."""
+
+
+class Buffer(Intake, Protocol):
+    """The seam between the runner, which puts, and the sender, which peeks and acks.
+
+    One thread peeks, acks, and calls what follows `ack`; a batch stays as it was peeked until then.
+    """
 
     def peek(self, max_bytes: int, max_lines: int) -> Batch | None:
         """Return the oldest lines, at least one if there is any, without taking them away.

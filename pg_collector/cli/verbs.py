@@ -17,6 +17,7 @@ VERBS: Final = {
     "check": "Check the whole path, and say what mends it",
     "sample": "Run samplers once and print their masked rows",
     "names": "Say which names the tokens of level full stand for",
+    "top": "Watch a target live, from what the running agent samples",
     "samplers": "List the samplers: what each one learns, how often",
     "activate": "Exchange the api_key for a plan, and show it",
     "deactivate": "Forget the activation, and free the device's place",

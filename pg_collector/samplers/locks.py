@@ -102,7 +102,9 @@ class BlockingRow(_SessionRow, frozen=True):
     waitstart: Time | None = None  # 14
 
 
-def forest(rows: Iterable[Mapping[str, Any]], _facts: Facts) -> Iterator[tuple[Any, ...]]:
+def forest(
+    rows: Iterable[Mapping[str, Any]], _facts: Facts | None = None
+) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `BlockingRow`: what the server told of each session, and its place."""
     sessions = {row["pid"]: row for row in rows}
     waits = {

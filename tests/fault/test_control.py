@@ -383,7 +383,13 @@ def test_a_socket_that_one_may_not_write_to_is_told_and_one_that_one_cannot_see_
             "sample", "activity", "--set", f"state_dir={state}",
             home=home, python=_python_for_all(), wrap=as_owner, PG_CONN_STRING=dsn,
         )  # fmt: skip
+        watched = pgc(
+            "top", "--once", "--set", f"state_dir={state}",
+            home=home, python=_python_for_all(), wrap=as_owner, PG_CONN_STRING=dsn,
+        )  # fmt: skip
     assert done.returncode == code, done.stderr
+    assert watched.returncode == (code or 69), watched.stderr
+    assert ("you may not ask" if code else "no agent runs here") in watched.stderr
     if code:
         assert "you may not ask it" in done.stderr
         assert "--dsn" in done.stderr

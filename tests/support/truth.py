@@ -94,7 +94,7 @@ def ask(address: tuple[str, int], path: str) -> Said:
     if not answer.headers["Content-Type"].startswith("application/json"):
         return Said(answer.status, "", {}, seconds)
     report = json.loads(body)
-    return Said(answer.status, report["status"], report["parts"], seconds)
+    return Said(answer.status, report.get("status", ""), report.get("parts", {}), seconds)
 
 
 def compare(address: tuple[str, int], truth: Truth) -> None:
