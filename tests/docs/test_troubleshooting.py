@@ -27,6 +27,10 @@ INSIDE: Final = {
     "the readings do not settle": "caught where it is raised: the text is withheld, counted",
     "no device state: …": "a call with a word that no caller has",
     "a secret of … bytes": "a call with a secret that no caller makes",
+    "… database, … of … samplers, …": "says that all is well",
+    "… database…, … of … samplers, …": "says that all is well",
+    "… (CA …)": "one of the platform's messages, with the authorities behind it",
+    "…: … (CA …)": "one of the platform's messages, with the authorities behind it",
 }
 
 
