@@ -280,7 +280,7 @@ def _series() -> Iterator[str]:
     )
     yield "## How many series"
     yield ""
-    yield "Their number follows from targets, samplers and reasons alone, not from what servers hold:"
+    yield "Their number follows from targets, samplers and reasons alone, whatever a server holds:"
     yield f"{one:,} at most for one target, {three:,} for three, {hundred:,} for a hundred. Some"
     yield "appear only when what they count happens."
     yield ""

@@ -110,7 +110,13 @@ def run(home: Path, stack: ExitStack, seconds: float) -> int:
     prometheus = stack.enter_context(
         Prometheus(home, agents, every=EVERY, rules=("alerts.yml", "recording.yml"))
     )
-    until(lambda: prometheus.up(len(agents)), deadline=120, what="all agents are scraped")
+
+    def all_up() -> bool:
+        for one in scenarios:
+            assert one.daemon.process.poll() is None, one.daemon.log.read_text()[-2000:]
+        return prometheus.up(len(agents))
+
+    until(all_up, deadline=120, what="all agents are scraped")
     say(f"{len(agents)} agents run")
     watching = Run(prometheus, scenarios)
     watching.watch(WELL, time.monotonic(), troubled=False)

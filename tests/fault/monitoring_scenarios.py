@@ -170,7 +170,7 @@ def _of_sampling(stage: Stage) -> Iterator[Scenario]:
         lambda: (dropped.query("drop extension pg_stat_statements"), None)[1],
         mend=lambda: (dropped.query("create extension pg_stat_statements"), None)[1],
     )
-    holder = stage.enter(locked.connect(autocommit=True))
+    holder = stage.enter(locked.connect())
 
     def lock() -> None:
         holder.execute("begin")
@@ -260,7 +260,7 @@ def _of_buffers(stage: Stage) -> Iterator[Scenario]:
     held = _all("DeliveryStalled", "BreakerOpen", "BufferFillsUp")
     yield Scenario(
         "platform away, small buffer",
-        stage.sending("away", away, buffers={"durability": "memory", "memory_max": "1MiB"}),
+        stage.sending("away", away, buffers={"durability": "memory", "memory_max": "1MB"}),
         held,
         away.down,
         mend=away.up,
@@ -271,14 +271,14 @@ def _of_buffers(stage: Stage) -> Iterator[Scenario]:
         "platform away, tiny buffer",
         stage.sending(
             "tiny", gone, *SAMPLERS, every="1s",
-            buffers={"durability": "memory", "memory_max": "512KiB"},
+            buffers={"durability": "memory", "memory_max": "512kB"},
         ),
         held | _all("LinesLost"),
         gone.down,
     )  # fmt: skip
     volume = stage.enter(memory_volume(8 * 1024 * 1024))
     unusable = _all("DiskBufferUnusable")
-    disk = {"durability": "wal", "disk_path": str(volume.path / "buffer"), "disk_max": "4MiB"}
+    disk = {"durability": "wal", "disk_path": str(volume.path / "buffer"), "disk_max": "4MB"}
     yield Scenario(
         "buffer's disk full",
         stage.sending("disk", stage.far(), buffers=disk),
