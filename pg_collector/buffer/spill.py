@@ -147,8 +147,8 @@ class SpillingBuffer:
             first = self._acked + 1
         records = self._from_disk(first, max_bytes, max_lines)
         with self._lock:
-            if records:
-                self._disk_head_created = records[0].created
+            lines = (record.created for record in records if record.line is not None)
+            self._disk_head_created = next(lines, self._disk_head_created)
             return self._took_off(self._numbering, records)
 
     def ack(self, through: int) -> None:
@@ -441,7 +441,9 @@ class SpillingBuffer:
                 return 0.0
             head = self._tier.head
             if head is not None and (self._loose or head.first <= self._acked + 1):
-                return max(0.0, self._clock.monotonic() - head.since)
+                lines = (r for r in self._tier.until(self._tier.end) if r.line is not None)
+                oldest = next(lines, None)  # a gap has no age
+                return max(0.0, self._clock.monotonic() - oldest.since) if oldest else 0.0
             return max(0.0, self._clock.now().timestamp() - self._disk_head_created)
 
     def seconds_remaining(self) -> float:

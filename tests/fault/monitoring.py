@@ -7,6 +7,7 @@ fired after how many seconds in which trouble; ends with 1 where one did not, or
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -147,6 +148,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=600.0, help="for the whole run")
     asked = arguments.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # agents and volumes must not outlive us
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         return run(Path(folder), stack, asked.seconds)
 

@@ -174,14 +174,14 @@ def _of_sampling(stage: Stage) -> Iterator[Scenario]:
 
     def lock() -> None:
         holder.execute("begin")
-        holder.execute("lock table pg_stat_statements in access exclusive mode")
+        holder.execute("lock table pg_locks in access exclusive mode")
 
     def unlock() -> None:
         holder.execute("rollback")
 
     yield Scenario(
         "view locked",
-        stage.agent("locked", *both, dsn=locked.dsn("many")),
+        stage.agent("locked", "locks", dsn=locked.dsn("many")),
         _all("SampleErrors", "NoSamples"),
         lock,
         mend=unlock,
@@ -273,7 +273,7 @@ def _of_buffers(stage: Stage) -> Iterator[Scenario]:
             "tiny", gone, *SAMPLERS, every="1s",
             buffers={"durability": "memory", "memory_max": "512kB"},
         ),
-        held | _all("LinesLost"),
+        held | _all("LinesLost", "SkippedTurns"),  # a full buffer lets turns wait for room
         gone.down,
     )  # fmt: skip
     volume = stage.enter(memory_volume(8 * 1024 * 1024))

@@ -82,6 +82,18 @@ def test_what_arrives_tells_how_old_it_was_and_a_refused_line_is_counted():
     assert value(metrics, "delivery_lag_seconds_sum") == 4 + 12
 
 
+def test_what_was_given_up_has_no_age():
+    clock = HandClock()
+    metrics = Metrics(clock)
+    buffer = SpillingBuffer(room_for(3, 4), metrics, clock)
+    for line in (b"aaaa", b"bbbb", b"cccc", b"dddd", b"eeee"):
+        clock.advance(10)
+        buffer.put(line, Keep.EVENT)
+    assert peeked(buffer).gaps[0].first == 1, "it begins with a gap"
+    age = value(metrics, "buffer_oldest_sample_age_seconds")
+    assert age == 10 * (len(peeked(buffer).lines) - 1)
+
+
 def test_an_empty_buffer_has_no_batch():
     buffer = buffer_of(ALL)
     assert buffer.peek(ALL, ALL) is None
