@@ -21,6 +21,7 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
 TARGET: Final = "<target>"  # stands for the name of each target
 
 _SAMPLERS = tuple(discover())
+_MANY: Final = 6  # metrics are not listed by name
 _ONE = ("…",)  # one value at a time, which no user has written
 
 # The values of each label: of one metric's, or of all that have a label of that name.
@@ -268,9 +269,6 @@ def _labels(every: Iterable[Described]) -> Iterator[str]:
         values = ", ".join(f"`{value}`" for value in VALUES[key] if value != _ONE[0])
         yield f"| `{label}` | {whose} | {values} | {_NOTES.get(key, '')} |"
     yield ""
-
-
-_MANY = 6
 
 
 def _series() -> Iterator[str]:
