@@ -49,6 +49,10 @@ soak: $(READY) ## Jobs every second for five minutes, on every version at once
 fault: $(READY) ## Break it: the whole fault suite, bounded in time
 	$(BIN)/pytest -n $(WORKERS) tests/fault $(PYTEST)
 
+.PHONY: monitoring
+monitoring: $(READY) ## Ten minutes of faults: do the alerts fire, each in its own, and no other
+	$(BIN)/python -m tests.fault.monitoring
+
 KILLS ?= 1000
 CUTS ?= 500
 CORRUPTIONS ?= 500

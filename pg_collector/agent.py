@@ -262,10 +262,9 @@ class Agent:
         self.metrics.set_plan(grant.plan if grant is not None else "none")
         self.metrics.set_device_state(self.grants.standing().state)
         for target in self.targets:
-            names = [job.sampler for job in self.layout.jobs if job.target == target]
-            self.targets[target].expect(names)
-            if names:
-                self.metrics.introduce(target, names)
+            every = {job.sampler: job.every for job in self.layout.jobs if job.target == target}
+            self.targets[target].expect(every)
+            self.metrics.introduce(target, every)
             self.vitals.register(f"postgres:{target}", partial(self._target_vital, target))
         self.scheduler.apply(self.layout.jobs)
         at_work = {job.target for job in self.layout.jobs}

@@ -58,7 +58,7 @@ class Expiry:
             return
         self._looked_at = now
         for role in self._known.keys() - wanted.keys():
-            self._metrics.cert_expiry_timestamp_seconds.remove_by_labels({"path_role": role})
+            self._show(role, None)
             self._told.pop(role, None)
         self._known = {
             role: _Known(path, stamps[role], self._read(role, path))
@@ -92,11 +92,18 @@ class Expiry:
             valid = certificates.validity(path)
         except (ConfigurationError, ValueError):
             valid = None
-        if valid is None:
-            self._metrics.cert_expiry_timestamp_seconds.remove_by_labels({"path_role": role})
-        else:
-            self._metrics.cert_expiry_timestamp_seconds.labels(role).set(valid.end.timestamp())
+        self._show(role, valid)
         return valid
+
+    def _show(self, role: str, valid: Validity | None) -> None:
+        ends = self._metrics.cert_expiry_timestamp_seconds
+        begins = self._metrics.cert_not_before_timestamp_seconds
+        if valid is None:
+            for metric in (ends, begins):
+                metric.remove_by_labels({"path_role": role})
+        else:
+            ends.labels(role).set(valid.end.timestamp())
+            begins.labels(role).set(valid.begin.timestamp())
 
     def _tell(self, role: str, one: _Known) -> None:
         """Write a line when a certificate comes nearer to its end than one of WARN_AT."""

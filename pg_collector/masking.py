@@ -12,7 +12,7 @@ from pg_collector.errors import StateError
 from pg_collector.folders import sync_folder
 from pg_collector.health import vitals
 from pg_collector.health.vitals import Vital
-from pg_collector.metrics import Metrics
+from pg_collector.metrics import PII, Metrics
 from pg_collector.plan import DEMO, Grant
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.names import SECRET_BYTES
@@ -33,6 +33,7 @@ class Masking:
     def __init__(self, metrics: Metrics, state_dir: Path | None) -> None:
         """Without a state directory, tokens of level full are of this process only."""
         self._metrics = metrics
+        self._found_total = {kind: metrics.pii_found_total.labels(kind) for kind in PII}
         self._directory = state_dir
         self._secret = b""
         self._trouble = ""  # why the secret is of this process only
@@ -100,7 +101,7 @@ class Masking:
         )
 
     def _found(self, kind: Kind, count: int) -> None:
-        self._metrics.pii_found_total.labels(kind).inc(count)
+        self._found_total[kind].inc(count)
 
     def _failed(self, reason: str) -> None:
         self._metrics.masking_failures_total.labels(reason=reason).inc()

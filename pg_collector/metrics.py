@@ -8,7 +8,7 @@ appears with 1.
 """
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from pg_collector import __version__, lean
@@ -46,14 +46,49 @@ OUTPUT_ERRORS: Final = ("refused", "store", "error")  # of every outlet
 REMOTE_ERRORS: Final = ("unreachable", "busy", "held", "unexpected", "too_large", "conflict")
 DEVICE_STATES: Final = ("LOCAL", "UNPROVISIONED", "ACTIVE", "GRACE", "STOPPED")
 
-# Of the reasons of `sample_errors_total`, those that come and go; the others are lasting states.
-_PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
-_SKIP_REASONS: Final = ("still_running", "lane_busy", "budget")
-_REFUSALS = ("address", "token")
-_PII = ("email", "card", "ssn", "phone")
-_MASKING_FAILURES: Final = ("exception", "budget")
-_COMPONENTS: Final = ("scheduler", "runner", "sender", "health", "breaker", "reload")
+# Of the reasons of `sample_errors_total`, those that come and go.
+PASSING_ERRORS: Final = ("timeout", "lock", "error", "down", "refused")
+# The others: lasting states, and a fault of the agent, which `panics_recovered_total` counts, too.
+LASTING_ERRORS: Final = ("version", "privilege", "setting", "unsupported", "panic")
+SKIP_REASONS: Final = ("still_running", "lane_busy", "budget")
+REFUSALS: Final = ("address", "token")
+PII: Final = ("email", "card", "ssn", "phone")
+MASKING_FAILURES: Final = ("exception", "budget")
+COMPONENTS: Final = (
+    "scheduler", "runner", "sender", "identity", "health", "breaker", "reload",
+)  # fmt: skip
+TIERS: Final = ("memory", "disk")
+
 _QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_DELIVERY_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_LAG_BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400, 604_800)
+
+
+class Turns:
+    """The series that a turn of one sampler on one target moves, looked up once."""
+
+    def __init__(self, metrics: "Metrics", target: str, sampler: str) -> None:
+        self._last_of = metrics.last_sample_timestamp_seconds
+        self._labels = {"target": target, "sampler": sampler}
+        self._last: Gauge | None = None
+        self._samples = metrics.samples_total.labels(target, sampler)
+        self._rows = metrics.rows_sampled_total.labels(target, sampler)
+        self.seconds = metrics.pg_query_duration_seconds.labels(sampler)
+
+    def sampled(self, rows: int, now: float) -> None:
+        """Count a turn that gave lines, at that Unix time."""
+        self._samples.inc()
+        self._rows.inc(rows)
+        last = self._last
+        if last is None:
+            last = self._last = self._last_of.labels(**self._labels)
+        last.set(now)
+
+    def rest(self) -> None:
+        """Tell of no last sample any more: none is expected."""
+        if self._last is not None:
+            self._last = None
+            self._last_of.remove_by_labels(self._labels)
 
 
 class Metrics:
@@ -63,6 +98,8 @@ class Metrics:
         # A switch of the whole library: otherwise every counter comes twice.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._turns: dict[tuple[str, str], Turns] = {}
+        self._at_work: dict[str, frozenset[str]] = {}  # samplers by target; of the main thread
         self._describe_agent(clock, commit)
         self._describe_sampling()
         self._describe_lines()
@@ -71,23 +108,53 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
-    def introduce(self, target: str, samplers: Iterable[str]) -> None:
-        """Let the series of a target exist from now on, at 0."""
+    def introduce(self, target: str, every: Mapping[str, float]) -> None:
+        """Let the series of a target exist from now on, at 0.
+
+        `every` gives the samplers at work there and their intervals. What tells how it is now ends
+        with a sampler that rests, and with the target where all do.
+        """
+        before = self._at_work.get(target, frozenset())
+        self._at_work[target] = frozenset(every)
+        for sampler in before - every.keys():
+            self.rest(target, sampler)
+            self.sampler_interval_seconds.remove_by_labels({"target": target, "sampler": sampler})
+        if not every:
+            self.pg_up.remove_by_labels({"target": target})
+            return
         self.pg_up.labels(target)
         self.pg_connections.labels(target)
-        for sampler in samplers:
-            self.samples_total.labels(target, sampler)
-            for reason in _PASSING_ERRORS:
+        for sampler in every.keys() - before:
+            self.sampler_interval_seconds.labels(target, sampler).set(every[sampler])
+            self.of_turns(target, sampler)
+            for reason in PASSING_ERRORS:
                 self.sample_errors_total.labels(target, sampler, reason)
-            for reason in _SKIP_REASONS:
+            for reason in SKIP_REASONS:
                 self.sampler_skipped_total.labels(sampler, reason)
+
+    def of_turns(self, target: str, sampler: str) -> Turns:
+        """Return the series that a turn moves."""
+        found = self._turns.get((target, sampler))
+        if found is None:
+            found = self._turns[target, sampler] = Turns(self, target, sampler)
+        return found
+
+    def rest(self, target: str, sampler: str) -> None:
+        """Hear that a sampler is not to give samples of a target now."""
+        found = self._turns.get((target, sampler))
+        if found is not None:
+            found.rest()
 
     def forget(self, target: str) -> None:
         """Drop the series of a target that is no longer configured."""
+        self._at_work.pop(target, None)
+        for key in [key for key in list(self._turns) if key[0] == target]:
+            self._turns.pop(key, None)
         for metric in (
             self.pg_up,
             self.pg_connections,
             self.samples_total,
+            self.rows_sampled_total,
             self.sample_errors_total,
             self.last_sample_timestamp_seconds,
             self.sampler_interval_seconds,
@@ -99,6 +166,8 @@ class Metrics:
         """Let the series of an outlet exist from now on, at 0; `reasons` are its own errors."""
         self.output_success_total.labels(output)
         self.output_bytes_total.labels(output)
+        self.output_uncompressed_bytes_total.labels(output)
+        self.output_duration_seconds.labels(output)
         for reason in (*OUTPUT_ERRORS, *reasons):
             self.output_errors_total.labels(output, reason)
 
@@ -141,10 +210,15 @@ class Metrics:
         self.panics_recovered_total = self._counter(
             "panics_recovered_total", "Unexpected exceptions that were survived.", "component"
         )
-        for component in _COMPONENTS:
+        for component in COMPONENTS:
             self.panics_recovered_total.labels(component)
         self.watchdog_component_age_seconds = self._gauge(
             "watchdog_component_age_seconds", "Seconds since a thread gave a sign.", "component"
+        )
+        self.watchdog_component_overdue_seconds = self._gauge(
+            "watchdog_component_overdue_seconds",
+            "Seconds beyond the moment for which a thread announced its next sign; 0 before it.",
+            "component",
         )
         self.circuit_breaker_state = self._gauge(
             "circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "component"
@@ -161,6 +235,9 @@ class Metrics:
         self.samples_total = self._counter(
             "samples_total", "Turns that gave a sample.", "target", "sampler"
         )
+        self.rows_sampled_total = self._counter(
+            "rows_sampled_total", "Rows that the server gave, sent or not.", "target", "sampler"
+        )
         self.sample_errors_total = self._counter(
             "sample_errors_total", "Sets that gave no rows.", "target", "sampler", "reason"
         )
@@ -176,33 +253,34 @@ class Metrics:
         self.last_sample_timestamp_seconds = self._gauge(
             "last_sample_timestamp_seconds", "Unix time of the last sample.", "target", "sampler"
         )
-        self.pg_query_duration_seconds = Histogram(
-            f"{PREFIX}_pg_query_duration_seconds",
+        self.pg_query_duration_seconds = self._histogram(
+            "pg_query_duration_seconds",
             "Seconds that one turn of a sampler took on the server.",
-            ("sampler",),
-            registry=self.registry,
-            buckets=_QUERY_BUCKETS,
+            _QUERY_BUCKETS,
+            "sampler",
         )
-        self.pg_up = self._gauge("pg_up", "1 if the target answers.", "target")
+        self.pg_up = self._gauge(
+            "pg_up", "1 if the target answers; of targets where something is sampled.", "target"
+        )
         self.pg_connections = self._gauge(
             "pg_connections", "Sessions that the agent holds, at most 2.", "target"
         )
         self.masking_failures_total = self._counter(
             "masking_failures_total", "Texts that were withheld instead of masked.", "reason"
         )
-        for reason in _MASKING_FAILURES:
+        for reason in MASKING_FAILURES:
             self.masking_failures_total.labels(reason)
         self.http_requests_refused_total = self._counter(
             "http_requests_refused_total",
             "Requests that were not let in.",
             "reason",
         )
-        for reason in _REFUSALS:
+        for reason in REFUSALS:
             self.http_requests_refused_total.labels(reason)
         self.pii_found_total = self._counter(
             "pii_found_total", "Personal data that was hidden in texts, once for each text.", "kind"
         )
-        for kind in _PII:
+        for kind in PII:
             self.pii_found_total.labels(kind)
 
     def _describe_lines(self) -> None:
@@ -215,6 +293,9 @@ class Metrics:
         self.lines_buffered = self._gauge("lines_buffered", "Lines that wait in the buffer.")
         self.lines_quarantined = self._gauge(
             "lines_quarantined", "Lines that the outlet refused and the agent keeps."
+        )
+        self.lines_refused_total = self._counter(
+            "lines_refused_total", "Lines that the outlet refused: they went into quarantine."
         )
         self.lines_lost_total = self._counter("lines_lost_total", "Lines given up.", "reason")
         for reason in LOSS_REASONS:
@@ -240,10 +321,15 @@ class Metrics:
         self.buffer_capacity_bytes = self._gauge(
             "buffer_capacity_bytes", "What a tier of the buffer may hold.", "tier"
         )
-        for tier in ("memory", "disk"):
+        for tier in TIERS:
             self.buffer_capacity_bytes.labels(tier)
         self.buffer_oldest_sample_age_seconds = self._gauge(
             "buffer_oldest_sample_age_seconds", "Age of the oldest line that waits; 0 if none."
+        )
+        self.delivery_lag_seconds = self._histogram(
+            "delivery_lag_seconds",
+            "Age of the oldest line of a batch when the outlet acknowledged it.",
+            _LAG_BUCKETS,
         )
 
     def _describe_output(self) -> None:
@@ -256,6 +342,15 @@ class Metrics:
         self.output_bytes_total = self._counter(
             "output_bytes_total", "Bytes written, or sent after compression.", "output"
         )
+        self.output_uncompressed_bytes_total = self._counter(
+            "output_uncompressed_bytes_total", "The same bytes before compression.", "output"
+        )
+        self.output_duration_seconds = self._histogram(
+            "output_duration_seconds",
+            "Seconds that it took to deliver a batch.",
+            _DELIVERY_BUCKETS,
+            "output",
+        )
         self.output_last_success_timestamp_seconds = self._gauge(
             "output_last_success_timestamp_seconds", "Unix time of the last delivery.", "output"
         )
@@ -267,6 +362,9 @@ class Metrics:
             "When a certificate that the agent shows ends: to a target, the platform, its guests.",
             "path_role",
         )
+        self.cert_not_before_timestamp_seconds = self._gauge(
+            "cert_not_before_timestamp_seconds", "When such a certificate began.", "path_role"
+        )
         self.clock_skew_seconds = self._gauge(
             "clock_skew_seconds", "How far this host's clock is ahead of the platform's."
         )
@@ -276,9 +374,28 @@ class Metrics:
         for state in DEVICE_STATES:
             self.device_state.labels(state)
         self.plan_info = self._gauge("plan_info", "The plan in force; always 1.", "plan")
+        self.policy_received_timestamp_seconds = self._gauge(
+            "policy_received_timestamp_seconds",
+            "Unix time at which the platform last said what the plan allows; 0 without one.",
+        )
+        self.platform_last_contact_timestamp_seconds = self._gauge(
+            "platform_last_contact_timestamp_seconds",
+            "Unix time at which the platform last answered as it should; 0 without one.",
+        )
+        self.grace_seconds_remaining = self._gauge(
+            "grace_seconds_remaining",
+            "Seconds for which the plan holds if the platform is not heard of; 0 without one.",
+        )
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"{PREFIX}_{name}", meaning, labels, registry=self.registry, buckets=buckets
+        )

@@ -107,7 +107,9 @@ class Runner:
             introduce(session)
             elsewhere = states.elsewhere(turn.sampler, session.facts)
             self._tell(asking, None, elsewhere or turn.slowed or OK)
-            if elsewhere is None:
+            if elsewhere is not None:
+                self._metrics.rest(turn.target, turn.sampler.name)
+            else:
                 turn.renew(session, self._losses)
                 self._ask_all(asking)
         tray = asking.tray
@@ -141,12 +143,10 @@ class Runner:
     def _measure(self, turn: Turn) -> None:
         if turn.last is None:
             return
-        self._metrics.pg_query_duration_seconds.labels(turn.sampler.name).observe(turn.last.seconds)
+        series = self._metrics.of_turns(turn.target, turn.sampler.name)
+        series.seconds.observe(turn.last.seconds)
         if turn.last.lines:
-            labels = {"target": turn.target, "sampler": turn.sampler.name}
-            self._metrics.samples_total.labels(**labels).inc()
-            now = self._clock.now().timestamp()
-            self._metrics.last_sample_timestamp_seconds.labels(**labels).set(now)
+            series.sampled(turn.last.rows, self._clock.now().timestamp())
 
     def _look_again(self, asking: _Asking) -> None:
         """Read the facts again now and then where something is missing that may come."""

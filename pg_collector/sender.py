@@ -138,6 +138,8 @@ class Sender:
         self._few = 1
         self._disputed = 0  # the last line of the largest batch that was refused
         metrics.introduce_output(outlet.name)
+        self._success_total = metrics.output_success_total.labels(outlet.name)
+        self._seconds = metrics.output_duration_seconds.labels(outlet.name)
 
     @property
     def trouble(self) -> Trouble | None:
@@ -261,7 +263,8 @@ class Sender:
     def _delivered(self, batch: Batch, receipt: Receipt, lines: int, seconds: float) -> float:
         """Note a success; return the pause after it."""
         name, now = self._outlet.name, self._clock.monotonic()
-        self._metrics.output_success_total.labels(name).inc()
+        self._success_total.inc()
+        self._seconds.observe(seconds)
         self._metrics.output_last_success_timestamp_seconds.labels(name).set(
             self._clock.now().timestamp()
         )

@@ -103,6 +103,7 @@ class Target:
         self._runner = runner
         self._stopping = stopping
         self._leaving = False
+        self._resting = False
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
@@ -241,15 +242,20 @@ class Target:
         self._budget.adjust(budget)
 
     def expect(self, samplers: Collection[str]) -> None:
-        """Hear which samplers are at work: the time of the others is free again."""
+        """Hear which samplers are at work: the time of the others is free again.
+
+        Without any, the target is not up or down.
+        """
         self._expected = frozenset(samplers)
+        self._resting = not samplers
         self._budget.forget(self._expected)
 
     def leave(self) -> None:
         """Tell of no trouble any more: the target is about to be closed on purpose."""
         self._leaving = True
         self._metrics.pg_connections.labels(target=self.name).set(0)
-        self._metrics.pg_up.labels(target=self.name).set(0)
+        if not self._resting:
+            self._metrics.pg_up.labels(target=self.name).set(0)
         if self._token_breaker is not None:
             component = {"component": self._token_breaker.component}
             self._metrics.circuit_breaker_state.remove_by_labels(component)
@@ -424,7 +430,8 @@ class Target:
         self._metrics.pg_connections.labels(target=self.name).set(
             sum(lane.connected for lane in lanes)
         )
-        self._metrics.pg_up.labels(target=self.name).set(any(lane.connected for lane in lanes))
+        if not self._resting:
+            self._metrics.pg_up.labels(target=self.name).set(any(lane.connected for lane in lanes))
 
 
 def _down(error: TargetError) -> State:

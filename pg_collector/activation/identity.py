@@ -321,6 +321,8 @@ class Identity:
         stop = stop_for(error)
         if stop is not None:
             self.device.halt(stop, ended=stop is ENDED)
+            if stop is ENDED:
+                self._metrics.token_expiry_timestamp_seconds.set(0)
 
     def _compare_keys(self) -> None:
         """Refuse a key in the configuration that is not the one of the activation."""
@@ -367,6 +369,7 @@ class Identity:
                     ) from error
         self.device.forget()
         self._deactivated = True
+        self._metrics.token_expiry_timestamp_seconds.set(0)
         audit.warning("device %s deactivated", self.device.id)
         self._tell()
 

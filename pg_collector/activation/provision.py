@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 from pg_collector.activation.client import Client
+from pg_collector.activation.device import Device
 from pg_collector.activation.identity import Identity
 from pg_collector.activation.state import DeviceStore
 from pg_collector.breaker import Breaker
@@ -17,7 +18,7 @@ from pg_collector.web import Web
 def identity(config: Config, state_dir: Path, clock: Clock, metrics: Metrics) -> Identity:
     """Return the device of a directory. Raises ConfigurationError as `Web` does."""
     limits = config.breakers.identity
-    return Identity(
+    made = Identity(
         client(config, clock),
         DeviceStore(state_dir),
         api_key=config.api_key,
@@ -34,6 +35,27 @@ def identity(config: Config, state_dir: Path, clock: Clock, metrics: Metrics) ->
         metrics=metrics,
         renew_within=config.platform.timeout.total,
     )
+    _show(made.device, clock, metrics)
+    return made
+
+
+def _show(device: Device, clock: Clock, metrics: Metrics) -> None:
+    """Let the metrics ask a device how old is what the platform said."""
+
+    def ago(age: float | None) -> float:
+        return 0.0 if age is None else clock.now().timestamp() - age
+
+    def left() -> float:
+        told = device.told()
+        if told.policy is None or told.policy_age_s is None:
+            return 0.0
+        return max(0.0, told.policy.life - told.policy_age_s)
+
+    metrics.policy_received_timestamp_seconds.set_function(lambda: ago(device.told().policy_age_s))
+    metrics.platform_last_contact_timestamp_seconds.set_function(
+        lambda: ago(device.told().contact_age_s)
+    )
+    metrics.grace_seconds_remaining.set_function(left)
 
 
 def client(config: Config, clock: Clock) -> Client:

@@ -59,6 +59,7 @@ class Accounts:
 
     def set_aside(self, count: int) -> None:
         """Count lines that waited and are in quarantine now."""
+        self._metrics.lines_refused_total.inc(count)
         self.buffered -= count
         self.quarantined += count
         self.losses += count

@@ -62,6 +62,12 @@ class Flight:
         found = (r for r in self.records if r.first == position and r.line is not None)
         return next(found, None)
 
+    @property
+    def oldest(self) -> Record | None:
+        """The first line that is counted nowhere else; None if there is none."""
+        found = (r for r in self.records if r.line is not None and r.first not in self.gone)
+        return next(found, None)
+
     def first_line(self) -> int:
         """Return the position of its first line; 0 if there are only gaps."""
         return next((record.first for record in self.records if record.line is not None), 0)

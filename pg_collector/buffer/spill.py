@@ -83,6 +83,7 @@ class SpillingBuffer:
         self._began_at = clock.monotonic()
         self._bytes_put = 0
         self._accounts = Accounts(metrics)
+        self._lag = metrics.delivery_lag_seconds
         metrics.buffer_capacity_bytes.labels("memory").set(self._max_bytes)
         metrics.buffer_memory_bytes.set_function(lambda: self.memory_bytes)
         metrics.buffer_oldest_sample_age_seconds.set_function(self.oldest_age)
@@ -158,8 +159,8 @@ class SpillingBuffer:
             first = self._acked + 1
         records = self._from_disk(first, max_bytes, max_lines)
         with self._lock:
-            if records:
-                self._disk_head_created = records[0].created
+            lines = (record.created for record in records if record.line is not None)
+            self._disk_head_created = next(lines, self._disk_head_created)
             return self._took_off(self._numbering, records)
 
     def ack(self, through: int) -> None:
@@ -174,10 +175,12 @@ class SpillingBuffer:
                 stragglers.tier.forget(position)
                 if not len(stragglers.tier):
                     self._stragglers = None
+                self._tell_lag(flight)
                 self._accounts.deliver(len(flight.lines(0, position)))
                 return
             if flight.numbering is not self._numbering or position <= self._acked:
                 return
+            self._tell_lag(flight)
             if self._loose or self.journal is None:
                 self._acked_in_memory(flight, position, given_up=0)
                 return
@@ -456,7 +459,9 @@ class SpillingBuffer:
                 return 0.0
             head = self._tier.head
             if head is not None and (self._loose or head.first <= self._acked + 1):
-                return max(0.0, self._clock.monotonic() - head.since)
+                lines = (r for r in self._tier.until(self._tier.end) if r.line is not None)
+                oldest = next(lines, None)  # a gap has no age
+                return max(0.0, self._clock.monotonic() - oldest.since) if oldest else 0.0
             return max(0.0, self._clock.now().timestamp() - self._disk_head_created)
 
     def seconds_remaining(self) -> float:
@@ -545,6 +550,16 @@ class SpillingBuffer:
         if numbering is self._numbering:
             self._exposed = max(self._exposed, records[-1].last)
         return numbering.batch(records)
+
+    def _tell_lag(self, flight: Flight) -> None:
+        """Tell how old the oldest line is of a batch that has arrived."""
+        oldest = flight.oldest
+        if oldest is None:
+            return
+        if oldest.since:
+            self._lag.observe(self._clock.monotonic() - oldest.since)
+        else:
+            self._lag.observe(max(0.0, self._clock.now().timestamp() - oldest.created))
 
     def _acked_in_memory(self, flight: Flight, position: int, *, given_up: int) -> None:
         delivered = flight.lines(max(given_up, self._resent), position)

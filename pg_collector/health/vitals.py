@@ -100,6 +100,10 @@ class Heart:
         """Return the seconds since the last sign."""
         return self._clock.monotonic() - self._last
 
+    def overdue(self) -> float:
+        """Return the seconds beyond the moment for which the next sign was announced."""
+        return max(0.0, self._clock.monotonic() - self._due)
+
     @property
     def ended(self) -> bool:
         """Whether its thread has ended."""
@@ -182,6 +186,7 @@ class Vitals:
             self._failing.discard(key)
         if heart is not None:
             self._metrics.watchdog_component_age_seconds.remove(name)
+            self._metrics.watchdog_component_overdue_seconds.remove(name)
 
     def heart(self, name: str, patience: float | None = None) -> Heart:
         """Return the heart of a thread; /livez fails once it is overdue by `patience` seconds."""
@@ -189,6 +194,7 @@ class Vitals:
         with self._lock:
             self._hearts[name] = heart
         self._metrics.watchdog_component_age_seconds.labels(name).set_function(heart.age)
+        self._metrics.watchdog_component_overdue_seconds.labels(name).set_function(heart.overdue)
         return heart
 
     def heart_state(self, name: str) -> State:

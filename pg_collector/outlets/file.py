@@ -53,6 +53,7 @@ class FileOutlet:
         self._closed = False
         metrics.introduce_output(self.name, "deferred")
         self._bytes_total = metrics.output_bytes_total.labels(self.name)
+        self._uncompressed_total = metrics.output_uncompressed_bytes_total.labels(self.name)
 
     def deliver(self, batch: Batch) -> Receipt:
         """Write the lines to their folders; return a receipt for all of them.
@@ -126,6 +127,7 @@ class FileOutlet:
             file.append(data, sync=self._local.fsync is Fsync.BATCH)
             self._written[folder] = last
             self._bytes_total.inc(len(data))
+            self._uncompressed_total.inc(len(data))
 
     def _pieces(self, lines: list[Numbered]) -> Iterator[Numbered]:
         """Join lines into pieces that fit into one file; yield each with its last number."""

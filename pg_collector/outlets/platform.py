@@ -75,6 +75,7 @@ class PlatformOutlet:
         self._skewed = False
         metrics.introduce_output(self.name, *REMOTE_ERRORS)
         self._bytes_total = metrics.output_bytes_total.labels(self.name)
+        self._uncompressed_total = metrics.output_uncompressed_bytes_total.labels(self.name)
         self._skew = metrics.clock_skew_seconds
 
     def deliver(self, batch: Batch) -> Receipt:
@@ -133,6 +134,7 @@ class PlatformOutlet:
             "POST", "/v1/samples", headers, packed, within=within, secrets=(token,)
         )
         self._bytes_total.inc(len(packed))
+        self._uncompressed_total.inc(len(body))
         return reply, len(packed)
 
     def _watch_clock(self, reply: Reply) -> None:

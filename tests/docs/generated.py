@@ -1,5 +1,5 @@
-"""Writes docs/samplers.md from the sampler values, docs/configuration.md from the model, and
-docs/plans.md from the plans.
+"""Writes docs/samplers.md from the sampler values, docs/configuration.md from the model,
+docs/plans.md from the plans, docs/metrics.md from the registry, and the rules for Kubernetes.
 
 Run: python -m tests.docs.generated
 """
@@ -21,7 +21,7 @@ from pg_collector.sample import Extension, Facts, Keep, Row
 from pg_collector.samplers import discover
 from pg_collector.samplers._kinds import GAUGE, LABEL
 from pg_collector.samplers._sampler import Lookup, Query, Sampler, Scope, compose
-from tests.docs import cost, plans_page
+from tests.docs import cost, kubernetes_rules, metrics_page, plans_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
 CONFIGURATION = PAGE.with_name("configuration.md")
@@ -299,6 +299,8 @@ def main() -> None:
     PAGE.write_text(page(samplers.values()))
     CONFIGURATION.write_text(as_markdown(samplers))
     plans_page.PAGE.write_text(plans_page.page())
+    metrics_page.PAGE.write_text(metrics_page.page())
+    kubernetes_rules.FILE.write_text(kubernetes_rules.whole())
 
 
 if __name__ == "__main__":

@@ -110,10 +110,13 @@ def test_a_server_that_goes_silent_frees_the_lanes_and_all_resumes(
 
 def test_a_promotion_while_sampling_loses_nothing_but_the_role(fresh_pair, tmp_path):
     config = configuration({"prod": fresh_pair.standby.dsn("pgcollector")}, tmp_path)
-    with running(config):
+    last = 'pg_collector_last_sample_timestamp_seconds{sampler="wal_receiver",target="prod"}'
+    with running(config) as agent:
         sampled(tmp_path)
+        until(lambda: last in get(agent, "/metrics")[1], what="what it receives is sampled")
         fresh_pair.promote()
         sampled(tmp_path)
+        until(lambda: last not in get(agent, "/metrics")[1], what="nothing is expected any more")
     roles = [x.rows[0]["in_recovery"] for x in written(tmp_path, "prod", "server")]
     assert roles == sorted(roles, reverse=True)
     assert roles[0] is True

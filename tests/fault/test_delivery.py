@@ -52,6 +52,13 @@ def test_a_day_without_faults_is_one_request_a_batch(far: FarSide, delivery: Del
         "pg_collector_output_bytes_total", {"output": "platform"}
     )
     assert sent == sum(one.size for one in far.seen)
+    whole = delivery.metrics.registry.get_sample_value(
+        "pg_collector_output_uncompressed_bytes_total", {"output": "platform"}
+    )
+    assert whole == sum(len(one.line) + 1 for one in far.ledger.lines)
+    assert delivery.metrics.registry.get_sample_value(
+        "pg_collector_output_duration_seconds_count", {"output": "platform"}
+    ) == len(far.seen)
 
 
 def test_21_a_flapping_platform_only_slows_delivery_down(far: FarSide):

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,11 @@ def test_a_key_makes_a_device_whose_samples_arrive(platform, newest_server, tmp_
     with device(tmp_path, platform, newest_server, key) as daemon:
         until(lambda: sum(stored(platform).values()) > 20, deadline=30, what="lines are stored")
         assert state(daemon) == "ACTIVE"
+        now = time.time()
+        for name in ("policy_received", "platform_last_contact"):
+            heard = daemon.metric(f"{name}_timestamp_seconds")
+            assert heard == pytest.approx(now, abs=30), name
+        assert 3 < (daemon.metric("grace_seconds_remaining") or 0) <= 4.5
         assert '"status":"ok"' in daemon.get("/readyz")
         found = told(daemon)
         assert (found["state"], found["policy"]["plan"]) == ("ACTIVE", "fast")
@@ -191,6 +197,11 @@ def test_a_platform_away_means_grace_then_a_stop_then_all_is_delivered(
     with daemon:
         until(lambda: state(daemon) == "STOPPED", deadline=15, what="grace has expired")
         assert "grace period expired" in daemon.get("/readyz")
+        assert daemon.metric("grace_seconds_remaining") == 0
+        until(
+            lambda: daemon.metric('pg_up{target="prod"}') is None,
+            what="a target where nothing is sampled is neither up nor down",
+        )
         waiting = daemon.metric("lines_buffered")
         assert waiting
         platform.start()
@@ -224,6 +235,7 @@ def test_deactivate_through_the_agent_stops_collecting_and_frees_the_place(
         done = daemon.pgc("deactivate")
         assert (done.returncode, done.stdout) == (0, "the device is deactivated\n")
         until(lambda: state(daemon) == "UNPROVISIONED", deadline=10, what="it is deactivated")
+        assert daemon.metric("token_expiry_timestamp_seconds") == 0
         assert told(daemon)["state"] == "UNPROVISIONED"
         daemon.signal(signal.SIGTERM)
         assert daemon.ended()[0] == 0

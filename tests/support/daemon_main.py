@@ -60,6 +60,15 @@ class Mortal:
         return self._outlet.deliver(batch)
 
 
+class HangingWhenTold(Hanging):
+    """An outlet that comes back until there is a file `hang` in the agent's folder."""
+
+    def deliver(self, batch: Batch) -> Receipt:
+        if Path("hang").exists():
+            _FOREVER.wait()
+        return Receipt(batch.last)
+
+
 class Way(NamedTuple):
     """Where the lines go, and what happens to the running agent."""
 
@@ -93,6 +102,18 @@ def _stumble(_running: Agent) -> None:
     Body.add = add_but_one  # type: ignore[assignment, method-assign]
 
 
+def _stumble_when_told(running: Agent) -> None:
+    """Stumble once there is a file `stumble` in the agent's folder."""
+
+    def wait() -> None:
+        while not running.stopping.wait(0.2):
+            if Path("stumble").exists():
+                _stumble(running)
+                return
+
+    threading.Thread(target=wait, name="stumble", daemon=True).start()
+
+
 _STUMBLES_AT = 40
 
 WAYS = {
@@ -102,7 +123,9 @@ WAYS = {
     "device": Way(device=True),
     "hanging": Way(lambda _clock, _metrics: Hanging()),
     "away": Way(lambda _clock, _metrics: Away()),
+    "hanging when told": Way(lambda _clock, _metrics: HangingWhenTold()),
     "stumbling": Way(on_start=_stumble),
+    "stumbling when told": Way(on_start=_stumble_when_told),
     "stop hangs": Way(on_start=_hang_in_the_end, last_resort=2.0),
 }
 

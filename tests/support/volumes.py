@@ -47,6 +47,7 @@ class Volume:
 
     def fill(self, leave: int = 0) -> None:
         """Take all space but `leave` bytes, rounded down to whole blocks."""
+        assert os.path.ismount(self._mount), "it would fill what lies beneath"
         block = os.statvfs(self._mount).f_frsize
         with self._filler.open("ab") as filler:
             # An extent tree, too, takes blocks, and more of them while the file grows.

@@ -51,6 +51,11 @@ class Bench:
             "pg_collector_cert_expiry_timestamp_seconds", {"path_role": role}
         )
 
+    def begins(self, role: str) -> float | None:
+        return self.metrics.registry.get_sample_value(
+            "pg_collector_cert_not_before_timestamp_seconds", {"path_role": role}
+        )
+
 
 @pytest.fixture
 def bench() -> Bench:
@@ -98,6 +103,8 @@ def test_a_file_that_is_replaced_is_seen_at_the_next_look(
     bench.expiry.look(config(postgres=file))
     before = bench.ends("postgres:prod")
     assert before == pytest.approx(bench.clock.now().timestamp() + 5 * DAY, abs=60)
+    begin = bench.clock.now().timestamp() - 300 * DAY
+    assert bench.begins("postgres:prod") == pytest.approx(begin, abs=60)
     assert len(caplog.records) == 1
     other = tmp_path / "new.crt"
     other.write_bytes(leaf(pki, 365).certificate.read_bytes())
@@ -137,6 +144,7 @@ def test_a_certificate_that_is_configured_no_more_is_forgotten(bench: Bench, pki
     bench.expiry.look(config(http=one))
     assert "postgres:prod" not in bench.expiry.vital().reason
     assert bench.ends("postgres:prod") is None
+    assert bench.begins("postgres:prod") is None
     assert bench.ends("http") is not None
 
 
@@ -196,6 +204,7 @@ def test_a_file_that_cannot_be_read_any_more_has_no_date(bench: Bench, pki: Pki,
     os.mkfifo(file)  # nobody writes into it: reading would wait for ever
     bench.expiry.look(config(postgres=file))
     assert bench.ends("postgres:prod") is None
+    assert bench.begins("postgres:prod") is None
 
 
 # --- reading

@@ -25,6 +25,11 @@ DOCUMENTED = """
     lines_quarantined buffer_memory_bytes buffer_disk_bytes buffer_oldest_sample_age_seconds
     config_last_reload_successful config_last_reload_success_timestamp_seconds
     samples_total{sampler="activity",target="prod"}
+    rows_sampled_total{sampler="activity",target="prod"}
+    sampler_interval_seconds{sampler="activity",target="prod"}
+    lines_refused_total delivery_lag_seconds_count grace_seconds_remaining
+    policy_received_timestamp_seconds platform_last_contact_timestamp_seconds
+    output_uncompressed_bytes_total{output="file"} output_duration_seconds_count{output="file"}
     sample_errors_total{reason="timeout",sampler="activity",target="prod"}
     sampler_skipped_total{reason="lane_busy",sampler="activity"}
     last_sample_timestamp_seconds{sampler="activity",target="prod"}
@@ -43,7 +48,7 @@ DOCUMENTED = """
 @pytest.fixture
 def metrics() -> Metrics:
     metrics = Metrics(HandClock())
-    metrics.introduce("prod", ["activity", "database"])
+    metrics.introduce("prod", {"activity": 10.0, "database": 30.0})
     metrics.introduce_output("file", "deferred")
     metrics.set_device_state("LOCAL")
     metrics.set_plan("demo")
@@ -120,11 +125,29 @@ def test_one_plan_is_in_force(metrics: Metrics):
 
 
 def test_a_target_that_is_gone_leaves_no_series(metrics: Metrics):
-    metrics.introduce("old", ["activity"])
+    metrics.introduce("old", {"activity": 10.0})
     metrics.last_sample_timestamp_seconds.labels("old", "activity").set(1)
     metrics.forget("old")
     assert b'"old"' not in metrics.render("")[0]
     assert value(metrics, "pg_up", target="prod") == 0
+
+
+def test_what_is_now_ends_with_a_sampler_that_rests_and_with_its_target(metrics: Metrics):
+    labels = {"target": "prod", "sampler": "activity"}
+    metrics.of_turns(**labels).sampled(5, 1000.0)
+    assert value(metrics, "last_sample_timestamp_seconds", **labels) == 1000.0
+    metrics.introduce("prod", {"database": 30.0})
+    assert value(metrics, "last_sample_timestamp_seconds", **labels) is None
+    assert value(metrics, "sampler_interval_seconds", **labels) is None
+    assert value(metrics, "samples_total", **labels) == 1, "a counter goes on"
+    assert value(metrics, "pg_up", target="prod") == 0
+    metrics.introduce("prod", {})
+    assert value(metrics, "pg_up", target="prod") is None
+    metrics.introduce("prod", {"activity": 20.0})
+    metrics.of_turns(**labels).sampled(3, 2000.0)
+    assert value(metrics, "last_sample_timestamp_seconds", **labels) == 2000.0
+    assert value(metrics, "sampler_interval_seconds", **labels) == 20.0
+    assert value(metrics, "rows_sampled_total", **labels) == 8
 
 
 def test_two_agents_in_one_process_do_not_share_numbers():

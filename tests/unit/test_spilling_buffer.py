@@ -62,6 +62,38 @@ def test_nothing_leaves_before_it_is_acknowledged():
     assert peeked(buffer).lines == (b"b",)
 
 
+def test_what_arrives_tells_how_old_it_was_and_a_refused_line_is_counted():
+    clock = HandClock()
+    metrics = Metrics(clock)
+    buffer = SpillingBuffer(ALL, metrics, clock)
+    for line in (b"a", b"b", b"c"):
+        buffer.put(line, Keep.EVENT)
+        clock.advance(2)
+    batch = peeked(buffer, max_lines=2)
+    buffer.set_aside(1, "no good")
+    buffer.ack(batch.last)
+    buffer.ack(batch.last)  # heard of before: nothing arrives twice
+    assert value(metrics, "delivery_lag_seconds_sum") == 4, "the oldest that arrived was the second"
+    assert value(metrics, "delivery_lag_seconds_count") == 1
+    assert value(metrics, "lines_refused_total") == 1
+    peeked(buffer)
+    clock.advance(10)
+    buffer.ack(3)
+    assert value(metrics, "delivery_lag_seconds_sum") == 4 + 12
+
+
+def test_what_was_given_up_has_no_age():
+    clock = HandClock()
+    metrics = Metrics(clock)
+    buffer = SpillingBuffer(room_for(3, 4), metrics, clock)
+    for line in (b"aaaa", b"bbbb", b"cccc", b"dddd", b"eeee"):
+        clock.advance(10)
+        buffer.put(line, Keep.EVENT)
+    assert peeked(buffer).gaps[0].first == 1, "it begins with a gap"
+    age = value(metrics, "buffer_oldest_sample_age_seconds")
+    assert age == 10 * (len(peeked(buffer).lines) - 1)
+
+
 def test_an_empty_buffer_has_no_batch():
     buffer = buffer_of(ALL)
     assert buffer.peek(ALL, ALL) is None

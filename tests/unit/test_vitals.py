@@ -182,7 +182,10 @@ def test_reasons_are_scrubbed(bench: Bench):
 def test_a_thread_that_says_when_it_is_back_is_alive_until_then(bench: Bench):
     heart = bench.vitals.heart("sender", patience=30)
     heart.beat(3600)
-    bench.clock.advance(3629)
+    bench.clock.advance(3600)
+    assert bench.value("watchdog_component_overdue_seconds", component="sender") == 0
+    bench.clock.advance(29)
+    assert bench.value("watchdog_component_overdue_seconds", component="sender") == 29
     assert bench.vitals.liveness().well
     bench.clock.advance(2)
     report = bench.vitals.liveness()
