@@ -87,6 +87,10 @@ cost: $(READY) ## Measure what each set costs a server, for docs/samplers.md
 	$(BIN)/python -m tests.docs.cost
 	$(BIN)/python -m tests.docs.generated
 
+.PHONY: captures
+captures: $(READY) ## Take the pictures of docs/tour.md anew
+	$(BIN)/python -m tests.docs.captures
+
 .PHONY: man
 man: $(READY) ## Write the pages for man(1) to dist/man
 	@$(BIN)/python -m pg_collector.cli.manual man dist/man
