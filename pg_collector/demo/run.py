@@ -237,7 +237,7 @@ def _view(config: Config, server: Server, far: Far | None, *, live: bool) -> Cal
     links = [f"{where}   Ctrl-C ends the demo"]
     if config.http.address != "off":
         links.insert(0, f"http://{config.http.address}/healthz   /status   /metrics")
-    links.insert(0, f"RUNTIME_DIRECTORY={server.place.path} pgc status   or: pgc top")
+    links.insert(0, f"RUNTIME_DIRECTORY={server.place.path} pgc top")
     title = f"PG Collector watches PostgreSQL {server.version} on {HOST}:{server.port}"
     if not live:
         logs.setup(config.log, scrub=scrub)
