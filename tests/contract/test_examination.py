@@ -41,9 +41,9 @@ def test_a_monitoring_role_is_shown_everything(server: Server):
     assert found.statements.hidden == 0
     assert found.installed == found.available is not None
     assert (found.evictions is not None) is (server.major >= 14)
-    known = set(examination.SETTINGS) - {"compute_query_id"}
-    assert set(found.settings) - {"compute_query_id"} == known
-    assert ("compute_query_id" in found.settings) is (server.major >= 14)
+    since = {"compute_query_id": 14, "reserved_connections": 16}
+    known = {name for name in examination.SETTINGS if server.major >= since.get(name, 0)}
+    assert set(found.settings) == known
     assert abs(found.skew_s) < 1
 
 
@@ -64,3 +64,5 @@ def test_a_standby_answers_as_well(pair: Pair):
     assert found.in_recovery
     assert found.standing is not None
     assert found.statements is not None
+    assert found.sessions is not None
+    assert found.sessions.clients >= found.sessions.own == 1
