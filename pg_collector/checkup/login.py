@@ -14,6 +14,11 @@ _TLS: Final = re.compile(
     r"\bSSL\b|\bTLS\b|certificate|sslrootcert|private key|tlsv1 alert|server name"
 )
 _EXPIRES_SOON: Final = 14.0  # days of a password
+_CROWDED: Final = (
+    "SELECT usename, application_name, count(*) FROM pg_stat_activity "
+    "WHERE backend_type = 'client backend' GROUP BY 1, 2 ORDER BY 3 DESC;  "
+    "-- end some, or raise max_connections, which needs a restart"
+)
 _OUR_OWN: Final = 1  # the session that asks
 
 
@@ -49,10 +54,7 @@ def _remedy(trouble: Trouble) -> str:
         return f"ALTER ROLE {name} CONNECTION LIMIT 4;  -- two for each agent, or end lost ones"
     if database is not None:
         return f"ALTER DATABASE {quoted(database[1])} CONNECTION LIMIT -1;"
-    return (
-        "SELECT usename, application_name, count(*) FROM pg_stat_activity GROUP BY 1, 2 "
-        "ORDER BY 3 DESC;  -- end some, or raise max_connections, which needs a restart"
-    )
+    return _CROWDED
 
 
 def findings(database: Database, examined: Examination, *, lent: bool) -> Iterator[Finding]:
@@ -116,7 +118,8 @@ def _places(
             measured={"connection_limit": limit, "taken": others, "wanted": wanted},
         )
     limit = sessions.database_limit
-    if 0 <= limit < sessions.in_database - (wanted if lent else _OUR_OWN) + wanted:
+    room = sessions.in_database - (wanted if lent else _OUR_OWN) + wanted
+    if 0 <= limit < room and not examined.superuser:
         yield Finding(
             section="login",
             target=database.name,
@@ -125,6 +128,31 @@ def _places(
             f"{sessions.in_database} are there: the agent may find no place",
             remedy=f"ALTER DATABASE {quoted(examined.database)} CONNECTION LIMIT "
             f"{sessions.in_database + wanted};",
+        )
+    if not lent:
+        yield from _crowd(database.name, examined, sessions, wanted - _OUR_OWN)
+
+
+def _crowd(target: str, examined: Examination, sessions: Sessions, more: int) -> Iterator[Finding]:
+    """Warn where the server has no room for `more` sessions beside those that are there."""
+    rooms = {
+        name: int(one.setting)
+        for name, one in examined.settings.items()
+        if name.endswith("_connections")
+    }
+    limit = rooms.pop("max_connections", None)
+    if limit is None or examined.superuser:
+        return
+    room = limit - sum(rooms.values())  # what is reserved is not for the agent
+    if sessions.clients + more > room:
+        yield Finding(
+            section="login",
+            target=target,
+            level=Level.WARN,
+            found=f"{sessions.clients} of the {room} sessions that the server has for all "
+            "are taken: the agent may find no place",
+            remedy=_CROWDED,
+            measured={"sessions": sessions.clients, "room": room, "wanted": more},
         )
 
 

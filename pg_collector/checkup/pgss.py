@@ -41,7 +41,12 @@ def _not_loaded(examined: Examination) -> tuple[str, str] | None:
     if libraries is None:  # this role may not see it
         if f"{STATEMENTS}.max" in examined.settings:
             return None
-        return "not loaded by this server", f"{_preload(())}  -- then restart PostgreSQL"
+        # What else is loaded has to stay, and cannot be seen from here.
+        return (
+            f"not loaded by this server, as far as role {examined.role} is shown",
+            f"Give the role pg_monitor, and check again; or add {STATEMENTS} to {_LIBRARIES}, "
+            "beside what is there, and restart PostgreSQL",
+        )
     names = [one.strip().strip('"') for one in libraries.setting.split(",") if one.strip()]
     if STATEMENTS in names:
         return None
@@ -59,7 +64,7 @@ def _not_loaded(examined: Examination) -> tuple[str, str] | None:
     )
 
 
-def _preload(names: tuple[str, ...] | list[str]) -> str:
+def _preload(names: list[str]) -> str:
     """Return the SQL that keeps what is loaded; each name is a value of its own in it."""
     quoted = ", ".join("'" + one.replace("'", "''") + "'" for one in (*names, STATEMENTS))
     return f"ALTER SYSTEM SET {_LIBRARIES} = {quoted};"
@@ -76,8 +81,7 @@ def _missing(examined: Examination) -> tuple[str, str] | None:
             f"Install PostgreSQL's contrib modules there ({package}; elsewhere "
             f"postgresql-contrib), then in the database {examined.database}: {_CREATE}",
         )
-    on = " on the primary" if examined.in_recovery else ""
-    return where, f"{_CREATE}  -- in the database {examined.database}{on}"
+    return where, f"{_CREATE}  -- in the database {examined.database}"
 
 
 def _behind(examined: Examination) -> tuple[str, str] | None:

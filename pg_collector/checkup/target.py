@@ -1,6 +1,10 @@
 """One server, from its name to its samples: the order in which a session comes to be."""
 
+import re
 from collections.abc import Iterator
+from typing import Final
+
+import msgspec
 
 from pg_collector.checkup import grants, login, network, pgss, samplers, settings, tls
 from pg_collector.checkup.asked import Asked
@@ -16,6 +20,8 @@ from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 from pg_collector.schedule import lay_out
 
+# SQL that a standby refuses, and that reaches it from its primary.
+_REPLICATED: Final = re.compile(r"(?:GRANT|REVOKE|CREATE|ALTER (?:ROLE|DATABASE|EXTENSION)) ")
 CLOCK = "clock_skew_s"  # of a server, among the figures of `login`
 # Nothing is collected by it: the samplers are tried that a plan may allow one day.
 _ANY = Grant(plan="unknown", samplers=None, max_databases=None)
@@ -50,14 +56,14 @@ def findings(database: Database, plan: Plan, asked: Asked) -> Iterator[Finding]:
     yield from network.findings(name, places, lent=lent is not None)
     if lent is not None:
         yield from tls.findings(database, route, places, lent.examined)
-        yield from _asked(database, plan, asked, lent)
+        yield from _examined(database, plan, asked, lent)
         return
     if all(one.fault for one in places):
         return
     try:
         with own(database, asked) as reach:
             yield from tls.findings(database, route, places, reach.examined)
-            yield from _asked(database, plan, asked, reach)
+            yield from _examined(database, plan, asked, reach)
     except NoSession as error:
         yield from tls.findings(database, route, places, None)
         yield from login.refused(name, error.trouble)
@@ -74,6 +80,19 @@ def _without(database: Database, route: Route, asked: Asked, error: NoSession) -
         return
     yield from tls.findings(database, route, places, None)
     yield from login.refused(database.name, error.trouble)
+
+
+def _examined(database: Database, plan: Plan, asked: Asked, reach: Reach) -> Iterator[Finding]:
+    for one in _asked(database, plan, asked, reach):
+        yield on_primary(one) if reach.examined.in_recovery else one
+
+
+def on_primary(one: Finding) -> Finding:
+    """Say with the SQL that mends a standby where it is to be run."""
+    if _REPLICATED.match(one.remedy) is None:
+        return one
+    comma = "," if "  -- " in one.remedy else "  --"
+    return msgspec.structs.replace(one, remedy=f"{one.remedy}{comma} on the primary")
 
 
 def _asked(database: Database, plan: Plan, asked: Asked, reach: Reach) -> Iterator[Finding]:

@@ -113,7 +113,7 @@ def _parts(text: str | None) -> frozenset[Part]:
     if text is None:
         return frozenset(Part)
     try:
-        return frozenset(Part(one.strip()) for one in text.split(",") if one.strip())
+        return frozenset(Part(one.strip()) for one in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"--only takes of these: {', '.join(Part)}") from None
 

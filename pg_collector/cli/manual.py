@@ -43,7 +43,8 @@ ENVIRONMENT: Final = (
     ("PGC__SECTION__KEY", "any key"),
     ("NO_COLOR", "no colours"),
 )
-_COLUMN: Final = re.compile(r"^(pgc.*?)( {2,})(?=\w)", re.MULTILINE)  # what a command does
+# What a command does, beside it.
+_COLUMN: Final = re.compile(r"^((?:sudo )?pgc.*?)( {2,})(?=\w)", re.MULTILINE)
 _HEAD: Final = """\
 # Commands
 

@@ -20,8 +20,8 @@ T = TypeVar("T")
 STATEMENTS: Final = "pg_stat_statements"
 SETTINGS: Final = (
     "compute_query_id", "max_connections", "pg_stat_statements.max", "pg_stat_statements.track",
-    "shared_preload_libraries", "track_activities", "track_activity_query_size", "track_counts",
-    "track_io_timing",
+    "reserved_connections", "shared_preload_libraries", "superuser_reserved_connections",
+    "track_activities", "track_activity_query_size", "track_counts", "track_io_timing",
 )  # fmt: skip
 # Roles of PostgreSQL's own that let their members do more than look at statistics.
 POWERS: Final = (
@@ -218,7 +218,8 @@ _SESSIONS = """SELECT /* pgc:check */
  count(*) FILTER (WHERE a.query = '<insufficient privilege>') AS hidden,
  count(*) FILTER (WHERE octet_length(a.query) >= (SELECT s.setting::int - 1 FROM pg_settings AS s
   WHERE s.name = 'track_activity_query_size')) AS cut,
- count(*) FILTER (WHERE a.usesysid IS NOT NULL) AS clients,
+ count(*) FILTER (WHERE a.usesysid IS NOT NULL
+  AND coalesce(a.backend_type, 'client backend') = 'client backend') AS clients,
  count(*) FILTER (WHERE a.usesysid IS NOT NULL AND a.datname = current_database()) AS in_database,
  (SELECT d.datconnlimit FROM pg_database AS d WHERE d.datname = current_database())
   AS database_limit

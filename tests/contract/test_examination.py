@@ -1,10 +1,13 @@
 """What `pgc check` asks a server: every version answers all of it, and nothing is written."""
 
+from pg_collector.checkup.finding import Part
 from pg_collector.pg import examination
 from pg_collector.pg.examination import Examination
 from pg_collector.pg.session import Session
+from tests.support.checkup import Bench, bad
 from tests.support.lab.replication import Pair
 from tests.support.lab.server import Server
+from tests.support.pki import Pki
 from tests.support.sampling import RELATIONS, target
 from tests.support.until import until
 
@@ -41,9 +44,9 @@ def test_a_monitoring_role_is_shown_everything(server: Server):
     assert found.statements.hidden == 0
     assert found.installed == found.available is not None
     assert (found.evictions is not None) is (server.major >= 14)
-    known = set(examination.SETTINGS) - {"compute_query_id"}
-    assert set(found.settings) - {"compute_query_id"} == known
-    assert ("compute_query_id" in found.settings) is (server.major >= 14)
+    since = {"compute_query_id": 14, "reserved_connections": 16}
+    known = {name for name in examination.SETTINGS if server.major >= since.get(name, 0)}
+    assert set(found.settings) == known
     assert abs(found.skew_s) < 1
 
 
@@ -64,3 +67,20 @@ def test_a_standby_answers_as_well(pair: Pair):
     assert found.in_recovery
     assert found.standing is not None
     assert found.statements is not None
+    assert found.sessions is not None
+    assert found.sessions.clients >= found.sessions.own == 1
+
+
+def test_what_mends_a_standby_is_run_on_its_primary(pair: Pair, pki: Pki):
+    bench = Bench(pair.standby, pki)
+    bench.dsn("plain")
+    (hidden,) = bad(bench.check(Part.POSTGRES), "grants")
+    assert hidden.remedy == "GRANT pg_monitor TO plain;  -- on the primary"
+    pair.primary.query(hidden.remedy)
+    try:
+        pair.caught_up()
+        assert not bad(bench.check(Part.POSTGRES), "grants")
+    finally:
+        pair.primary.query("revoke pg_monitor from plain")
+        pair.caught_up()
+        bench.close()

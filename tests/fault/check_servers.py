@@ -1,5 +1,8 @@
 """Faults of a server, of its role and of the way there, for `test_check`."""
 
+import re
+from contextlib import ExitStack
+
 from pg_collector.checkup.finding import Level, Part
 from tests.fault.check_cases import (
     PASSWORD,
@@ -72,6 +75,41 @@ def the_sessions_of_the_role_are_all_taken(bench: Bench) -> Case:
         assert found.measured["sqlstate"] == "53300"
         bench.follow(found.remedy)
         assert not bad(bench.check(Part.POSTGRES), "login")
+
+
+@case("login", Level.WARN, "the database narrow may have 1 sessions")
+def the_database_has_no_place_for_both(bench: Bench) -> Case:
+    _in_a_database(bench, "narrow")
+    bench.sql("alter database narrow connection limit 1")
+    found = yield
+    bench.follow(found.remedy)
+
+
+@case("login", Level.WARN, "of the 7 sessions that the server has for all are taken")
+def the_server_is_nearly_full(bench: Bench) -> Case:
+    usual = bench.server.value("show max_connections")
+    bench.server.restart({"max_connections": "10"})
+    bench.stack.callback(bench.server.restart, {"max_connections": usual})
+    with ExitStack() as crowd:
+        for _ in range(6):
+            crowd.enter_context(bench.session("plain"))
+        found = yield
+        shown = bench.server.query(re.sub(r"--.*", "", found.remedy))
+        assert shown[0][0] == "plain"
+        assert int(shown[0][2]) == 6
+
+
+@case("pgss", Level.WARN, "not loaded by this server, as far as role bare is shown")
+def the_library_is_not_loaded_as_far_as_a_role_is_shown(bench: Bench) -> Case:
+    bench.sql("create role bare login")
+    bench.stack.callback(bench.sql, "drop role bare")
+    bench.dsn("bare")
+    bench.server.restart({"shared_preload_libraries": "auto_explain"})
+    usual = {"shared_preload_libraries": "pg_stat_statements"}
+    bench.stack.callback(bench.server.restart, usual)
+    found = yield
+    assert "ALTER SYSTEM" not in found.remedy, "what is loaded would be lost"
+    bench.server.restart({"shared_preload_libraries": "auto_explain, pg_stat_statements"})
 
 
 @case("login", Level.FAIL, "is not permitted to log in")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from typer.testing import CliRunner
 
-from pg_collector.checkup import clock, disk, login, pgss, platform
+from pg_collector.checkup import clock, disk, login, pgss, platform, target
 from pg_collector.checkup.finding import Finding, Level, Part, exit_code
 from pg_collector.cli import app
 from pg_collector.pg.examination import Examination, Setting, Trouble
@@ -48,6 +48,7 @@ def test_every_section_is_of_a_part_that_can_be_asked_for():
     [
         (("--only", "postgres", "--offline"), "without the network"),
         (("--only", "everything"), "--only takes of these: config, secrets"),
+        (("--only", ""), "--only takes of these: config, secrets"),
         (("--timeout", "0"), "--timeout"),
     ],
 )
@@ -173,3 +174,30 @@ def test_a_device_is_told_by_what_it_may_do(state, reason, trouble, level, remed
     assert found[0] is level
     assert remedy in found[2]
     assert found[1].count("401") <= 1, "what is the same is said once"
+
+
+def test_libraries_that_the_role_may_not_see_are_not_written_over():
+    examined = Examination(
+        version=180_000, database="postgres", role="mon", in_recovery=False, superuser=False,
+        reads_all_stats=False, round_trip_ms=1.0, skew_s=0.0,
+    )  # fmt: skip
+    (found,) = pgss.findings("prod", examined)
+    assert "not loaded" in found.found
+    assert "ALTER SYSTEM" not in found.remedy
+    assert "beside what is there" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("remedy", "there"),
+    [
+        ("GRANT pg_monitor TO mon;", "GRANT pg_monitor TO mon;  -- on the primary"),
+        ("CREATE EXTENSION x;  -- in the database shop",
+         "CREATE EXTENSION x;  -- in the database shop, on the primary"),
+        ("ALTER SYSTEM SET track_counts = on;", "ALTER SYSTEM SET track_counts = on;"),
+        ("chmod 600 /key", "chmod 600 /key"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_sql_that_a_standby_refuses_is_for_its_primary(remedy, there):
+    one = Finding(section="grants", level=Level.FAIL, found="bad", remedy=remedy)
+    assert target.on_primary(one).remedy == there
