@@ -397,7 +397,6 @@ class Agent:
             self.scheduler,
             self.mirror,
             jobs=self._jobs,
-            take=self._take,
             masker=lambda: self._masking.masker,
         )
         heart = self.vitals.heart("control")

@@ -36,15 +36,13 @@ TEXTS_AT_ONCE: Final = 100  # look-ups of texts: any costs the server its whole 
 class WatchRequest(Request, frozen=True, kw_only=True, tag="watch"):
     """What came of a target (none: the first one) since the number `after`; a `Watched`.
 
-    `look` names samplers that are to be taken whole now, for who watches alone; `turns` those that
-    are to have a turn now, whose lines leave as all others do; `texts` the query ids whose masked
-    texts are wanted.
+    `look` names samplers that are to be taken whole now, for who watches alone; `texts` the query
+    ids whose masked texts are wanted.
     """
 
     target: str | None = None
     after: int | None = None
     look: tuple[str, ...] = ()
-    turns: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
 
     @property
@@ -89,16 +87,14 @@ class WatchVerbs:
         mirror: Mirror,
         *,
         jobs: Callable[[], tuple[Job, ...]],
-        take: Callable[[Job], None],
         masker: Callable[[], Masker],
     ) -> None:
-        """`jobs` are to run now, `take` is a turn of one."""
+        """`jobs` are to run now."""
         self._samplers = samplers
         self._targets = targets
         self._scheduler = scheduler
         self._mirror = mirror
         self._jobs = jobs
-        self._take = take
         self._masker = masker
         self._stream = uuid.uuid4().hex
         self._lock = threading.Lock()  # guards all that follows
@@ -159,9 +155,6 @@ class WatchVerbs:
             if (job := jobs.get(name)) is not None:
                 work = partial(self._look, target, name, job.lane)
                 self._lend(target, job.lane, "look", name, work)
-        for name in request.turns:
-            if (job := jobs.get(name)) is not None:
-                self._lend(target, job.lane, "turn", name, partial(self._take, job))
         if request.texts and (job := jobs.get("statements")) is not None:
             wanted = request.texts[:TEXTS_AT_ONCE]
             work = partial(self._texts, target, job.lane, wanted)

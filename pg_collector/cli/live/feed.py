@@ -181,21 +181,19 @@ class Feed:
         now = time.monotonic()
         with self.lock:
             look, self._look = self._look, set()
-            turns: tuple[str, ...] = ()
             if look:
                 self._looked_at = now
                 self.board.states.clear()
             if now >= self._second_at:
-                turns = COMPARED
+                look = look | set(COMPARED)
                 self._second_at = math.inf
             texts = self._wanted_texts()
-            if look or turns or texts:
+            if look or texts:
                 self._soon_until = now + AWAITED
             return WatchRequest(
                 target=self._target,
                 after=self._after,
                 look=tuple(sorted(look, key=SAMPLERS.index)),
-                turns=turns,
                 texts=texts,
             )
 
