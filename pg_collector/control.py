@@ -26,6 +26,7 @@ import msgspec
 
 from pg_collector.config.model import Database
 from pg_collector.errors import AgentUnreachable, CollectorError, ConfigurationError, TargetError
+from pg_collector.meet import meet
 from pg_collector.pg import conninfo
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     remedy: str = ""
 
+
+meet(Reply)  # commands ask in several threads
 
 # What answers each verb; an answer may raise CollectorError.
 Answers = Mapping[type[Request], Callable[[Any], Reply]]

@@ -15,6 +15,7 @@ from pg_collector.activation.standing import Stop, standing
 from pg_collector.activation.state import DeviceStore, Kept
 from pg_collector.clock import Clock
 from pg_collector.errors import CollectorError, Deferred, Held, StateError
+from pg_collector.meet import meet
 from pg_collector.outlets import Receipt
 from pg_collector.plan import UNPROVISIONED, DeviceState, Grant, Policy, Standing
 from pg_collector.privacy.scrub import without_credentials
@@ -295,3 +296,6 @@ class Device:
             since_contact=aged.contact_age,
             stop=Stop(kept.stop_reason, kept.stop_remedy) if kept.stop_reason else None,
         )
+
+
+meet(Told, Policy)  # commands read it in several threads

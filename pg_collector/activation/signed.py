@@ -16,6 +16,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from pg_collector.errors import CollectorError
+from pg_collector.meet import meet
 
 T = TypeVar("T")
 
@@ -130,3 +131,6 @@ def _decoded(part: str) -> bytes:
     if base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii") != part:
         raise Untrusted("not base64url in its one form")
     return raw
+
+
+meet(KeySet, _Header)  # commands read it in several threads

@@ -24,6 +24,7 @@ from pg_collector.activation.elapsed import Moment
 from pg_collector.activation.signed import KeySet
 from pg_collector.errors import CollectorError, StateError
 from pg_collector.folders import sync_folder
+from pg_collector.meet import meet
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
@@ -217,3 +218,6 @@ class DeviceStore:
             f"{error.filename or self.directory}: {error.strerror}",
             remedy="state_dir has to be a directory that the agent's user can write to.",
         )
+
+
+meet(Kept, _Seal)  # commands read it in several threads

@@ -17,8 +17,11 @@ from pg_collector.bundle.parts import LeftOut
 from pg_collector.config.model import Http
 from pg_collector.errors import AgentUnreachable, CollectorError
 from pg_collector.health.address import parse_address
+from pg_collector.meet import meet
 from pg_collector.page_verbs import PageRequest, PageTold
 from pg_collector.support_verbs import ThreadsRequest, ThreadsTold
+
+meet(PageTold, ThreadsTold)  # parts are looked up side by side
 
 PATIENCE: Final = 5.0  # seconds for an answer
 _PEER: Final = struct.Struct("3i")  # pid, uid and gid: unix(7)

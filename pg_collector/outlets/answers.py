@@ -24,6 +24,7 @@ from pg_collector.errors import (
     Unexpected,
     Unreachable,
 )
+from pg_collector.meet import meet
 from pg_collector.outlets import Receipt
 from pg_collector.pacing import LONGEST_RETRY_AFTER
 from pg_collector.sample import Batch
@@ -87,6 +88,9 @@ class Problem(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """The last part of the URN; empty for documents that are not the platform's."""
         return self.type.removeprefix(URN) if self.type.startswith(URN) else ""
+
+
+meet(Acknowledgement, Problem)  # the sender reads these, and who talks to the key service
 
 
 def judge(reply: Reply, batch: Batch, now: dt.datetime) -> Receipt:

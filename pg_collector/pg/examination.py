@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pg_collector.errors import LoginRefused, SamplerError, TargetDown, TargetError
+from pg_collector.meet import meet
 from pg_collector.pg.session import Session
 
 T = TypeVar("T")
@@ -243,3 +244,6 @@ _STATEMENTS = """SELECT /* pgc:check */ count(*) AS entries,
 _EVICTIONS = """SELECT /* pgc:check */ i.dealloc,
  extract(epoch FROM now() - i.stats_reset)::float8 AS seconds
 FROM {schema}.pg_stat_statements_info AS i"""
+
+
+meet(Examination, Trouble, _Available, _Closed, _Tls)  # targets are examined side by side
