@@ -7,6 +7,7 @@ its session: no redirects, no cookies, no .netrc, no environment but what is rea
 docs/specs/delivery.md says what holds.
 """
 
+import base64
 import http.client
 import ipaddress
 import os
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from urllib3.exceptions import HTTPError
@@ -85,6 +86,7 @@ class Web:
         self._clock = clock
         self._timeout = platform.timeout
         self._proxy = _proxy(platform, os.environ if environ is None else environ)
+        self._login = _login(self._proxy)
         self._place = f"{url.hostname}:{url.port or PORTS[url.scheme]}"
         if self._proxy:
             self._place += f" by the proxy {shown(self._proxy.reveal())}"
@@ -145,7 +147,8 @@ class Web:
                 reply = self._attempt(request, exchange)
             except _Closed:
                 reply = self._attempt(request, exchange)
-        return reply._replace(secrets=tuple(one for one in secrets if len(one) >= _SECRET_LEAST))
+        told = (*secrets, *self._login)
+        return reply._replace(secrets=tuple(one for one in told if len(one) >= _SECRET_LEAST))
 
     def interrupt(self) -> None:
         """End the exchange under way, and refuse every later one: the agent stops. Any thread."""
@@ -278,6 +281,16 @@ def _authorities(ca_file: str) -> str:
             remedy="Install ca-certificates, or set platform.ca_file.",
         )
     return str(bundle)
+
+
+def _login(proxy: Secret | None) -> tuple[str, ...]:
+    """Return what a proxy is told of us, as its header has it, and the password alone."""
+    parts = urlsplit(proxy.reveal() if proxy else "")
+    if not parts.password:
+        return ()
+    user, password = unquote(parts.username or ""), unquote(parts.password)
+    header = base64.b64encode(f"{user}:{password}".encode("latin-1", "replace")).decode()
+    return header, password
 
 
 def _proxy(platform: Platform, environ: Mapping[str, str]) -> Secret | None:

@@ -1,8 +1,11 @@
 """`pgc bundle`: pack what support needs, without secrets."""
 
+import contextlib
 import datetime as dt
+import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,6 +17,7 @@ from pg_collector.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pg_collector.bundle.archive import Bundle, Manifest
+    from pg_collector.cli.options import Source
     from pg_collector.config.load import Loaded
 
 WITHIN: Final = 10.0  # seconds that each look-up may take; they run at the same time
@@ -49,9 +53,10 @@ def bundle(
       pgc bundle --since 1h -o - | ssh support@example.com 'cat > bundle.tar.gz'
 
     In it are the configuration with its secrets hidden, versions, facts of the host and of the
-    agent's process, the stacks of its threads, its HTTP pages, device, buffer and samplers, the end
-    of its log, and a list of the files in the state directory. It works as well while the agent is
-    down or hangs: what cannot be had within 10 s is left out, and manifest.json says why.
+    agent's process, the stacks of its threads, its HTTP pages (/status, too), device, buffer and
+    samplers, the end of its log, and a list of the files in the state directory. It works as well
+    while the agent is down or hangs, and for a user who may not ask it: what cannot be had within
+    10 s is left out, and manifest.json says why.
 
     Before anything is written, all of it is searched for every secret that the configuration and
     the environment hold, and for what looks like one. What is found is replaced by (secret), and
@@ -67,7 +72,7 @@ def bundle(
         raise typer.Exit(EXIT_USAGE)
     seconds = _seconds(since)
     now = SystemClock().now()
-    made = _made(config, overrides, seconds, now)
+    made = _made(source(config, overrides), seconds, now)
     if only_list:
         _print(made.manifest, "", as_json=as_json, to_stdout=True)
         return
@@ -91,31 +96,46 @@ def _seconds(since: str) -> float:
         raise typer.BadParameter(str(error), param_hint="--since") from None
 
 
-def _made(
-    config: Path | None, overrides: list[str] | None, since: float, now: dt.datetime
-) -> "Bundle":
+def _made(place: "Source", since: float, now: dt.datetime) -> "Bundle":
     """Look everything up, and pack it. Raises CollectorError."""
-    from pg_collector.bundle import archive
+    from pg_collector.bundle import archive, process
     from pg_collector.bundle.parts import gather, reason, within
     from pg_collector.cli import bundle_parts
 
-    loaded: Loaded | None = None
-    invalid = ""
-    try:
-        loaded = within(lambda: source(config, overrides).load(), WITHIN, "configuration")
-    except ConfigurationError as error:
-        invalid = f"the configuration is not valid: {error}"
-    except Exception as error:  # noqa: BLE001  # the rest is wanted all the more
-        invalid = reason(error, WITHIN)
-    scene = bundle_parts.Scene(loaded, invalid, since=since, now=now)
+    def scene(loaded: "Loaded | None", invalid: str) -> bundle_parts.Scene:
+        made = bundle_parts.Scene(loaded, invalid, since=since, now=now)
+        try:
+            within(lambda: made.peer.find(made.sockets), WITHIN, "agent")
+        except Exception as error:  # noqa: BLE001
+            made.peer.trouble = reason(error, WITHIN)
+        return made
+
+    seen = scene(*_loaded(place, os.environ))
+    if seen.loaded is None and seen.peer.pid is not None:
+        # What the configuration wants of the environment, the agent's has.
+        variables = process.environment(seen.peer.pid)
+        loaded, invalid = _loaded(place, {**variables, **os.environ})
+        seen = scene(loaded, invalid) if loaded is not None else seen
     pages: list[str] = []
+    with contextlib.suppress(Exception):  # each page says so for itself
+        pages = within(lambda: bundle_parts.further_pages(seen.peer), WITHIN, "index")
+    found = gather(bundle_parts.parts(seen, pages), WITHIN)
+    return archive.pack(found, seen.scan(), host=platform.node(), now=now, since=since)
+
+
+def _loaded(place: "Source", environ: Mapping[str, str]) -> "tuple[Loaded | None, str]":
+    """Return the configuration; or None, and why there is none."""
+    from pg_collector.bundle.parts import reason, within
+
+    def load() -> "Loaded":
+        return place.load(environ=environ, of_another=True)
+
     try:
-        within(lambda: scene.peer.find(scene.sockets), WITHIN, "agent")
-        pages = within(lambda: bundle_parts.further_pages(scene.peer), WITHIN, "index")
-    except Exception as error:  # noqa: BLE001
-        scene.peer.trouble = reason(error, WITHIN)
-    found = gather(bundle_parts.parts(scene, pages), WITHIN)
-    return archive.pack(found, scene.scan(), host=platform.node(), now=now, since=since)
+        return within(load, WITHIN, "configuration"), ""
+    except ConfigurationError as error:
+        return None, f"the configuration is not valid: {error}"
+    except Exception as error:  # noqa: BLE001  # the rest is wanted all the more
+        return None, reason(error, WITHIN)
 
 
 def _print(manifest: "Manifest", written: str, *, as_json: bool, to_stdout: bool) -> None:

@@ -2,10 +2,11 @@
 
 import datetime as dt
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,6 +19,9 @@ from pg_collector.bundle.peer import Peer, listed
 from pg_collector.bundle.scan import Scan
 from pg_collector.config.load import Loaded
 from pg_collector.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pg_collector.activation.device import Told
 
 PAGES: Final = (
     "/healthz", "/healthz?verbose", "/livez", "/readyz", "/status", "/watchdog", "/metrics",
@@ -42,10 +46,27 @@ class Scene:
         self.state_dir = (config and config.state_dir) or control.state_directory(os.environ)
         self.peer = Peer(self.state_dir, config.http if config is not None else None)
         self.sockets = control.candidates(os.environ, config.state_dir if config else None)
+        self._device: Told | None = None
+        self._looking = threading.Lock()
 
     def scan(self) -> Scan:
         """Return a scan for every secret that can be found out."""
         return Scan(self._known())
+
+    def device(self) -> "Told":
+        """Return how the device stands: asked of the agent, or read in its place; once."""
+        from pg_collector.activation.device import Told
+        from pg_collector.cli.device_access import read
+        from pg_collector.device_verbs import DeviceRequest
+
+        with self._looking:
+            if self._device is None:
+                result = self.peer.ask(DeviceRequest(directory=self.peer.directory))
+                if result is None:
+                    self._device = read(self.state_dir)
+                else:
+                    self._device = msgspec.convert(result, Told)
+            return self._device
 
     def _known(self) -> Iterator[Known]:
         if self.loaded is not None:
@@ -109,18 +130,8 @@ def _process(peer: Peer) -> str:
     return process.facts(peer.pid)
 
 
-def _told_device(scene: Scene) -> Any:
-    """Return how the device stands: asked of the agent, or read in its place."""
-    from pg_collector.activation.device import Told
-    from pg_collector.cli.device_access import read
-    from pg_collector.device_verbs import DeviceRequest
-
-    result = scene.peer.ask(DeviceRequest(directory=scene.peer.directory))
-    return msgspec.convert(result, Told) if result is not None else read(scene.state_dir)
-
-
 def _device(scene: Scene) -> str:
-    return msgspec.json.encode(_told_device(scene)).decode()
+    return msgspec.json.encode(scene.device()).decode()
 
 
 def _samplers(scene: Scene) -> str:
@@ -129,7 +140,7 @@ def _samplers(scene: Scene) -> str:
     if scene.loaded is None:
         return samplers.told(None)
     config = scene.loaded.config
-    device = None if config.local.enabled else _told_device(scene)
+    device = None if config.local.enabled else scene.device()
     return samplers.told(samplers.allowed_by(config, device))
 
 

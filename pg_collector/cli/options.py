@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, NoReturn
@@ -73,14 +73,18 @@ class Source(NamedTuple):
     path: Path | None
     overrides: tuple[str, ...]
 
-    def load(self) -> Loaded:
-        """Read and check it; raises `ConfigurationError` with every problem found."""
+    def load(self, *, environ: Mapping[str, str] = os.environ, of_another: bool = False) -> Loaded:
+        """Read and check it; raises `ConfigurationError` with every problem found.
+
+        `of_another`: it is an agent's of another user, who may use files that this one may not.
+        """
         return load(
             self.path,
-            environ=os.environ,
+            environ=environ,
             overrides=self.overrides,
             samplers=discover(),
             check_conn_string=_complaint,
+            of_another=of_another,
         )
 
 

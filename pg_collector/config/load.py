@@ -54,11 +54,13 @@ def load(
     overrides: Sequence[str] = (),
     samplers: Mapping[str, Sampler],
     check_conn_string: CheckConnString | None = None,
+    of_another: bool = False,
 ) -> Loaded:
     """Return the configuration of a file (None: of the environment alone), checked.
 
     `overrides` are `key=value` texts; `samplers` are those that exist, by name;
-    `check_conn_string` returns libpq's complaint about a connection string, or None.
+    `check_conn_string` returns libpq's complaint about a connection string, or None. With
+    `of_another` user's agent it is no fault that this user may not use a file that it names.
     Raises `ConfigurationError` whose text is one problem per line.
     """
     problems = Problems()
@@ -76,7 +78,7 @@ def load(
     config: Config | None = converted(values, Config, reading, problems)
     warnings = layers.warnings
     if config is not None:
-        rules = Rules(config, reading, check_conn_string)
+        rules = Rules(config, reading, check_conn_string, of_another=of_another)
         rules.apply()
         warnings += rules.warnings
     problems.raise_any()

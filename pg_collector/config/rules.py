@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pg_collector.config import certificates, listening, named_files, proxy
 from pg_collector.config.database_rules import LOOPBACK, CheckConnString, DatabaseRules
-from pg_collector.config.files import Unreadable, readable_by_everyone
+from pg_collector.config.files import Unreadable, is_place, readable_by_everyone
 from pg_collector.config.model import Config, Database, MaskingLevel
 from pg_collector.config.problems import DEFAULT, Origin
 from pg_collector.config.reading import Reading
@@ -31,11 +31,18 @@ class Rules:
     """Judges a configuration whose values are each well formed."""
 
     def __init__(
-        self, config: Config, reading: Reading, check_conn_string: CheckConnString | None
+        self,
+        config: Config,
+        reading: Reading,
+        check_conn_string: CheckConnString | None,
+        *,
+        of_another: bool = False,
     ) -> None:
+        """`of_another`: of an agent that another user runs, who may use other files than this."""
         self._config = config
         self._reading = reading
         self._check_conn_string = check_conn_string
+        self._of_another = of_another
         self.warnings: list[str] = []
 
     def apply(self) -> None:
@@ -187,8 +194,13 @@ class Rules:
 
     def _files(self) -> None:
         for path, error in named_files.complaints(self._config):
-            if self._reading.sound(path):
+            if self._of_another:
+                why = str(error) if is_place(error.path) else "this user may not use it"
+                self.warnings.append(f"{self._reading.place(path)}: {path}: {why}")
+            elif self._reading.sound(path):
                 self._reading.refuse_file(error, self._reading.place(path), path)
+        if self._of_another:
+            return
         http = self._config.http
         secret = {"http.token_file": http.token_file, "http.tls.key_file": http.tls.key_file}
         for path, file in secret.items():

@@ -326,6 +326,16 @@ def test_what_overflow_had_only_in_memory_is_told_as_a_gap_after_a_crash(place: 
         assert figures.told == 30
 
 
+def test_the_log_says_when_the_disk_holds_more_than_memory_and_when_that_is_over(
+    place: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    with backlog(place / "buffer", memory_max=60_000) as rig:
+        rig.deliver()
+    said = [one for one in caplog.messages if one.startswith("disk buffer")]
+    assert said == ["disk buffer activated", "disk buffer drained"]
+
+
 def test_a_gap_record_survives_in_the_store(place: Path):
     """Fault 20: a line that is too large for memory is told after a restart, too."""
     with Rig(place / "first", memory_max=100_000) as rig:

@@ -84,6 +84,19 @@ def test_without_an_agent_and_with_an_invalid_configuration_the_rest_is_there(tm
     assert not told["host.json"]
 
 
+def test_what_the_configuration_wants_of_the_environment_the_agent_has(tmp_path):
+    daemon = agent(tmp_path)
+    del daemon.keys["state_dir"]  # who cannot read the configuration looks where units have it
+    daemon.keys["databases"][0]["postgres"] = {"conn_string": "${DSN}"}
+    daemon.write()
+    daemon.environment |= {"DSN": DEAD["prod"], "STATE_DIRECTORY": str(tmp_path / "state")}
+    with daemon:
+        until(lambda: "commands reach the agent" in daemon.log.read_text(), 20, "it listens")
+        del daemon.environment["DSN"]
+        told = listed(daemon)
+    assert told["config.yaml"] == told["threads.json"] == told["http/healthz.txt"] == ""
+
+
 @pytest.mark.root
 def test_who_has_no_rights_is_told_what_is_left_out():
     home = new_directory("bundle")
@@ -94,7 +107,7 @@ def test_who_has_no_rights_is_told_what_is_left_out():
         socket = home / "state" / "pgc.sock"
         until(lambda: socket.exists() and daemon.get("/livez"), 20, "it listens")
         (home / "state").chmod(0o755)
-        (home / "agent.log").chmod(0o622)  # else the configuration is refused
+        (home / "agent.log").chmod(0o600)
         done = subprocess.run(
             [sys.executable, "-c", AS_NOBODY, str(home / "copy.yaml")], env=daemon.environment,
             cwd="/", capture_output=True, text=True, timeout=60, check=True,
@@ -102,6 +115,7 @@ def test_who_has_no_rights_is_told_what_is_left_out():
     why = {one["name"]: one["why"] for one in json.loads(done.stdout)["left_out"]}
     assert "this user may not ask it; run pgc as root" in why["threads.json"]
     assert "this user may not" in why["agent.log"]
+    assert "config.yaml" not in why, "that it may not write the log is no fault of the file"
     assert "http/healthz.txt" not in why
 
 

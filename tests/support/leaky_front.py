@@ -53,7 +53,8 @@ class LeakyFront:
 
             def _repeat(self, heard: dict[str, str], body: bytes) -> None:
                 first = {n: v for n, v in heard.items() if n.endswith("authorization")}
-                told = f"{front.says} {json.dumps(first | heard)} {body[:_ENOUGH]!r}"
+                bare = " ".join(one.rpartition(" ")[2] for one in first.values())
+                told = f"{front.says} {bare} {json.dumps(first | heard)} {body[:_ENOUGH]!r}"
                 if front.portal:
                     page = f"<html><title>{front.says}</title>{told}</html>"
                     self._send(200, page.encode(), "text/html", {})

@@ -194,6 +194,11 @@ def test_grace_goes_on_over_restarts_whatever_the_wall_clock_does(bench):
         bench.device.token()
 
 
+def test_what_the_platform_says_is_told_without_credentials(bench):
+    bench.device.trouble = Held("403 password=hunter22 is wrong", remedy="See.")
+    assert bench.device.told().trouble == "403 password=? is wrong"
+
+
 def test_what_arrives_is_a_contact_and_a_policy_renews(bench):
     bench.activate()
     bench.advance(40)

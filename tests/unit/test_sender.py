@@ -29,6 +29,7 @@ class ScriptedOutlet:
     def __init__(self, *answers: Answer, hates: Callable[[bytes], bool] = lambda _: False) -> None:
         self.answers = list(answers)
         self.hates = hates
+        self.refusal = "400 not acceptable"
         self.took: list[bytes] = []
         self.asked = 0
 
@@ -38,7 +39,7 @@ class ScriptedOutlet:
         if isinstance(answer, Exception):
             raise answer
         if any(self.hates(line) for line in batch.lines):
-            raise Refused("400 not acceptable")
+            raise Refused(self.refusal)
         if answer is not None:
             self.took += batch.lines[: max(0, answer - batch.first + 1)]
             return Receipt(answer)

@@ -215,10 +215,11 @@ class Rejecting(ScriptedOutlet):
     def __init__(self, *numbers: int) -> None:
         super().__init__()
         self.numbers = numbers
+        self.why = "schema: unknown"
 
     def deliver(self, batch: Batch) -> Receipt:
         self.asked += 1
-        rejected = {n: "schema: unknown" for n in self.numbers if batch.first <= n <= batch.last}
+        rejected = {n: self.why for n in self.numbers if batch.first <= n <= batch.last}
         self.took += [line for n, line in batch.numbered() if n not in rejected]
         return Receipt(batch.last, rejected)
 
@@ -231,6 +232,19 @@ def test_rejected_lines_go_to_quarantine_and_their_neighbours_count_as_delivered
     assert [(one.number, one.reason) for one in bench.buffer.quarantined()] == [
         (2, "schema: unknown"), (7, "schema: unknown"),
     ]  # fmt: skip
+
+
+def test_what_is_kept_of_an_answer_holds_no_credentials():
+    outlet = Rejecting(2)
+    outlet.why = "not this: password=hunter22"
+    bench = Bench(outlet, 20, max_lines=10)
+    bench.work()
+    assert [one.reason for one in bench.buffer.quarantined()] == ["not this: password=?"]
+    refusing = ScriptedOutlet(hates=lambda line: line == b"line 003")
+    refusing.refusal = outlet.why
+    bench = Bench(refusing, 20, max_lines=10)
+    bench.work()
+    assert [one.reason for one in bench.buffer.quarantined()] == ["not this: password=?"]
 
 
 def test_an_outlet_that_rejects_too_much_is_held():
