@@ -419,7 +419,7 @@ class Agent:
             heart.beat(within)
             watch.rest()
 
-        server = ControlServer(answers, self._sockets, beat)
+        server = ControlServer(answers, self._sockets, beat, state_dir=directory)
         server.start()
         if server.path is None:
             self.vitals.forget("control")

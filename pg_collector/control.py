@@ -61,6 +61,12 @@ class Request(
         return False
 
 
+class AgentRequest(Request, frozen=True, kw_only=True):
+    """Concerns an agent as a whole: the one of a state directory, links resolved; empty: any."""
+
+    state_dir: str = ""
+
+
 class SampleRequest(Request, frozen=True, kw_only=True, tag="sample"):
     """Samplers (none: all) of a target and its `fingerprint`.
 
@@ -96,7 +102,7 @@ class ExamineRequest(Request, frozen=True, kw_only=True, tag="examine"):
     connection: str
 
 
-class ReloadRequest(Request, frozen=True, kw_only=True, tag="reload"):
+class ReloadRequest(AgentRequest, frozen=True, kw_only=True, tag="reload"):
     """Read and check the configuration anew, and let it hold."""
 
 
@@ -164,15 +170,19 @@ class ControlServer:
         answers: Answers,
         paths: Sequence[Path],
         beat: Callable[[float], None] = lambda _within: None,
+        *,
+        state_dir: Path | None = None,
     ) -> None:
         """`paths` are tried in this order.
 
+        `state_dir` is the agent's: to who means another one it is a stranger.
         The listening thread calls `beat` with the seconds that it will be silent.
         """
         self.path: Path | None = None
         self._paths = paths
         self._answers = answers
         self._beat = beat
+        self._state_dir = str(state_dir.resolve()) if state_dir is not None else ""
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -183,7 +193,7 @@ class ControlServer:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
                 _remove_stale(path)
-                self._server = _Server(str(path), self._answers, self._beat)
+                self._server = _Server(str(path), self._answers, self._beat, self._state_dir)
             except OSError as error:
                 refused.append(f"{path}: {error.strerror or error}")
             else:
@@ -323,8 +333,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
-    def __init__(self, path: str, answers: Answers, beat: Callable[[float], None]) -> None:
+    def __init__(
+        self, path: str, answers: Answers, beat: Callable[[float], None], state_dir: str
+    ) -> None:
         self.answers = answers
+        self.state_dir = state_dir
         self.requests = msgspec.json.Decoder(Union[tuple(answers)])  # noqa: UP007  # made of values
         self._beat = beat
         self.places = threading.BoundedSemaphore(CONNECTIONS)
@@ -397,6 +410,11 @@ class _Connection(socketserver.StreamRequestHandler):
     def _reply(self) -> Reply:
         try:
             request = self.server.requests.decode(self.rfile.readline(REQUEST_MAX))
+            if isinstance(request, AgentRequest) and request.state_dir not in {
+                "",
+                self.server.state_dir,
+            }:
+                return STRANGER
             if not request.repeats:
                 audit.info("local command: %s", _verb(request), extra=_who(self.connection))
             return self.server.answers[type(request)](request)

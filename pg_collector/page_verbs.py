@@ -9,11 +9,11 @@ from collections.abc import Callable
 import msgspec
 
 from pg_collector import control
-from pg_collector.control import Reply, Request
+from pg_collector.control import AgentRequest, Reply
 from pg_collector.health.pages import Page
 
 
-class PageRequest(Request, frozen=True, kw_only=True, tag="page"):
+class PageRequest(AgentRequest, frozen=True, kw_only=True, tag="page"):
     """A path with its query, as /healthz?verbose; the result is a `PageTold`."""
 
     path: str

@@ -7,10 +7,10 @@ and the reasons that the health report gives, too.
 
 import msgspec
 
-from pg_collector.control import Request
+from pg_collector.control import AgentRequest
 
 
-class StatusRequest(Request, frozen=True, kw_only=True, tag="status"):
+class StatusRequest(AgentRequest, frozen=True, kw_only=True, tag="status"):
     """How the agent is; the result is a `Status`. `again`: by who has asked a moment ago."""
 
     again: bool = False

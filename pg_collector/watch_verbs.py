@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from pg_collector import control, spot
-from pg_collector.control import Reply, Request
+from pg_collector.control import AgentRequest, Reply
 from pg_collector.errors import CollectorError
 from pg_collector.mirror import Mirror
 from pg_collector.pg.session import Session
@@ -33,7 +33,7 @@ audit = logging.getLogger("pg_collector.audit")
 TEXTS_AT_ONCE: Final = 100  # look-ups of texts: any costs the server its whole file of texts
 
 
-class WatchRequest(Request, frozen=True, kw_only=True, tag="watch"):
+class WatchRequest(AgentRequest, frozen=True, kw_only=True, tag="watch"):
     """What came of a target (none: the first one) since the number `after`; a `Watched`.
 
     `look` names samplers that are to be taken whole now, for who watches alone; `texts` the query

@@ -3,14 +3,17 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+import msgspec
 import typer
 
 from pg_collector import control
 from pg_collector.cli import EXIT_PERMISSION
 from pg_collector.cli.printable import printable
-from pg_collector.errors import AgentUnreachable
+from pg_collector.errors import AgentUnreachable, CollectorError
+
+T = TypeVar("T")
 
 
 def ask(
@@ -18,9 +21,13 @@ def ask(
 ) -> control.Reply | None:
     """Ask the first agent that takes the request; None where none runs.
 
+    With a configured `state_dir` no other agent than that directory's is meant.
+
     Raises PermissionError, with the socket as its filename, where one runs that may not be asked
     and no other answers; else as `control.ask` does.
     """
+    if state_dir is not None and isinstance(request, control.AgentRequest):
+        request = msgspec.structs.replace(request, state_dir=str(state_dir.resolve()))
     forbidden: Path | None = None
     for path in control.candidates(os.environ, state_dir):
         try:
@@ -33,6 +40,17 @@ def ask(
     if forbidden is not None:
         raise PermissionError(0, "you may not ask the agent", str(forbidden))
     return None
+
+
+def told(reply: control.Reply, kind: type[T]) -> T:
+    """Return what an answer holds. Raises CollectorError where it is none that is known here."""
+    try:
+        return msgspec.convert(reply.result, kind)
+    except msgspec.ValidationError as error:
+        raise CollectorError(
+            f"the agent's answer is not understood: {error}",
+            remedy="If the agent is of another version than pgc, restart it.",
+        ) from None
 
 
 def refuse(error: PermissionError) -> NoReturn:

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from pg_collector import control
 from pg_collector.cli import agent_access
 from pg_collector.cli.options import loaded
@@ -37,7 +35,7 @@ class Place:
             reply = agent_access.ask(request, self.config.state_dir)
         except PermissionError as error:
             agent_access.refuse(error)
-        return msgspec.convert(reply.result, Told) if reply is not None else None
+        return agent_access.told(reply, Told) if reply is not None else None
 
     @contextmanager
     def opened(self) -> Iterator["Identity"]:

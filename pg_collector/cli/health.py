@@ -1,9 +1,9 @@
 """`pgc health`: a probe for containers, Nagios and scripts."""
 
 import enum
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
 
 from pg_collector.cli import EXIT_PROBLEM, EXIT_WARNING
@@ -16,8 +16,9 @@ from pg_collector.cli.options import (
     UrlOption,
 )
 from pg_collector.cli.pages import fetch
-from pg_collector.cli.printable import printable
+from pg_collector.cli.printable import printable, printable_json
 from pg_collector.errors import CollectorError
+from pg_collector.health.vitals import State, Vital
 from pg_collector.page_verbs import PageTold
 
 
@@ -32,6 +33,13 @@ class Question(enum.StrEnum):
     def path(self) -> str:
         """The page that answers."""
         return {"health": "/healthz", "live": "/livez", "ready": "/readyz"}[self.value]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What such a page says."""
+
+    status: State
+    parts: dict[str, Vital]
 
 
 def health(
@@ -64,34 +72,32 @@ def health(
     """
     page = fetch(question.path, config, overrides, url=url, timeout=timeout)
     found = _read(page)
-    print(json.dumps(found) if as_json else printable(_line(found)))
+    print(printable_json(page.body.strip()) if as_json else printable(_line(found)))
     if page.status >= 400:  # noqa: PLR2004  # HTTP
         raise typer.Exit(EXIT_PROBLEM)
-    if strict and found["status"] != "ok":
+    if strict and found.status is not State.OK:
         raise typer.Exit(EXIT_WARNING)
 
 
-def _read(page: PageTold) -> dict[str, Any]:
+def _read(page: PageTold) -> Found:
     """Return the report of a page. Raises CollectorError where it is none."""
     try:
-        found = json.loads(page.body)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "status" not in found:
+        return msgspec.json.decode(page.body, type=Found)
+    except msgspec.DecodeError:
         first = printable(page.body.strip().partition("\n")[0][:200])
         raise CollectorError(
             f"this is no answer of an agent: {page.status} {first}",
             remedy="See that the URL is the agent's, and that it lets you in (http.token_file, "
             "security.ip_allowlist).",
-        )
-    return found
+        ) from None
 
 
-def _line(found: dict[str, Any]) -> str:
-    said = str(found["status"])
-    ill = {name: part for name, part in found.get("parts", {}).items() if part.get("state") != "ok"}
-    for name, part in ill.items():
-        said += f"; {name} {part.get('state')}"
-        said += f": {part['reason']}" if part.get("reason") else ""
-        said += f" ({part['remedy']})" if part.get("remedy") else ""
+def _line(found: Found) -> str:
+    said = str(found.status)
+    for name, part in found.parts.items():
+        if part.state is State.OK:
+            continue
+        said += f"; {name} {part.state}"
+        said += f": {part.reason}" if part.reason else ""
+        said += f" ({part.remedy})" if part.remedy else ""
     return said

@@ -30,7 +30,7 @@ def metrics(
     if page.status != 200:  # noqa: PLR2004  # HTTP
         raise CollectorError(
             f"the agent answers {page.status}: {printable(page.body.strip())}",
-            remedy="Give the token of http.token_file with --config, or a place on "
-            "security.ip_allowlist.",
+            remedy="Ask over the control socket, as the agent's user or a member of its group: "
+            "without --url.",
         )
     sys.stdout.write(printable(page.body, keep="\n"))

@@ -4,10 +4,9 @@ import http.client
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
 import typer
 
 from pg_collector.cli import EXIT_USAGE, agent_access
@@ -46,7 +45,7 @@ def fetch(
     except PermissionError as error:
         forbidden, reply = error, None
     if reply is not None:
-        return msgspec.convert(reply.result, PageTold)
+        return agent_access.told(reply, PageTold)
     here = settings.http if settings is not None else Http()
     if here.address == "off":
         if forbidden is not None:
@@ -63,13 +62,16 @@ def fetch(
 
 
 def _at_home(here: Http, path: str, timeout: float) -> PageTold:
-    """Ask at the agent's own address, with the token and the certificate of its configuration."""
+    """Ask at the agent's own address, with what the configuration says of it.
+
+    The token is shown to the certificate's owner only: without TLS anybody may listen there.
+    """
     host, port = parse(here.address)
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     name = f"[{host}]" if ":" in host else host
     scheme = "https" if here.tls.cert_file is not None else "http"
     try:
-        token = read_secret(here.token_file) if here.token_file is not None else None
+        token = read_secret(here.token_file) if here.token_file and scheme == "https" else None
     except Unreadable as error:
         raise ConfigurationError(f"http.token_file {error}", remedy=error.remedy) from None
 
@@ -91,22 +93,19 @@ def _public() -> ssl.SSLContext:
 def _over_http(
     url: str, path: str, timeout: float, *, token: str | None, context: Callable[[], ssl.SSLContext]
 ) -> PageTold:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        typer.echo("pgc: --url is no address: write it as http://127.0.0.1:8080", err=True)
-        raise typer.Exit(EXIT_USAGE)
-    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    there = _address(url)
+    where = f"{there.scheme}://{there.host}" + (f":{there.port}" if there.port else "")
     client: http.client.HTTPConnection
     try:
-        if parts.scheme == "https":
+        if there.scheme == "https":
             client = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout, context=context()
+                there.host, there.port, timeout=timeout, context=context()
             )
         else:
-            client = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+            client = http.client.HTTPConnection(there.host, there.port, timeout=timeout)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            client.request("GET", parts.path.rstrip("/") + path, headers=headers)
+            client.request("GET", there.base + path, headers=headers)
             reply = client.getresponse()
             body = reply.read(_MOST).decode("utf-8", "replace")
         finally:
@@ -117,3 +116,22 @@ def _over_http(
             f"no agent answers at {where}: {why or type(error).__name__}", remedy=_REMEDY
         ) from None
     return PageTold(status=reply.status, body=body)
+
+
+class _Address(NamedTuple):
+    scheme: str
+    host: str
+    port: int | None
+    base: str  # of all paths
+
+
+def _address(url: str) -> _Address:
+    """Take a URL apart; ends with 2 where it is none."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return _Address(parts.scheme, parts.hostname, parts.port, parts.path.rstrip("/"))
+    except ValueError:
+        pass
+    typer.echo("pgc: --url is no address: write it as http://127.0.0.1:8080", err=True)
+    raise typer.Exit(EXIT_USAGE)

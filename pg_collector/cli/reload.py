@@ -8,7 +8,7 @@ import msgspec
 from pg_collector import control
 from pg_collector.cli import agent_access
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
-from pg_collector.cli.printable import printable
+from pg_collector.cli.printable import printable, printable_json
 from pg_collector.errors import ConfigurationError
 
 
@@ -37,7 +37,7 @@ def reload(
         invalid = error  # the agent may see it otherwise: its variables and flags are its own
     told = _asked(state_dir, invalid)
     if as_json:
-        print(msgspec.json.encode(told).decode())
+        print(printable_json(msgspec.json.encode(told).decode()))
         return
     for key in told["accepted"]:
         print(printable(f"changed          {key}"))

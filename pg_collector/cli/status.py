@@ -19,7 +19,7 @@ from pg_collector.cli import (
     status_words,
 )
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, StrictOption, loaded
-from pg_collector.cli.printable import printable
+from pg_collector.cli.printable import printable, printable_json
 from pg_collector.errors import CollectorError, ConfigurationError
 from pg_collector.status import Status, StatusRequest
 
@@ -97,9 +97,9 @@ def _shown(config: Path | None, overrides: list[str] | None, *, strict: bool, as
             raise invalid
         _print_down(config, overrides, as_json=as_json)
         return EXIT_UNREACHABLE
-    now = msgspec.convert(reply.result, Status)
+    now = agent_access.told(reply, Status)
     if as_json:
-        print(msgspec.json.encode(now).decode())
+        print(printable_json(msgspec.json.encode(now).decode()))
     else:
         _print(status_words.running(now))
     if now.status not in {"ok", "degraded"}:
@@ -117,7 +117,7 @@ def _print_down(config: Path | None, overrides: list[str] | None, *, as_json: bo
     with contextlib.suppress(CollectorError):  # kept in a memory that is gone
         buffer = buffer_access.find(config, overrides).report()
     if as_json:
-        print(msgspec.json.encode(Down(device=device, buffer=buffer)).decode())
+        print(printable_json(msgspec.json.encode(Down(device=device, buffer=buffer)).decode()))
     else:
         _print(status_words.stopped(device, buffer))
 

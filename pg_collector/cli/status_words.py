@@ -211,7 +211,7 @@ def _buffer(one: BufferStatus) -> Iterator[str]:
         else "no disk",
         f"oldest {span(one.oldest_age_s)}",
         f"lost {sum(one.lost.values())}",
-        "can hold " + (span(one.seconds_remaining) if one.seconds_remaining else "?"),
+        "can hold " + ("?" if one.seconds_remaining is None else span(one.seconds_remaining)),
     ]
     if one.draining:
         parts.append("draining")

@@ -58,8 +58,8 @@ def top(
     alone = once or as_json
     if not alone:
         _need_a_terminal()
-    places, invalid = _places(config, overrides)
-    feed = Feed(Link(lambda: places), target, interval)
+    places, state_dir, invalid = _places(config, overrides)
+    feed = Feed(Link(lambda: places, state_dir), target, interval)
     try:
         feed.ask()
     except PermissionError as error:
@@ -74,7 +74,7 @@ def top(
             raise invalid from None
         raise
     except CollectorError as error:
-        if target is None:
+        if target is None or not str(error).startswith("no target"):
             raise
         raise typer.BadParameter(error.sentence(), param_hint="--target") from None
     if not alone:
@@ -102,8 +102,8 @@ def _need_a_terminal() -> None:
 
 def _places(
     config: Path | None, overrides: list[str] | None
-) -> tuple[list[Path], ConfigurationError | None]:
-    """Return where an agent may listen, and what is wrong with the configuration.
+) -> tuple[list[Path], Path | None, ConfigurationError | None]:
+    """Return where an agent may listen, its directory, what is wrong with the configuration.
 
     It only says where the agent's directory is: who may ask the agent need not read its file.
     """
@@ -113,4 +113,4 @@ def _places(
         state_dir = loaded(config, overrides).config.state_dir
     except ConfigurationError as error:
         invalid = error
-    return control.candidates(os.environ, state_dir), invalid
+    return control.candidates(os.environ, state_dir), state_dir, invalid

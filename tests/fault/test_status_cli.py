@@ -1,17 +1,22 @@
 """`pgc status`, `health` and `metrics` beside a real agent, and where none runs."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import threading
 
 import pytest
 
+from pg_collector.cli import status_words
+from pg_collector.status import BufferStatus
 from tests.support.daemon import PGC, Daemon
 from tests.support.pki import Pki
 from tests.support.ports import free_port
+from tests.support.scratch import new_directory
 from tests.support.until import until
 
 
@@ -61,6 +66,14 @@ def test_a_running_agent_is_shown_and_asked(daemon):
     wrong = daemon.pgc("health", "--url", "127.0.0.1:8080")
     assert wrong.returncode == 2
     assert "http://" in wrong.stderr
+
+    for nonsense in ("http://[::1", "file:///etc/passwd"):
+        assert daemon.pgc("health", "--url", nonsense).returncode == 2
+
+    # Another agent's directory is meant: this one is a stranger, and not asked in its place.
+    elsewhere = ("--set", f"state_dir={daemon.home / 'elsewhere'}")
+    for verb in ("status", "reload"):
+        assert daemon.pgc(verb, *elsewhere).returncode == 69, verb
 
     numbers = daemon.pgc("metrics").stdout
     assert 'pg_collector_pg_up{target="prod"} 1.0' in numbers
@@ -147,6 +160,97 @@ def test_watching_on_a_terminal_is_shown_in_place_until_it_is_interrupted(daemon
         viewer.wait()
         reader.join(10)
         os.close(ours)
+
+
+@contextlib.contextmanager
+def answering(where: socket.socket, reply: bytes):
+    """Answer everybody who connects with the same."""
+    where.listen(8)
+    where.settimeout(0.1)
+    ending = threading.Event()
+
+    def serve():
+        while not ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                client, _ = where.accept()
+                with client:
+                    client.settimeout(5)
+                    client.recv(65536)
+                    client.sendall(reply)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join(10)
+        where.close()
+
+
+def test_an_agent_of_another_version_is_named_as_such(tmp_path):
+    run = new_directory("run")
+    where = socket.socket(socket.AF_UNIX)
+    where.bind(str(run / "pgc.sock"))
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(run), "HOME": str(tmp_path)}
+    with answering(where, b'{"status":"done","result":{"moon":"full"}}'):
+        for verb in ("status", "health", "metrics", "device"):
+            words = [*PGC, verb, "--set", "databases=[{name: a}]"]
+            done = subprocess.run(
+                words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 1, (verb, done.stderr)
+            assert "another version than pgc, restart it" in done.stderr
+            assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("body", ['{"status":"UP"}', '{"status":"ok","parts":[1]}', "[]", "<html>"])
+def test_what_is_no_agent_is_not_taken_for_one(body):
+    where = socket.socket()
+    where.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{where.getsockname()[1]}"
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with answering(where, (head + body).encode()):
+        done = subprocess.run(
+            [*PGC, "health", "--url", url], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "no answer of an agent" in done.stderr
+
+
+def test_the_token_is_shown_to_nobody_who_has_not_the_certificate(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("a-token-of-the-test")
+    token.chmod(0o600)
+    where = socket.create_server(("127.0.0.1", 0))
+    heard: list[bytes] = []
+
+    def listen():
+        client, _ = where.accept()
+        with client:
+            heard.append(client.recv(65536))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    words = ["health", "--set", "databases=[{name: a}]", "--set", f"http.token_file={token}"]
+    port = where.getsockname()[1]
+    nowhere = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*PGC, *words, "--set", f"http.address=127.0.0.1:{port}"],
+        env=nowhere, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    listener.join(10)
+    where.close()
+    assert done.returncode == 69, done.stderr
+    assert heard
+    assert heard[0].startswith(b"GET /healthz")
+    assert b"a-token" not in heard[0]
+
+
+def test_a_full_buffer_can_hold_nothing():
+    now = BufferStatus(seconds_remaining=0.0)
+    (line,) = status_words._buffer(now)
+    assert "can hold 0 s" in line
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

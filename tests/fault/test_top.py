@@ -83,8 +83,8 @@ def test_the_keys_do_what_the_help_says_and_q_gives_the_terminal_back(agent, dat
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
-    ids=["TERM", "INT"],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGQUIT, 131)],
+    ids=["TERM", "INT", "QUIT"],
 )
 def test_a_signal_ends_it_and_the_terminal_is_as_it_was(agent, number, code):
     with top(

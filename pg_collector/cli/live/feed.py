@@ -12,7 +12,7 @@ import msgspec
 from pg_collector import control
 from pg_collector.cli.live import sessions
 from pg_collector.cli.live.board import Board
-from pg_collector.control import Reply, Request
+from pg_collector.control import AgentRequest, Reply
 from pg_collector.errors import AgentUnreachable, CollectorError
 from pg_collector.status import Status, StatusRequest
 from pg_collector.watch_verbs import Watched, WatchRequest
@@ -35,16 +35,19 @@ TEXTS: Final = 40  # statements whose texts are wanted
 class Link:
     """The agent that runs here, wherever its socket lies; of several, the one that can answer."""
 
-    def __init__(self, places: Callable[[], Sequence[Path]]) -> None:
+    def __init__(self, places: Callable[[], Sequence[Path]], state_dir: Path | None = None) -> None:
+        """With a configured `state_dir` no other agent than that directory's is meant."""
         self._places = places
+        self._state_dir = str(state_dir.resolve()) if state_dir is not None else ""
         self._found: Path | None = None
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, request: AgentRequest) -> Reply:
         """Ask the first that has an answer.
 
         Raises CollectorError with its words where none has, AgentUnreachable where none runs,
         PermissionError.
         """
+        request = msgspec.structs.replace(request, state_dir=self._state_dir)
         trouble: CollectorError | PermissionError | None = None
         known = [self._found] if self._found is not None else []
         for path in dict.fromkeys((*known, *self._places())):

@@ -192,6 +192,7 @@ class Terminal:
             for number, handler in (
                 (signal.SIGTERM, _end),
                 (signal.SIGHUP, _end),
+                (signal.SIGQUIT, _end),
                 (signal.SIGWINCH, _look_again),
                 (signal.SIGTSTP, self._suspend),
             )
