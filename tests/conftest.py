@@ -6,6 +6,7 @@ says how to get it; with CI=true it fails them.
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NoReturn, TypeVar
@@ -23,6 +24,10 @@ from tests.support.scratch import new_directory
 from tests.support.workers import ByVersion
 
 T = TypeVar("T")
+
+# A shell that runs the tests in the background ignores SIGINT, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _names = itertools.count(1)
 
 

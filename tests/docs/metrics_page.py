@@ -37,7 +37,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "circuit_breaker_state component": (
         f"postgres:{TARGET}", f"token:{TARGET}", "platform", "identity",
     ),
-    "component": ("http", "scheduler", "sender", "journal", "control", "identity"),
+    "component": ("http", "scheduler", "sender", "journal", "control", "identity", "watchdog"),
     "sample_errors_total reason": (*words.PASSING_ERRORS, *words.LASTING_ERRORS),
     "sampler_skipped_total reason": words.SKIP_REASONS,
     "masking_failures_total reason": words.MASKING_FAILURES,

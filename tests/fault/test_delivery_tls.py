@@ -401,7 +401,7 @@ def test_a_child_process_opens_a_connection_of_its_own(far: FarSide, pki: Pki):
     if child == 0:
         far.answer(Answer())
         try:
-            delivery.outlet._web.request("GET", "/", {})
+            delivery.outlet._web.request("GET", "/-/", {})
         finally:
             os._exit(0)
     os.waitpid(child, 0)
