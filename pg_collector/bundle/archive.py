@@ -4,6 +4,7 @@ import datetime as dt
 import gzip
 import hashlib
 import io
+import json
 import os
 import re
 import tarfile
@@ -51,7 +52,10 @@ class Redacted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in an archive. `since_s` are the seconds that the log goes back."""
+    """What is in an archive. `since_s` are the seconds that the log goes back.
+
+    `not_searched` says why not everything could be searched for all secrets; then it is left out.
+    """
 
     pgc: str
     made_at: str
@@ -61,6 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     left_out: list[Missing]
     redacted: list[Redacted]
     secrets_too_short_to_look_for: int
+    not_searched: str = ""
 
 
 class Bundle(NamedTuple):
@@ -72,10 +77,17 @@ class Bundle(NamedTuple):
 
 
 def pack(
-    found: Iterable[Found], scan: Scan, *, host: str, now: dt.datetime, since: float
+    found: Iterable[Found],
+    scan: Scan,
+    *,
+    host: str,
+    now: dt.datetime,
+    since: float,
+    not_searched: str = "",
 ) -> Bundle:
     """Scrub and scan what was found.
 
+    Where not all secrets are known, `not_searched` says why: then what could hold one is left out.
     Raises CollectorError where the manifest would not be clean.
     """
     files: list[File] = []
@@ -83,16 +95,19 @@ def pack(
     redacted: list[Redacted] = []
     contents: dict[str, bytes] = {}
     for part, text, why in found:
+        if not_searched and not part.plain:
+            why = not_searched  # noqa: PLW2901  # whatever else there is to say was not searched
         clean, hits, remains = _clean(text, part.kind, scan) if not why else ("", Counter(), "")
         if remains:
             why = f"a secret would be left in it: {remains}"  # noqa: PLW2901  # one more reason
         if why:
-            left_out.append(Missing(name=part.name, what=part.what, why=why))
+            left_out.append(Missing(name=part.name, what=part.what, why=_sentence(why, scan)))
             continue
         redacted += [Redacted(file=part.name, kind=k, count=n) for k, n in sorted(hits.items())]
         data = contents[part.name] = clean.encode("utf-8", "backslashreplace")
         digest = hashlib.sha256(data).hexdigest()
         files.append(File(name=part.name, what=part.what, bytes=len(data), sha256=digest))
+    host = _sentence(host, scan)
     manifest = Manifest(
         pgc=__version__,
         made_at=rfc3339(now),
@@ -102,13 +117,24 @@ def pack(
         left_out=left_out,
         redacted=redacted,
         secrets_too_short_to_look_for=scan.too_short,
+        not_searched=not_searched,
     )
-    text, _, remains = _clean(msgspec.json.encode(manifest).decode(), Kind.JSON, scan)
+    text = json.dumps(msgspec.to_builtins(manifest), indent=2) + "\n"
+    contents = {MANIFEST: text.encode("ascii"), **contents}
+    name = f"pgc-bundle-{re.sub(r'[^A-Za-z0-9.-]', '-', host)}-{now:%Y%m%dT%H%M%SZ}"
+    return Bundle(manifest, contents, name)
+
+
+def _sentence(text: str, scan: Scan) -> str:
+    """Return a text of the manifest without secrets. Raises CollectorError where it holds one.
+
+    Only what comes from elsewhere is looked through: words of ours, numbers and digests hold none,
+    and one that was replaced in them would be told by what is missing.
+    """
+    clean, _, remains = _clean(text, Kind.TEXT, scan)
     if remains:
         raise CollectorError("the manifest would hold a secret: nothing is written")
-    contents = {MANIFEST: text.encode("utf-8", "backslashreplace"), **contents}
-    name = f"pgc-bundle-{re.sub(r'[^A-Za-z0-9.-]', '-', host)}-{now:%Y%m%dT%H%M%SZ}"
-    return Bundle(msgspec.json.decode(text, type=Manifest), contents, name)
+    return clean.encode("utf-8", "backslashreplace").decode()
 
 
 def _clean(text: str, kind: Kind, scan: Scan) -> tuple[str, Counter[str], str]:

@@ -7,6 +7,7 @@ it away (`scan`).
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from pg_collector.config import conninfo
-from pg_collector.config.files import MAX_CONFIG_BYTES, read_text
+from pg_collector.config.files import MAX_CONFIG_BYTES, read_bytes, read_text
 from pg_collector.config.model import Config
 from pg_collector.errors import CollectorError
 from pg_collector.secret import Secret
@@ -33,6 +34,18 @@ _VARIABLE: Final = re.compile(
     re.IGNORECASE,
 )
 _OF_FILE: Final = re.compile(r"_(?:FILE|PATH)\Z|\AGOOGLE_APPLICATION_CREDENTIALS\Z")
+_OF_DIRECTORY: Final = re.compile(r"_(?:DIR|DIRECTORY|PATH)\Z")
+# A proxy is secret where there is a login in it.
+_PROXY: Final = re.compile(r"PROXY\Z", re.IGNORECASE)
+_HOSTS: Final = re.compile(r"NO_?PROXY\Z", re.IGNORECASE)
+# Variables that hold one secret and nothing else: whatever it looks like.
+_A_SECRET: Final = re.compile(
+    r"PASSW(?:OR)?D\Z|PASSPHRASE\Z|\A(?:PG_COLLECTOR_)?API_KEY\Z|\APGC__"
+    r"|\AAWS_(?:SECRET_ACCESS_KEY|SESSION_TOKEN)\Z|\AAZURE_CLIENT_SECRET\Z",
+    re.IGNORECASE,
+)
+# What others hold that is no secret, such as TOKEN_TTL=86400.
+_NO_SECRET: Final = re.compile(r"[0-9]{4,7}|true|false|null|none", re.IGNORECASE)
 _PAIR: Final = re.compile(
     rf"[\"']?(?P<name>[\w.-]*{_LABEL}[\w.-]*)[\"']?[ \t]*[=:][ \t]*"
     r"(?:\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s,}\"']\S*))",
@@ -47,6 +60,7 @@ _NAMING_FILES: Final = {
     "AWS_CONFIG_FILE": "environment",
     "PGSSLKEY": "private key",
 }
+_PLACES: Final = frozenset((*_NAMING_FILES, "PGPASSFILE"))  # whether or not they can be seen
 _FILES_OF_HOME: Final = (
     ".pg_service.conf", ".postgresql/postgresql.key", ".aws/credentials",
     ".config/gcloud/application_default_credentials.json", ".azure/msal_token_cache.json",
@@ -70,18 +84,14 @@ def of_config(config: Config) -> Iterator[Known]:
         elif isinstance(value, Path) and name.endswith(("key_file", "password_file", "token_file")):
             yield from of_file(name.removesuffix("_file"), value)
     for database in config.databases:
-        yield from _of_libpq_files(database.postgres.conn_string.reveal())
+        yield from of_libpq_files(database.postgres.conn_string.reveal())
 
 
 def of_environment(environ: Mapping[str, str]) -> Iterator[Known]:
     """Yield what variables hold, and the files hold that they name or that lie in the home."""
     for name, value in environ.items():
-        if not _VARIABLE.search(name):
-            continue
-        if _OF_FILE.search(name):
-            yield from of_file("environment", Path(value))
-        else:
-            yield from of_text("environment", value, whole="\n" not in value.strip())
+        if _VARIABLE.search(name) and not _HOSTS.search(name) and name not in _PLACES:
+            yield from _of_variable(name, value)
     for name, kind in _NAMING_FILES.items():
         if environ.get(name):
             yield from of_file(kind, Path(environ[name]))
@@ -96,24 +106,49 @@ def of_environment(environ: Mapping[str, str]) -> Iterator[Known]:
             yield from of_file("password", home / one)
 
 
+def _of_variable(name: str, value: str) -> Iterator[Known]:
+    """Yield what a variable holds; of a path, what lies there: the path itself is no secret."""
+    path = Path(value)
+    if _OF_DIRECTORY.search(name) and os.path.isdir(path):  # noqa: PTH112  # never raises
+        yield from of_directory("environment", path)
+    elif _OF_FILE.search(name) or (path.is_absolute() and os.path.exists(path)):  # noqa: PTH110
+        yield from of_file("environment", path)
+    elif _OF_DIRECTORY.search(name):
+        return
+    else:
+        login = _PROXY.search(name) is None or "@" in value
+        yields = login and (_A_SECRET.search(name) or not _NO_SECRET.fullmatch(value.strip()))
+        yield from of_text("environment", value, whole=bool(yields) and "\n" not in value.strip())
+
+
+def of_directory(kind: str, directory: Path) -> Iterator[Known]:
+    """Yield what the files of a directory hold, each a secret, as systemd lays credentials out."""
+    try:
+        names = sorted(os.listdir(directory))  # noqa: PTH208  # names are what is sorted
+    except OSError:
+        return
+    for name in names:
+        yield from of_file(kind, directory / name)
+
+
 def of_state(directory: Path) -> Iterator[Known]:
     """Yield what the state directory holds."""
     yield from of_file("refresh token", directory / "device.json")
     try:
-        key = (directory / "masking.key").read_bytes()[:4096]
-    except OSError:
+        key = read_bytes(directory / "masking.key", MAX_CONFIG_BYTES)
+    except CollectorError:
         return
     yield Known("masking key", key.hex())
     yield Known("masking key", key.decode("latin-1").strip())
 
 
-def of_file(kind: str, path: Path) -> Iterator[Known]:
-    """Yield what a file holds, if it can be read."""
+def of_file(kind: str, path: Path, *, whole: bool = True) -> Iterator[Known]:
+    """Yield what a file holds, if it can be read; `whole`: a single line may be one secret."""
     try:
         text = read_text(path, MAX_CONFIG_BYTES)
     except CollectorError:
         return
-    yield from of_text(kind, text, whole="\n" not in text.strip())
+    yield from of_text(kind, text, whole=whole and "\n" not in text.strip())
 
 
 def of_text(kind: str, text: str, *, whole: bool) -> Iterator[Known]:
@@ -125,6 +160,15 @@ def of_text(kind: str, text: str, *, whole: bool) -> Iterator[Known]:
     yield from found
     if whole and not found and text.strip() and not _may_be_shown(text):
         yield Known(kind, text.strip())
+
+
+def is_label(name: str) -> bool:
+    """Say whether what stands behind such a name is a secret."""
+    return re.search(_LABEL, name, re.IGNORECASE) is not None and not _names_a_file(name)
+
+
+def _names_a_file(name: str) -> bool:
+    return name.lower().endswith(("file", "path"))
 
 
 def _may_be_shown(text: str) -> bool:
@@ -160,7 +204,7 @@ def _logins(kind: str, text: str) -> Iterator[Known]:
 
 def _pairs(kind: str, text: str) -> Iterator[Known]:
     for pair in _PAIR.finditer(text):
-        if pair["name"].lower().endswith(("file", "path")):
+        if _names_a_file(pair["name"]):
             continue
         values = [pair["single"] or ""]
         if pair["double"]:
@@ -173,7 +217,8 @@ def _pairs(kind: str, text: str) -> Iterator[Known]:
                 yield Known(kind, value)
 
 
-def _of_libpq_files(conn_string: str) -> Iterator[Known]:
+def of_libpq_files(conn_string: str) -> Iterator[Known]:
+    """Yield what the files hold that a connection string names."""
     try:
         parts = conninfo.parse(conn_string)
     except ValueError:

@@ -17,12 +17,16 @@ class LeftOut(Exception):
 
 
 class Part(NamedTuple):
-    """A file of the bundle, and how it is made. `work` may raise."""
+    """A file of the bundle, and how it is made. `work` may raise.
+
+    One that is `plain` holds facts of the host and of programs alone: no secret can be in it.
+    """
 
     name: str
     what: str
     kind: Kind
     work: Callable[[], str]
+    plain: bool = False
 
 
 class Found(NamedTuple):

@@ -1,5 +1,6 @@
 """The running agent, as a bundle meets it: by its control socket, else by its HTTP server."""
 
+import functools
 import http.client
 import re
 import socket
@@ -35,7 +36,7 @@ class Peer:
 
     def __init__(self, directory: Path, http: Http | None) -> None:
         """Mean the agent that has a state directory, and perhaps listens as `http` says."""
-        self.directory = str(directory.resolve())
+        self._directory = directory
         self.socket: Path | None = None
         self.pid: int | None = None
         self.told: ThreadsTold | None = None
@@ -43,6 +44,11 @@ class Peer:
         self.trouble = "no agent answers: none runs, or it has another state_dir or environment"
         self._http = http
         self._asking = threading.Semaphore(2)  # the agent answers few at once
+
+    @functools.cached_property
+    def directory(self) -> str:
+        """The state directory as requests name it. Its volume may hang."""
+        return str(self._directory.resolve())
 
     def find(self, places: Sequence[Path]) -> None:
         """Look for the agent at its socket."""

@@ -1,6 +1,7 @@
 """`pgc bundle`: pack what support needs, without secrets."""
 
 import contextlib
+import contextvars
 import datetime as dt
 import os
 import platform
@@ -13,10 +14,11 @@ import typer
 
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, source
 from pg_collector.cli.printable import printable
-from pg_collector.errors import ConfigurationError
+from pg_collector.errors import ConfigurationError, StateError
 
 if TYPE_CHECKING:
     from pg_collector.bundle.archive import Bundle, Manifest
+    from pg_collector.cli.bundle_parts import Scene
     from pg_collector.cli.options import Source
     from pg_collector.config.load import Loaded
 
@@ -60,7 +62,8 @@ def bundle(
 
     Before anything is written, all of it is searched for every secret that the configuration and
     the environment hold, and for what looks like one. What is found is replaced by (secret), and
-    counted in manifest.json.
+    counted in manifest.json. Where not all secrets can be found out within 10 s (a volume hangs),
+    only versions.json, host.json, process.json and threads.json are written: they can hold none.
 
     Exit codes: 0 written, 2 wrong usage, 73 the file is there already or cannot be made.
     """
@@ -72,7 +75,7 @@ def bundle(
         raise typer.Exit(EXIT_USAGE)
     seconds = _seconds(since)
     now = SystemClock().now()
-    made = _made(source(config, overrides), seconds, now)
+    made = _made(config, overrides, seconds, now)
     if only_list:
         _print(made.manifest, "", as_json=as_json, to_stdout=True)
         return
@@ -96,14 +99,54 @@ def _seconds(since: str) -> float:
         raise typer.BadParameter(str(error), param_hint="--since") from None
 
 
-def _made(place: "Source", since: float, now: dt.datetime) -> "Bundle":
-    """Look everything up, and pack it. Raises CollectorError."""
-    from pg_collector.bundle import archive, process
+def _made(
+    config: Path | None, overrides: list[str] | None, since: float, now: dt.datetime
+) -> "Bundle":
+    """Look everything up, and pack it. Raises CollectorError.
+
+    Each step is bounded: whatever is on a volume may hang.
+    """
+    from pg_collector.bundle import archive
     from pg_collector.bundle.parts import gather, reason, within
     from pg_collector.cli import bundle_parts
 
-    def scene(loaded: "Loaded | None", invalid: str) -> bundle_parts.Scene:
-        made = bundle_parts.Scene(loaded, invalid, since=since, now=now)
+    try:
+        seen = _scene(config, overrides, since, now)
+    except TimeoutError:
+        raise StateError(
+            f"no place of configuration or state is known within {WITHIN:g} s: nothing is written",
+            remedy="A volume hangs. Name places on another: -c FILE, STATE_DIRECTORY=DIRECTORY.",
+        ) from None
+    pages: list[str] = []
+    with contextlib.suppress(Exception):  # each page says so for itself
+        pages = within(lambda: bundle_parts.further_pages(seen.peer), WITHIN, "index")
+    found = gather(bundle_parts.parts(seen, pages), WITHIN)
+    not_searched = ""
+    try:
+        within(seen.find_secrets, WITHIN, "secrets")
+    except Exception as error:  # noqa: BLE001  # what it may hold is not to leave
+        not_searched = f"not searched for secrets, for not all are known: {reason(error, WITHIN)}"
+    return archive.pack(
+        found, seen.scan(), host=platform.node(), now=now, since=since, not_searched=not_searched
+    )
+
+
+def _scene(
+    config: Path | None, overrides: list[str] | None, since: float, now: dt.datetime
+) -> "Scene":
+    """Read the configuration and find the agent. Raises TimeoutError."""
+    from pg_collector.bundle import process
+    from pg_collector.bundle.parts import reason, within
+    from pg_collector.cli import bundle_parts
+
+    # A thread begins without what stands before the verb.
+    named = contextvars.copy_context()
+    place = within(lambda: named.run(source, config, overrides), WITHIN, "configuration")
+
+    def scene(loaded: "Loaded | None", why: str) -> bundle_parts.Scene:
+        made = within(
+            lambda: bundle_parts.Scene(place, loaded, why, since=since, now=now), WITHIN, "state"
+        )
         try:
             within(lambda: made.peer.find(made.sockets), WITHIN, "agent")
         except Exception as error:  # noqa: BLE001
@@ -111,16 +154,15 @@ def _made(place: "Source", since: float, now: dt.datetime) -> "Bundle":
         return made
 
     seen = scene(*_loaded(place, os.environ))
-    if seen.loaded is None and seen.peer.pid is not None:
+    pid = seen.peer.pid
+    if seen.loaded is None and pid is not None:
         # What the configuration wants of the environment, the agent's has.
-        variables = process.environment(seen.peer.pid)
-        loaded, invalid = _loaded(place, {**variables, **os.environ})
-        seen = scene(loaded, invalid) if loaded is not None else seen
-    pages: list[str] = []
-    with contextlib.suppress(Exception):  # each page says so for itself
-        pages = within(lambda: bundle_parts.further_pages(seen.peer), WITHIN, "index")
-    found = gather(bundle_parts.parts(seen, pages), WITHIN)
-    return archive.pack(found, seen.scan(), host=platform.node(), now=now, since=since)
+        variables: dict[str, str] = {}
+        with contextlib.suppress(TimeoutError):
+            variables = within(lambda: process.environment(pid), WITHIN, "variables")
+        loaded, why = _loaded(place, {**variables, **os.environ})
+        seen = scene(loaded, why) if loaded is not None else seen
+    return seen
 
 
 def _loaded(place: "Source", environ: Mapping[str, str]) -> "tuple[Loaded | None, str]":
@@ -142,6 +184,8 @@ def _print(manifest: "Manifest", written: str, *, as_json: bool, to_stdout: bool
     """Say what is in it; data goes to standard output unless the archive does."""
     import msgspec
 
+    if manifest.not_searched:
+        typer.echo(printable(f"pgc: most is left out: {manifest.not_searched}"), err=True)
     stream = sys.stdout if to_stdout else sys.stderr
     if as_json:
         told = {"written": written or None, **msgspec.to_builtins(manifest)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pg_collector import control
-from pg_collector.bundle import configuration, host, known, log_end, process
+from pg_collector.bundle import configuration, host, invalid, known, log_end, process
 from pg_collector.bundle.content import Kind
 from pg_collector.bundle.known import Known
 from pg_collector.bundle.parts import LeftOut, Part
@@ -22,11 +22,14 @@ from pg_collector.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pg_collector.activation.device import Told
+    from pg_collector.cli.options import Source
 
 PAGES: Final = (
     "/healthz", "/healthz?verbose", "/livez", "/readyz", "/status", "/watchdog", "/metrics",
     "/version",
 )  # fmt: skip
+# Facts of the host and of programs: no secret can be in them.
+PLAIN: Final = frozenset(("versions.json", "host.json", "process.json", "threads.json"))
 _KINDS: Final = {"/metrics": Kind.METRICS}
 JOURNAL_WITHIN: Final = 8.0  # seconds
 
@@ -35,11 +38,15 @@ class Scene:
     """The configuration, the agent of it, and the state directory: what the parts are made from."""
 
     def __init__(
-        self, loaded: Loaded | None, invalid: str, *, since: float, now: dt.datetime
+        self, source: "Source", loaded: Loaded | None, why: str, *, since: float, now: dt.datetime
     ) -> None:
-        """Look nowhere yet. Without a configuration `loaded` is None, and `invalid` says why."""
+        """Look nowhere yet. Without a configuration `loaded` is None, and `why` says so.
+
+        `source` is where it is from, or should be.
+        """
         self.loaded = loaded
-        self.invalid = invalid
+        self.invalid = why
+        self._source = source
         self.since = since
         self.now = now
         config = loaded.config if loaded is not None else None
@@ -48,10 +55,16 @@ class Scene:
         self.sockets = control.candidates(os.environ, config.state_dir if config else None)
         self._device: Told | None = None
         self._looking = threading.Lock()
+        self._secrets: list[Known] = []
+
+    def find_secrets(self) -> None:
+        """Find out every secret that can be. It may take for ever: a volume may hang."""
+        for one in self._known():
+            self._secrets.append(one)  # what is found so far is used
 
     def scan(self) -> Scan:
-        """Return a scan for every secret that can be found out."""
-        return Scan(self._known())
+        """Return a scan for every secret that was found out until now."""
+        return Scan(self._secrets.copy())
 
     def device(self) -> "Told":
         """Return how the device stands: asked of the agent, or read in its place; once."""
@@ -69,13 +82,17 @@ class Scene:
             return self._device
 
     def _known(self) -> Iterator[Known]:
+        of_agent = process.environment(self.peer.pid) if self.peer.pid is not None else {}
         if self.loaded is not None:
             yield from known.of_config(self.loaded.config)
             for file in self.loaded.files:
-                yield from known.of_file("configuration file", file)
+                yield from known.of_file("configuration file", file, whole=False)
+        else:
+            environ = {**of_agent, **os.environ}
+            written = invalid.Written(self._source.path, environ, self._source.overrides)
+            yield from invalid.secrets(written)
         yield from known.of_environment(os.environ)
-        if self.peer.pid is not None:
-            yield from known.of_environment(process.environment(self.peer.pid))
+        yield from known.of_environment(of_agent)
         yield from known.of_state(self.state_dir)
 
 
@@ -105,7 +122,7 @@ def parts(scene: Scene, pages: Iterable[str]) -> list[Part]:
         name = path[1:].replace("?", "-").replace("/", "-")
         kind = _KINDS.get(path, Kind.PAGE)
         made.append((f"http/{name}.txt", f"GET {path}", kind, partial(scene.peer.page, path)))
-    return [Part(*one) for one in made]
+    return [Part(*one, plain=one[0] in PLAIN) for one in made]
 
 
 def further_pages(peer: Peer) -> list[str]:

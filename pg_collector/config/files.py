@@ -30,6 +30,11 @@ def read_text(path: Path, limit: int) -> str:
 
     Raises `Unreadable`, which never repeats what the file holds.
     """
+    return _decoded(path, read_bytes(path, limit))
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return what a regular file of at most `limit` bytes holds. Raises `Unreadable`."""
     descriptor = _opened(path)
     try:
         content = _read(descriptor, limit + 1)
@@ -39,7 +44,7 @@ def read_text(path: Path, limit: int) -> str:
         os.close(descriptor)
     if len(content) > limit:
         raise Unreadable(path, f"is larger than {limit // 1024} kB", "is it the right file?")
-    return _decoded(path, content)
+    return content
 
 
 def read_secret(path: Path) -> str:

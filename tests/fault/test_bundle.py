@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from pg_collector.cli.bundle import WITHIN
 from tests.support.daemon import PGC, Daemon
 from tests.support.scratch import new_directory
 from tests.support.until import until
+from tests.support.volumes import hung_volume
 
 # The first run loads what the second may not be able to read.
 AS_NOBODY = """
@@ -27,6 +29,7 @@ CliRunner().invoke(app, words)
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 print(CliRunner().invoke(app, words).stdout)
 """
+STARTS = 3  # times as long as before may a program take that waits for nobody: others run, too
 DEAD = {"prod": "host=127.0.0.1 port=1 user=nobody dbname=none"}
 
 
@@ -40,6 +43,13 @@ def listed(daemon: Daemon) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     return {one["name"]: one.get("why", "") for one in (*told["files"], *told["left_out"])}
+
+
+def bundled(daemon: Daemon) -> "tuple[subprocess.CompletedProcess[str], float]":
+    """Write a bundle; return what was said, and the seconds that it took."""
+    began = time.monotonic()
+    done = daemon.pgc("bundle", "--json", "-o", str(new_directory("written") / "b.tar.gz"))
+    return done, time.monotonic() - began
 
 
 def test_everything_is_in_it_that_an_agent_can_tell_also_without_its_http_server(
@@ -119,21 +129,75 @@ def test_who_has_no_rights_is_told_what_is_left_out():
     assert "http/healthz.txt" not in why
 
 
+def test_secrets_of_an_invalid_configuration_and_of_the_agents_credentials_are_in_no_bundle(
+    tmp_path,
+):
+    daemon = agent(tmp_path)
+    del daemon.keys["state_dir"]
+    daemon.write()
+    for name in ("credentials", "state"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "credentials" / "other").write_text("of-a-credential\n")
+    daemon.environment |= {"STATE_DIRECTORY": str(tmp_path / "state"),
+                           "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}  # fmt: skip
+    with daemon:
+        until(lambda: "commands reach the agent" in daemon.log.read_text(), 20, "it listens")
+        for secret in ("of-a-credential", "of-the-key", "of-the-url"):
+            (tmp_path / "state" / f"a {secret}").touch()
+        daemon.write("nmae: x\napi_key: of-the-key\ndatabases: [postgresql://u:of-the-url@h]\n")
+        del daemon.environment["CREDENTIALS_DIRECTORY"]
+        done = daemon.pgc("bundle", "-o", str(tmp_path / "b.tar.gz"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    hits = {one["kind"] for one in told["redacted"] if one["file"] == "state-directory.json"}
+    assert hits >= {"environment", "configuration file"}
+    with tarfile.open(tmp_path / "b.tar.gz") as packed:
+        everything = b"".join(packed.extractfile(one).read() for one in packed)  # type: ignore[union-attr]
+    assert b"of-a-credential" not in everything
+    assert b"of-the-" not in everything
+
+
+@pytest.mark.long
+@pytest.mark.root
+@pytest.mark.parametrize(("what", "waits"), [("PGPASSFILE", 1), ("state_dir", 3)])
+def test_where_a_volume_hangs_only_what_can_hold_no_secret_is_written_and_soon(
+    tmp_path, what, waits
+):
+    daemon = agent(tmp_path)
+    quick = bundled(daemon)[1]
+    with hung_volume() as volume:
+        place = str(volume / "there")
+        if what == "state_dir":
+            daemon.keys["state_dir"] = place
+            daemon.write()
+        else:
+            daemon.environment[what] = place
+        done, took = bundled(daemon)
+    assert done.returncode == 0, done.stderr
+    assert took < waits * WITHIN + STARTS * quick
+    told = json.loads(done.stdout)
+    assert {one["name"] for one in told["files"]} == {"versions.json", "host.json"}
+    assert "not searched for secrets" in told["not_searched"]
+    assert told["not_searched"] in done.stderr
+    why = {one["name"]: one["why"] for one in told["left_out"]}
+    assert why["config.yaml"] == told["not_searched"]
+
+
 @pytest.mark.long
 def test_an_agent_that_hangs_costs_seconds_and_its_process_is_described_all_the_same(tmp_path):
     with agent(tmp_path) as daemon:
         until(lambda: daemon.get("/livez"), 20, "it is there")
+        quick = bundled(daemon)[1]
         daemon.signal(signal.SIGSTOP)
-        began = time.monotonic()
-        done = daemon.pgc("bundle", "-o", str(tmp_path / "b.tar.gz"), "--json")
-        took = time.monotonic() - began
+        done, took = bundled(daemon)
         daemon.signal(signal.SIGCONT)
     told = json.loads(done.stdout)
     why = {one["name"]: one["why"] for one in told["left_out"]}
-    assert took < 25
+    # It waits for the agent at its socket, then for all parts together.
+    assert took < 2 * WITHIN + STARTS * quick
     assert "does not answer" in why["threads.json"]
-    with tarfile.open(tmp_path / "b.tar.gz") as packed:
+    with tarfile.open(Path(told["written"])) as packed:
         member = packed.extractfile(next(m for m in packed if m.name.endswith("/process.json")))
         assert member is not None
         assert json.load(member)["status"]["State"].startswith("T")
-    assert (tmp_path / "b.tar.gz").stat().st_mode & 0o777 == 0o600
+    assert Path(told["written"]).stat().st_mode & 0o777 == 0o600

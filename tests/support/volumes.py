@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -169,6 +169,31 @@ def disk_volume(size: int) -> Iterator[DiskVolume]:
 
 
 @contextmanager
+def hung_volume() -> Iterator[Path]:
+    """Mount a volume that answers nobody: FUSE, whose server never says a word.
+
+    Yields its directory: whoever looks into it waits. Raises `LabMissing` where there is no FUSE.
+    """
+    mount = new_directory("volume")
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise LabMissing(f"no /dev/fuse: modprobe fuse: {error.strerror}") from None
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0,allow_other"
+    command = ["mount", "-i", "-t", "fuse", "-o", options, "hung", str(mount)]
+    try:
+        with _mounted(mount, command, pass_fds=(server,)):
+            try:
+                yield mount
+            finally:
+                os.close(server)  # then all who wait are told that it is gone
+                server = -1
+    finally:
+        if server >= 0:
+            os.close(server)
+
+
+@contextmanager
 def immutable(*paths: Path) -> Iterator[None]:
     """Let nothing below these change (chattr +i), not even through descriptors that are open.
 
@@ -184,8 +209,8 @@ def immutable(*paths: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _mounted(mount: Path, command: list[str]) -> Iterator[None]:
-    done = _run(*command)
+def _mounted(mount: Path, command: list[str], *, pass_fds: Sequence[int] = ()) -> Iterator[None]:
+    done = _run(*command, pass_fds=pass_fds)
     if done.returncode != 0:
         raise LabMissing(f"cannot mount: {done.stderr.strip()}")
     keeper = subprocess.Popen(
@@ -201,11 +226,13 @@ def _mounted(mount: Path, command: list[str]) -> Iterator[None]:
         mount.rmdir()
 
 
-def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    program: str, *arguments: str, pass_fds: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
     found = shutil.which(program, path=_PATH)
     if found is None:
         raise LabMissing(f"no {program}: install util-linux and e2fsprogs")
     return subprocess.run(
         [found, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False,
-        env={"PATH": _PATH, "LC_ALL": "C"},
+        env={"PATH": _PATH, "LC_ALL": "C"}, pass_fds=pass_fds,
     )  # fmt: skip

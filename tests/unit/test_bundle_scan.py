@@ -2,15 +2,17 @@
 
 import datetime as dt
 import json
+import os
 import tarfile
 import threading
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from pg_collector.bundle import archive, known, log_end
+from pg_collector.bundle import archive, invalid, known, log_end
 from pg_collector.bundle.content import Kind, scrubbed
 from pg_collector.bundle.known import Known
 from pg_collector.bundle.parts import Found, LeftOut, Part, gather
@@ -87,6 +89,70 @@ def test_secrets_are_found_in_variables_and_in_the_files_that_they_name(tmp_path
     assert not {"c", "/bin", "http://proxy:3128", "host=h password='a b'"} & texts
 
 
+def test_variables_that_only_sound_secret_are_not(tmp_path: Path):
+    (tmp_path / "pgpass").write_text("db1:5432:*:joe:of-the-file\n")
+    (tmp_path / "key").write_text("of-the-key\n")
+    found = known.of_environment(
+        {
+            "TOKEN_TTL": "86400", "MAX_KEYS": "1000000", "SECRETS_ON": "true",
+            "NO_PROXY": "localhost", "no_proxy": "db1,db2", "HTTPS_PROXY": "proxy1:3128",
+            "PGPASSFILE": str(tmp_path / "pgpass"), "SIGNING_KEY": str(tmp_path / "key"),
+            "CREDENTIALS_DIRECTORY": str(tmp_path / "absent"), "KEYCLOAK": str(tmp_path),
+            "DB_PASSWORD": "123456", "PGC__HTTP__TOKEN": "7654321", "NUMBER_KEY": "86400864",
+            "SOME_PROXY": "joe:of-the-proxy@proxy1:3128",
+        }
+    )  # fmt: skip
+    assert {one.text for one in found} == {
+        "of-the-file", "of-the-key", "123456", "7654321", "86400864", "joe:of-the-proxy@proxy1:3128"
+    }  # fmt: skip
+
+
+def test_the_files_of_a_directory_of_credentials_are_secrets_and_what_is_no_file_is_passed_over(
+    tmp_path: Path,
+):
+    (tmp_path / "api_key").write_text("of-a-credential\n")
+    (tmp_path / "service").write_text("[a]\nhost=db1\npassword=of-a-service\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    found = known.of_environment({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert {one.text for one in found} == {"of-a-credential", "of-a-service"}
+    for name in ("masking.key", "device.json"):
+        os.mkfifo(tmp_path / name)
+    assert list(known.of_state(tmp_path)) == []
+
+
+INVALID = """
+api_key: of-the-key
+nmae: {password: 4711}
+databases:
+  - name: prod
+    postgres: {conn_string: 'host=db1 password=''a b''', password_file: %(home)s/password}
+  - postgres: {conn_string: "postgresql://joe:of-the-url@db1/x"}
+  - postgres: {conn_string: "host=${HOST} port=${PORT} passfile=%(home)s/pgpass"}
+  - postgres: {conn_string: "host=db1 password=${WORD}"}
+platform: {proxy: "http://joe:${file:%(home)s/proxy}@proxy1"}
+"""
+
+
+def test_a_configuration_that_is_not_valid_tells_its_secrets_all_the_same(tmp_path: Path):
+    (tmp_path / "password").write_text("of-the-file\n")
+    (tmp_path / "pgpass").write_text("*:*:*:*:of-the-pass-file\n")
+    (tmp_path / "proxy").write_text("of-the-proxy\n")
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / "config.d" / "a.yaml").write_text("api_key: of-a-drop-in\nhttp: [}\n")
+    (tmp_path / "c.yaml").write_text(INVALID % {"home": tmp_path})
+    environ = {"WORD": "of-a-variable", "HOST": "db1", "PORT": "5432",
+               "PGC_CONFIG": "{api_key: of-all"}  # fmt: skip
+    overrides = ("databases[0].postgres.password=of-a-flag",)
+    found = invalid.secrets(invalid.Written(tmp_path / "c.yaml", environ, overrides))
+    texts = {one.text for one in found}
+    assert texts >= {
+        "of-the-key", "4711", "a b", "of-the-file", "of-the-url", "of-the-pass-file",
+        "of-a-variable", "of-the-proxy", "of-a-drop-in", "of-all", "of-a-flag",
+    }  # fmt: skip
+    assert not {"db1", "5432", "prod", "joe"} & texts
+
+
 def test_what_is_structured_stays_so_when_it_is_scrubbed():
     told = {"msg": "password=geheim and more", "n": 1, "of": ["Bearer abcdefgh"]}
     shown = json.loads(scrubbed(json.dumps(told), Kind.JSON))
@@ -120,6 +186,33 @@ def test_what_hangs_or_fails_is_left_out_with_the_reason():
     with tarfile.open(fileobj=BytesIO(archive.compressed(bundle, NOW))) as packed:
         modes = {one.name.partition("/")[2]: one.mode for one in packed}
     assert modes == {"manifest.json": 0o600, "well": 0o600}
+
+
+@pytest.mark.parametrize("secret", ["86400", "host", "files", "false", "manifest"])
+def test_no_secret_makes_a_manifest_unreadable_nor_is_told_by_one_that_was_changed(secret):
+    found = [Found(Part("host.json", "facts of the host", Kind.TEXT, str), "a text"),
+             Found(Part("log", "", Kind.TEXT, str), "", f"{secret}: no such file")]  # fmt: skip
+    scan = Scan([Known("environment", secret)])
+    bundle = archive.pack(found, scan, host=f"db.{secret}", now=NOW, since=86400.0)
+    assert bundle.manifest.host == f"db.{REPLACED}"
+    assert bundle.manifest.left_out[0].why == f"{REPLACED}: no such file"
+    assert bundle.manifest.files[0].name == "host.json"
+    assert bundle.name == "pgc-bundle-db.-secret--20261127T120000Z"
+    written = json.loads(bundle.files["manifest.json"])
+    assert written == msgspec.to_builtins(bundle.manifest)
+    assert written["since_s"] == 86400.0
+
+
+def test_where_not_all_secrets_are_known_only_what_can_hold_none_is_packed():
+    found = [Found(Part("host.json", "", Kind.TEXT, str, plain=True), "a text"),
+             Found(Part("log", "", Kind.TEXT, str), f"a {TOKEN}"),
+             Found(Part("device.json", "", Kind.TEXT, str), "", f"no {TOKEN}")]  # fmt: skip
+    why = "not searched"
+    bundle = archive.pack(found, Scan([]), host="h", now=NOW, since=1.0, not_searched=why)
+    assert list(bundle.files) == ["manifest.json", "host.json"]
+    assert [(one.name, one.why) for one in bundle.manifest.left_out] == [
+        ("log", why), ("device.json", why)]  # fmt: skip
+    assert bundle.manifest.not_searched == why
 
 
 class Blunt(Scan):
