@@ -1,5 +1,6 @@
 """What the pages point at exists: files, headings, commands, make targets, metrics."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ def test_every_pgc_command_shown_exists_with_its_options(page: Path):
     assert not wrong
 
 
+def test_who_names_the_service_says_that_it_takes_systemd():
+    unsaid = []
+    for page in pages():
+        text = page.read_text()
+        # A block of code is spoken of in the paragraph before it.
+        for part in re.split(r"\n\n(?!    |```)|\n(?=#|- |\d+\. |\| )", text):
+            if _names_the_service(part) and "systemd" not in part:
+                unsaid.append(f"{page.relative_to(ROOT)}: {part}")
+    for file in sorted((ROOT / "pg_collector").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            said = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(said, str) and _names_the_service(said) and "systemd" not in said:
+                unsaid.append(f"{file.relative_to(ROOT)}: {said}")
+    assert not unsaid
+
+
 @PAGES
 def test_every_make_target_shown_exists(page: Path):
     there = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -85,6 +102,10 @@ def test_every_metric_shown_is_exported(page: Path):
 )
 def test_a_command_that_is_wrong_is_noticed(words: str, complaint: str):
     assert _complaint(words.replace("'", "").split()) == complaint
+
+
+def _names_the_service(text: str) -> bool:
+    return re.search(r"\bsystemctl\b[^`\n]*\bpg-collector\b", text) is not None
 
 
 def _complaint(words: list[str]) -> str:
