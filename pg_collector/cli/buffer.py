@@ -157,8 +157,9 @@ def purge(
 ) -> None:
     """Delete everything that waits. The agent has to be stopped.
 
-    Stop it first, under systemd with systemctl stop pg-collector. The far side is told: the numbers are declared as a gap (purged) with the next batch, and go on
-    after it. Refused lines stay: see pgc buffer quarantine.
+    Stop it first, under systemd with systemctl stop pg-collector. The far side is told: the numbers
+    are declared as a gap (purged) with the next batch, and go on after it. Refused lines stay: see
+    pgc buffer quarantine.
     """
     found = stopped(find(config, overrides), "what waits is not purged from under it")
     if not yes:
