@@ -386,6 +386,10 @@ class Metrics:
             "grace_seconds_remaining",
             "Seconds for which the plan holds if the platform is not heard of; 0 without one.",
         )
+        self.grace_seconds = self._gauge(
+            "grace_seconds",
+            "Seconds of grace that the plan gives, after three heartbeats missed; 0 without one.",
+        )
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)

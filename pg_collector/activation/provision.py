@@ -40,7 +40,7 @@ def identity(config: Config, state_dir: Path, clock: Clock, metrics: Metrics) ->
 
 
 def _show(device: Device, clock: Clock, metrics: Metrics) -> None:
-    """Let the metrics ask a device how old is what the platform said."""
+    """Let the metrics ask a device how old is what the platform said, and how long it holds."""
 
     def ago(age: float | None) -> float:
         return 0.0 if age is None else clock.now().timestamp() - age
@@ -51,11 +51,16 @@ def _show(device: Device, clock: Clock, metrics: Metrics) -> None:
             return 0.0
         return max(0.0, told.policy.life - told.policy_age_s)
 
+    def whole() -> float:
+        policy = device.told().policy
+        return 0.0 if policy is None else policy.grace_s
+
     metrics.policy_received_timestamp_seconds.set_function(lambda: ago(device.told().policy_age_s))
     metrics.platform_last_contact_timestamp_seconds.set_function(
         lambda: ago(device.told().contact_age_s)
     )
     metrics.grace_seconds_remaining.set_function(left)
+    metrics.grace_seconds.set_function(whole)
 
 
 def client(config: Config, clock: Clock) -> Client:

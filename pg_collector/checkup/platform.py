@@ -26,7 +26,7 @@ _WRONG: Final = "Is platform.url right, and nothing in between that wants a logi
 # Somebody is there, but something has to be mended before one can talk to it.
 _ANSWERED: Final = re.compile(r": TLS: |: the proxy ")
 _KEY_REFUSED: Final = re.compile(r"\bapi key unknown\b|\bkey (?:revoked|exhausted)\b")
-_THEN: Final = "and restart the agent: systemctl restart pg-collector"
+_THEN: Final = "and restart the agent (under systemd: systemctl restart pg-collector)"
 _SECOND: Final = 1.0  # what a Date header is exact to
 
 

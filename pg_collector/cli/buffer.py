@@ -124,7 +124,7 @@ def export(
         raise typer.Exit(EXIT_PROBLEM)
 
 
-@app.command(epilog="Example: pgc buffer drain --timeout 300 && systemctl stop pg-collector")
+@app.command(epilog="Example: pgc buffer drain --timeout 300")
 def drain(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for the end.")
@@ -136,7 +136,8 @@ def drain(
 
     A running agent is asked to deliver at once instead of when a batch has grown, or when its
     pause after a failure is over; a pause that the far side asked for is kept. Without an agent
-    only local files (local.enabled) can be delivered to.
+    only local files (local.enabled) can be delivered to. To stop it with nothing left, under
+    systemd: pgc buffer drain && systemctl stop pg-collector.
 
     Exit codes: 0 delivered, 1 not within SECONDS, 69 no agent, and delivering takes its account.
     """
@@ -148,7 +149,7 @@ def drain(
     print("delivered", file=sys.stderr)
 
 
-@app.command(epilog="Example: systemctl stop pg-collector && pgc buffer purge --yes")
+@app.command(epilog="Example: pgc buffer purge --yes")
 def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Yes, delete it.")] = False,
     config: ConfigOption = None,
@@ -156,8 +157,9 @@ def purge(
 ) -> None:
     """Delete everything that waits. The agent has to be stopped.
 
-    The far side is told: the numbers are declared as a gap (purged) with the next batch, and go on
-    after it. Refused lines stay: see pgc buffer quarantine.
+    Stop it first, under systemd with systemctl stop pg-collector. The far side is told: the numbers
+    are declared as a gap (purged) with the next batch, and go on after it. Refused lines stay: see
+    pgc buffer quarantine.
     """
     found = stopped(find(config, overrides), "what waits is not purged from under it")
     if not yes:

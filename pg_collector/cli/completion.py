@@ -25,7 +25,7 @@ def completion(
       pgc completion zsh > "${fpath[1]}/_pgc"
       pgc completion fish > ~/.config/fish/completions/pgc.fish
 
-    The packages install it; this is for other ways of installing. Begin a new shell afterwards.
+    A package may install it by itself; otherwise this is the way. Begin a new shell afterwards.
 
     Exit codes: 0, 2 for another shell.
     """

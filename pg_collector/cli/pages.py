@@ -18,7 +18,9 @@ from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.page_verbs import PageRequest, PageTold
 from pg_collector.trust import system_bundle
 
-_REMEDY: Final = "See whether it runs: pgc status, or systemctl status pg-collector."
+_REMEDY: Final = (
+    "See whether it runs: pgc status; under systemd, systemctl status pg-collector, too."
+)
 _MOST: Final = 64 * 1024 * 1024  # bytes of a page
 
 

@@ -44,9 +44,18 @@ def links(page: Path) -> Iterator[tuple[Place, str]]:
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors that a page's headings make, as GitHub names them."""
-    titles = [line.lstrip("#") for _, line, block in _lines(page) if line[0:1] == "#" and not block]
-    kept = (re.sub(r"[^\w\- ]", "", title.strip().lower()) for title in titles)
-    return {title.replace(" ", "-") for title in kept}
+    return set(headings(page))
+
+
+def headings(page: Path) -> dict[str, str]:
+    """Return the headings of a page by the anchors that they make."""
+    titles = [
+        line.lstrip("#").strip()
+        for _, line, block in _lines(page)
+        if line[0:1] == "#" and not block
+    ]
+    kept = ((re.sub(r"[^\w\- ]", "", title.lower()), title) for title in titles)
+    return {anchor.replace(" ", "-"): title for anchor, title in kept}
 
 
 def commands(page: Path, name: str) -> Iterator[tuple[Place, list[str]]]:

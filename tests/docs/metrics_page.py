@@ -119,6 +119,8 @@ QUERIES: Final[Mapping[str, str]] = {
         "time() - (pg_collector_platform_last_contact_timestamp_seconds > 0)",
     "grace_seconds_remaining":
         "pg_collector_grace_seconds_remaining / 3600",
+    "grace_seconds":
+        "pg_collector_grace_seconds_remaining < 1 / 4 * pg_collector_grace_seconds",
 }  # fmt: skip
 
 _INTRODUCTION: Final = """\

@@ -1,5 +1,6 @@
 """What the pages point at exists: files, headings, commands, make targets, metrics."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,24 @@ def test_every_pgc_command_shown_exists_with_its_options(page: Path):
     assert not wrong
 
 
+def test_who_names_the_service_says_that_it_takes_systemd():
+    # On a page a block of code is spoken of in the paragraph before it.
+    parts = [
+        (page, part)
+        for page in pages()
+        for part in re.split(r"\n\n(?!    |```)|\n(?=#|- |\d+\. |\| )", page.read_text())
+    ]
+    parts += [
+        (file, node.value)
+        for file in (ROOT / "pg_collector").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    named = [(place, said) for place, said in parts if _names_the_service(said)]
+    assert len(named) > 10
+    assert not [(place, said) for place, said in named if "systemd" not in said]
+
+
 @PAGES
 def test_every_make_target_shown_exists(page: Path):
     there = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -85,6 +104,10 @@ def test_every_metric_shown_is_exported(page: Path):
 )
 def test_a_command_that_is_wrong_is_noticed(words: str, complaint: str):
     assert _complaint(words.replace("'", "").split()) == complaint
+
+
+def _names_the_service(text: str) -> bool:
+    return re.search(r"\bsystemctl\b[^`\n]*\bpg-collector\b", text) is not None
 
 
 def _complaint(words: list[str]) -> str:

@@ -3,13 +3,17 @@
 import itertools
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from tests.docs import kubernetes_rules, metrics_page
+from tests.docs.markdown import commands, headings
 from tests.support.prometheus import ETC, JOB, promtool
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +96,42 @@ def test_an_alert_says_how_bad_it_is_and_where_help_is(name: str):
     notes = rule["annotations"]
     assert notes["summary"].strip()
     assert notes["description"].strip().endswith(".")
-    assert notes["runbook_url"] == f"docs/monitoring.md#{name.lower()}"
+    assert notes.keys() == {"summary", "description", "runbook"}
+    page, _, anchor = notes["runbook"].partition("#")
+    assert headings(ROOT / page).get(anchor) == name
+
+
+def test_the_line_that_the_guide_shows_makes_urls_of_the_runbooks(tmp_path: Path):
+    (shown,) = commands(GUIDE, "sed")
+    for name in ("alerts.yml", "servicemonitor.yaml"):
+        shutil.copy(ETC / name, tmp_path)
+        words = [name if word == "alerts.yml" else word for word in shown[1]]
+        subprocess.run(["sed", *words], cwd=tmp_path, check=True)
+        made = re.findall(r"runbook_url: (.+)", (tmp_path / name).read_text())
+        assert len(made) == len(ALERTS)
+        for rule, link in zip(ALERTS.values(), made, strict=True):
+            address = urlsplit(link)
+            assert (address.scheme, address.hostname) == ("https", "wiki.example.com")
+            assert link.endswith(f"/{rule['annotations']['runbook']}")
+    promtool("check", "rules", tmp_path / "alerts.yml")
+
+
+def test_a_configuration_of_ones_own_has_the_rules_after_what_the_guide_says(tmp_path: Path):
+    own = {"scrape_configs": [{"job_name": JOB}]}
+    (block,) = re.findall(r"(?ms)^```yaml\n(rule_files:\n.*?)^```$", GUIDE.read_text())
+    for name in yaml.safe_load(block)["rule_files"]:
+        shutil.copy(ETC / name, tmp_path)
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(own) + block)
+    said = [
+        promtool(*(word.replace("/etc/prometheus", str(tmp_path)) for word in words))
+        for _, words in commands(GUIDE, "promtool")
+        if words[0] == "check"
+    ]
+    (looked_for,) = re.findall(r"`(\d+ rule files found)`", GUIDE.read_text())
+    assert looked_for in said[1]
+    for one in said:
+        assert f"{len(ALERTS)} rules found" in one
+        assert f"{len(RECORDED)} rules found" in one
 
 
 def test_the_guide_has_each_alert_once_with_what_it_means_and_what_to_do():

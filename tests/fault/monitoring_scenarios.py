@@ -273,7 +273,7 @@ def _of_buffers(stage: Stage) -> Iterator[Scenario]:
             "tiny", gone, *SAMPLERS, every="1s",
             buffers={"durability": "memory", "memory_max": "512kB"},
         ),
-        _all("DeliveryStalled", "BreakerOpen", "LinesLost", "SkippedTurns"),
+        _all("DeliveryStalled", "BreakerOpen", "LinesLost"),
         gone.down,
     )  # fmt: skip
     volume = stage.enter(memory_volume(8 * 1024 * 1024))

@@ -27,12 +27,14 @@ def program(name: str) -> str:
     return found
 
 
-def promtool(*words: str | Path, given: bytes | None = None) -> None:
-    """Run promtool; fails where it finds something to say."""
+def promtool(*words: str | Path, given: bytes | None = None) -> str:
+    """Run promtool and return what it says; fails where it finds something wrong."""
     done = subprocess.run(
         [program("promtool"), *words], input=given, capture_output=True, check=False, timeout=60
     )
-    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    said = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, said
+    return said
 
 
 class Alert(NamedTuple):

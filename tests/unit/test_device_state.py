@@ -7,12 +7,14 @@ import uuid
 import msgspec
 import pytest
 
+from pg_collector.activation import provision
 from pg_collector.activation.device import Device
 from pg_collector.activation.elapsed import Moment
 from pg_collector.activation.signed import Untrusted
 from pg_collector.activation.standing import Stop
 from pg_collector.activation.state import Damaged, DeviceStore, Kept, fingerprint
 from pg_collector.errors import Deferred, Held, StateError
+from pg_collector.metrics import PREFIX, Metrics
 from pg_collector.outlets import Receipt
 from pg_collector.plan import DeviceState
 from tests.support.hand_clock import HandClock
@@ -192,6 +194,23 @@ def test_grace_goes_on_over_restarts_whatever_the_wall_clock_does(bench):
     assert bench.device.grant() is None
     with pytest.raises(Held, match="grace period expired"):
         bench.device.token()
+
+
+def test_the_metrics_tell_the_grace_period_and_what_is_left_of_it(bench):
+    metrics = Metrics(bench.clock)
+    provision._show(bench.device, bench.clock, metrics)
+
+    def grace():
+        names = ("grace_seconds", "grace_seconds_remaining")
+        return [metrics.registry.get_sample_value(f"{PREFIX}_{name}") for name in names]
+
+    assert grace() == [0, 0]
+    bench.activate()
+    bench.advance(30)
+    assert bench.device.standing().state is DeviceState.GRACE
+    assert grace() == pytest.approx([100, 100]), "grace begins: all of it is left"
+    bench.advance(75)
+    assert grace() == pytest.approx([100, 25])
 
 
 def test_what_the_platform_says_is_told_without_credentials(bench):

@@ -27,7 +27,7 @@ DOCUMENTED = """
     samples_total{sampler="activity",target="prod"}
     rows_sampled_total{sampler="activity",target="prod"}
     sampler_interval_seconds{sampler="activity",target="prod"}
-    lines_refused_total delivery_lag_seconds_count grace_seconds_remaining
+    lines_refused_total delivery_lag_seconds_count grace_seconds_remaining grace_seconds
     policy_received_timestamp_seconds platform_last_contact_timestamp_seconds
     output_uncompressed_bytes_total{output="file"} output_duration_seconds_count{output="file"}
     sample_errors_total{reason="timeout",sampler="activity",target="prod"}
