@@ -120,7 +120,8 @@ class Agent:
             self.vitals,
             self.clock,
             partial(self.end, failed=True),
-            on_well=self._say_well,
+            on_well=self.notifier.alive,
+            on_noted=self._say_how,
             every=min(EVERY, (self.notifier.watchdog or EVERY) / 3),
         )
         self.reloader = Reloader(
@@ -514,9 +515,8 @@ class Agent:
         self.vitals.require("plan", lambda: checks.plan(self.grants.standing(), self.config))
         self.vitals.require("postgres", self._any_target_vital)
 
-    def _say_well(self) -> None:
-        """Give the service manager a sign of life, and say how the parts are."""
-        self.notifier.alive()
+    def _say_how(self) -> None:
+        """Tell the service manager how the parts are."""
         if self.notifier.wanted:
             self.notifier.status(self.survey.sentence())
 

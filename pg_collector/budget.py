@@ -23,6 +23,16 @@ class Slowed(NamedTuple):
     share: float  # of one core that all samplers together took before
 
 
+class Pace(NamedTuple):
+    """How a sampler's turns come: `factor` times as seldom as asked for.
+
+    So many turns that are due are left out before the next one that takes place.
+    """
+
+    factor: int = 1
+    left_out: int = 0
+
+
 class _Load:
     """One sampler: what a turn takes, and how often there is one."""
 
@@ -62,6 +72,14 @@ class Budget:
         with self._lock:
             load = self._loads.get(sampler)
             return 1 if load is None else load.factor
+
+    def pace(self, sampler: str) -> Pace:
+        """Return how a sampler's turns come."""
+        with self._lock:
+            load = self._loads.get(sampler)
+            if load is None:
+                return Pace()
+            return Pace(load.factor, max(0, load.factor - 1 - load.left_out))
 
     def due(self, sampler: str) -> bool:
         """Whether a turn that was asked for takes place; of some, only each so many does."""

@@ -26,6 +26,7 @@ _WITHOUT_A_KEY: Final = (
 NEARLY_FULL: Final = 0.8  # of a tier
 ROOM_AGAIN: Final = 0.6  # of one that gave something up: with that, it falls to 3/4 at least
 
+_READ_IT: Final = "Look at what is on disk: pgc buffer verify."
 _ROOM: Final = "Have the output take them (see `output`), or raise buffers.{}."
 _WITH_A_KEY: Final = "It is not activated yet: `activation` in the health report says why."
 
@@ -73,6 +74,8 @@ def target(one: Target, paused: str | None = None) -> Vital:
     """Say whether a target can be used; `paused` says why it is not to be."""
     if paused is not None:
         return Vital(state=vitals.State.OK, reason=f"paused: {paused}")
+    if one.resting:
+        return Vital(state=vitals.State.OK, reason="nothing is sampled here")
     trouble = one.trouble
     if trouble is not None:
         usable = one.connected and not one.down
@@ -126,16 +129,17 @@ def scheduler(one: Scheduler) -> Vital:
     )
 
 
-def output(name: str, sender: Sender) -> Vital:
-    """Say whether what was sampled arrives."""
+def output(name: str, sender: Sender, buffer: SpillingBuffer) -> Vital:
+    """Say whether what was sampled arrives. What the buffer's own check says, is not said twice."""
     trouble = sender.trouble or sender.notice
     if trouble is not None and trouble.of_the_buffer:
+        state = vitals.State.OK if buffer.disk_at_fault else vitals.State.DEGRADED
         reason = f"{name}: waits for the buffer: {trouble.message}"
-        return Vital(state=vitals.State.OK, reason=reason)
+        return Vital(state=state, reason=reason, remedy=trouble.remedy or _READ_IT)
     if trouble is not None:
         reason = f"{name}: {trouble.message}"
         return Vital(state=vitals.State.DEGRADED, reason=reason, remedy=trouble.remedy)
-    if not sender.answered:
+    if not sender.tried:
         reason = f"{name}: nothing was delivered yet"
         return Vital(state=vitals.State.UNKNOWN, reason=reason)
     return vitals.OK

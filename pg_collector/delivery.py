@@ -106,7 +106,7 @@ class Delivery:
             sender.cut_at(self._batch_bytes)
         self.sender, self.breaker = sender, breaker
         self._buffer.delivering = lambda: sender.trouble is None
-        self._vitals.register("output", partial(checks.output, outlet.name, sender))
+        self._vitals.register("output", partial(checks.output, outlet.name, sender, self._buffer))
         self._running.start(sender)
 
     def _breaker(self, config: Config) -> Breaker:

@@ -8,6 +8,7 @@ appears with 1.
 """
 
 import platform
+import threading
 from collections.abc import Mapping
 from typing import Final
 
@@ -69,8 +70,12 @@ class Turns:
 
     def __init__(self, metrics: "Metrics", target: str, sampler: str) -> None:
         self._last_of = metrics.last_sample_timestamp_seconds
+        self._every_of = metrics.sampler_interval_seconds
         self._labels = {"target": target, "sampler": sampler}
+        self._lock = threading.Lock()  # guards what follows, and the two gauges
         self._last: Gauge | None = None
+        self._at_work = True
+        self._asked: float | None = None  # the interval that holds; None: nobody said
         self._samples = metrics.samples_total.labels(target, sampler)
         self._rows = metrics.rows_sampled_total.labels(target, sampler)
         self.seconds = metrics.pg_query_duration_seconds.labels(sampler)
@@ -79,13 +84,40 @@ class Turns:
         """Count a turn that gave lines, at that Unix time."""
         self._samples.inc()
         self._rows.inc(rows)
-        last = self._last
-        if last is None:
-            last = self._last = self._last_of.labels(**self._labels)
-        last.set(now)
+        with self._lock:
+            if not self._at_work:
+                return  # it began before that was said
+            if self._last is None:
+                self._last = self._last_of.labels(**self._labels)
+            self._last.set(now)
+
+    def paced(self, asked: float, every: float) -> None:
+        """Hear that turns come every so many seconds, where `asked` is still what is asked for."""
+        with self._lock:
+            if self._at_work and self._asked in {None, asked}:
+                self._every_of.labels(**self._labels).set(every)
 
     def rest(self) -> None:
         """Tell of no last sample any more: none is expected."""
+        with self._lock:
+            self._rest()
+
+    def work(self, every: float) -> None:
+        """Hear that turns are asked for from now on, every so many seconds."""
+        with self._lock:
+            self._at_work = True
+            if self._asked != every:
+                self._asked = every
+                self._every_of.labels(**self._labels).set(every)
+
+    def end(self) -> None:
+        """Hear that there are to be no turns any more; one may be under way."""
+        with self._lock:
+            self._at_work, self._asked = False, None
+            self._rest()
+            self._every_of.remove_by_labels(self._labels)
+
+    def _rest(self) -> None:
         if self._last is not None:
             self._last = None
             self._last_of.remove_by_labels(self._labels)
@@ -117,16 +149,15 @@ class Metrics:
         before = self._at_work.get(target, frozenset())
         self._at_work[target] = frozenset(every)
         for sampler in before - every.keys():
-            self.rest(target, sampler)
-            self.sampler_interval_seconds.remove_by_labels({"target": target, "sampler": sampler})
+            self.of_turns(target, sampler).end()
         if not every:
             self.pg_up.remove_by_labels({"target": target})
             return
         self.pg_up.labels(target)
         self.pg_connections.labels(target)
+        for sampler, seconds in every.items():
+            self.of_turns(target, sampler).work(seconds)
         for sampler in every.keys() - before:
-            self.sampler_interval_seconds.labels(target, sampler).set(every[sampler])
-            self.of_turns(target, sampler)
             for reason in PASSING_ERRORS:
                 self.sample_errors_total.labels(target, sampler, reason)
             for reason in SKIP_REASONS:
@@ -136,7 +167,7 @@ class Metrics:
         """Return the series that a turn moves."""
         found = self._turns.get((target, sampler))
         if found is None:
-            found = self._turns[target, sampler] = Turns(self, target, sampler)
+            found = self._turns.setdefault((target, sampler), Turns(self, target, sampler))
         return found
 
     def rest(self, target: str, sampler: str) -> None:
@@ -149,7 +180,7 @@ class Metrics:
         """Drop the series of a target that is no longer configured."""
         self._at_work.pop(target, None)
         for key in [key for key in list(self._turns) if key[0] == target]:
-            self._turns.pop(key, None)
+            self._turns.pop(key).end()
         for metric in (
             self.pg_up,
             self.pg_connections,

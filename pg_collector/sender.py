@@ -125,7 +125,7 @@ class Sender:
         self._quota = Quota(clock)
         self._trouble: Trouble | None = None
         self._notice: Trouble | None = None
-        self.answered = False  # whether an attempt has come to its end, well or not
+        self.tried = False  # whether an attempt has come to its end, well or not, or was needless
         self._conflicts = 0  # in a row
         self.delivered: Delivered | None = None  # the last; None: nothing so far
         self._sync: _Sync | None = None
@@ -165,7 +165,7 @@ class Sender:
     def step(self) -> float:
         """Try one batch; return how many seconds to wait before the next. Never raises."""
         attempt = self._attempt()
-        self.answered = self.answered or attempt.moved or self._trouble is not None
+        self.tried = True
         self._firm = attempt.firm
         return attempt.pause
 

@@ -1,8 +1,8 @@
 """The state of a running agent at one moment: what /status, `pgc status` and `pgc top` show.
 
 Moments are RFC 3339 in UTC; what ends in `_s` are seconds, before or after this moment. No secret,
-no SQL and no connection string is in it: names of targets, samplers and sets, versions and numbers,
-and the reasons that the health report gives, too.
+no SQL of the user's and no connection string is in it: names of targets, samplers and sets,
+versions and numbers, and the reasons and remedies that the health report gives, too.
 """
 
 import msgspec
@@ -50,7 +50,8 @@ class SamplerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A sampler on a target.
 
     `state` is ok, limited, unavailable, error or down as its sets are; waiting before the first
-    turn; paused where the plan or the configuration does not let it work. `rows`, `lines`, `bytes`
+    turn; paused where the plan or the configuration does not let it work. `every_s` and `next_in_s`
+    are what they are while the budget makes its turns rarer. `rows`, `lines`, `bytes`
     and `took_ms` are those of the last turn, `ok`, `failed` and `skipped` count turns since the
     start.
     """

@@ -198,15 +198,18 @@ class Survey:
         state, worst = _worst(told, waiting=last is None and not tally.failed)
         age = now - tally.at if last is not None else None
         due = self._parts.scheduler.due_in(job.id)
+        pace = one.pace(job.sampler)
         return SamplerStatus(
             name=job.sampler,
             state=state,
             reason=self._scrub(worst.message or ""),
             remedy=self._scrub(worst.remedy or ""),
-            every_s=job.every,
-            last_at=rfc3339(self._clock.now() - dt.timedelta(seconds=age)) if age else None,
+            every_s=job.every * pace.factor,
+            last_at=rfc3339(self._clock.now() - dt.timedelta(seconds=age))
+            if age is not None
+            else None,
             last_age_s=round(age, 3) if age is not None else None,
-            next_in_s=round(due, 3) if due is not None else None,
+            next_in_s=round(due + pace.left_out * job.every, 3) if due is not None else None,
             rows=last.rows if last is not None else None,
             lines=last.lines if last is not None else None,
             bytes=last.bytes if last is not None else None,
@@ -253,7 +256,7 @@ class Survey:
         outlet, sender = self._parts.outlet, self._parts.delivery.sender
         if outlet is None or sender is None:
             return OutputStatus()
-        vital = checks.output(outlet.name, sender)
+        vital = checks.output(outlet.name, sender, self._parts.buffer)
         last, breaker = sender.delivered, self._parts.delivery.breaker
         age = self._clock.monotonic() - last.at if last is not None else None
         at = self._clock.now() - dt.timedelta(seconds=age) if age is not None else None

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from pg_collector.breaker import Breaker
-from pg_collector.budget import Budget, Slowed
+from pg_collector.budget import Budget, Pace, Slowed
 from pg_collector.buffer import Intake
 from pg_collector.clock import Clock, rfc3339
 from pg_collector.config.model import Breaker as Limits
@@ -113,6 +113,7 @@ class Target:
         # Whoever only looks, takes copies of these two, and waits for nobody.
         self._turning: set[LaneName] = set()  # lanes that have turns; changed under _lock
         self._troubles: dict[LaneName, TargetError] = {}  # changed under _lock
+        self._idle: frozenset[LaneName] = frozenset()  # no turns are expected there; see _lock
         self._expected: frozenset[str] = frozenset()
         self._tallies: dict[str, Tally] = {}  # by sampler, each its lane's; read by every thread
         self.facts: Facts | None = None  # of the last session in the target's own database
@@ -157,6 +158,11 @@ class Target:
     def answered(self) -> bool:
         """Whether a turn has had a session, or was refused one, since the start."""
         return bool(self._turning or self._troubles)
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is to be sampled here, as far as it was told."""
+        return self._resting
 
     @property
     def slow(self) -> tuple[str, ...]:
@@ -207,6 +213,10 @@ class Target:
         """Return what became of a sampler's turns so far. It waits for nobody."""
         return self._tallies.get(sampler, Tally())
 
+    def pace(self, sampler: str) -> Pace:
+        """Return how a sampler's turns come, as the budget has it."""
+        return self._budget.pace(sampler)
+
     def lane_for(self, sampler: Sampler) -> LaneName:
         """Return the lane that a sampler's turns are taken on."""
         return sampler.lane if sampler.lane in self._lanes else LaneName.FAST
@@ -244,10 +254,16 @@ class Target:
     def expect(self, samplers: Collection[str]) -> None:
         """Hear which samplers are at work: the time of the others is free again.
 
-        Without any, the target is not up or down.
+        Without any, the target is not up or down, and so is a lane.
         """
         self._expected = frozenset(samplers)
         self._resting = not samplers
+        used = {self.lane_for(self._samplers[one]) for one in samplers}
+        with self._lock:
+            self._idle = frozenset(self._lanes.keys() - used)
+            for lane in self._idle:
+                self._turning.discard(lane)
+                self._troubles.pop(lane, None)
         self._budget.forget(self._expected)
 
     def leave(self) -> None:
@@ -344,7 +360,8 @@ class Target:
 
     def _turn(self, job: Job, place: str | None) -> Turn:
         with self._lock:
-            self._turning.add(job.lane)
+            if job.lane not in self._idle:
+                self._turning.add(job.lane)
             turn = self._turns.pop((job.sampler, place), None)
             if turn is None:
                 sampler = self._samplers[job.sampler]
@@ -356,7 +373,7 @@ class Target:
             factor = self._budget.factor(job.sampler)
             turn.every = job.every * factor * self._round(job)
             turn.slowed = self._slowed.get(job.sampler) if factor > 1 else None
-            self._metrics.sampler_interval_seconds.labels(self.name, job.sampler).set(turn.every)
+            self._metrics.of_turns(self.name, job.sampler).paced(job.every, turn.every)
             return turn
 
     def _say(self, slowed: Slowed) -> None:
@@ -379,7 +396,8 @@ class Target:
             return  # we ended the session ourselves
         with self._lock:
             before = self._troubles.get(job.lane)
-            self._troubles[job.lane] = error
+            if job.lane not in self._idle:  # a turn that had begun before
+                self._troubles[job.lane] = error
         if before is None or str(before) != str(error):
             extra = {"target": self.name, "sqlstate": error.sqlstate, "remedy": error.remedy}
             log.warning("cannot use %s (%s lane): %s", self.name, job.lane, error, extra=extra)

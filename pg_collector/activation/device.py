@@ -111,7 +111,7 @@ class Device:
             left = max(0.0, self._expires_at - self._clock.monotonic())
             return Told(
                 state=now.state,
-                reason=now.reason,
+                reason=without_credentials(now.reason),
                 remedy=now.remedy,
                 device_id=self.id,
                 policy=self._policy,

@@ -85,5 +85,6 @@ class Accounts:
 
     def account(self) -> Account:
         """Return the counts of one moment."""
-        lost = {reason: count for reason, count in self.lost.items() if count}
+        # A copy, made in one step: who only looks may come without the lock.
+        lost = {reason: count for reason, count in self.lost.copy().items() if count}
         return Account(self._produced, self._delivered, self.buffered, self.quarantined, lost)

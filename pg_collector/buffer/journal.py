@@ -120,7 +120,10 @@ class Journal:
 
     @property
     def busy_for(self) -> float:
-        """For how many seconds the thread has been at the disk without a pause."""
+        """For how many seconds the disk has not been done with anything, while the thread is at it.
+
+        However much there is to write, each part that was written begins it anew.
+        """
         since = self._busy_since
         return self._clock.monotonic() - since if since is not None else 0.0
 
@@ -190,6 +193,10 @@ class Journal:
             yield
         finally:
             self._busy_since = None
+
+    def _disk_answered(self) -> None:
+        if self._busy_since is not None:
+            self._busy_since = self._clock.monotonic()
 
     def step(self) -> float:
         """Write what is due and look after the directory; return the seconds until the next."""
@@ -320,6 +327,7 @@ class Journal:
         if (through := self._source.to_promise()) > 0:
             spool.promise(through)
             self._source.promised(through)
+            self._disk_answered()
         segments_lost = 0
         everything = everything or self._stopping.is_set()
         while records := self._source.due(everything=everything):
@@ -329,6 +337,7 @@ class Journal:
             try:
                 spool.append(records, above=above, below=below, force=force)
                 through = records[-1].last
+                self._disk_answered()
             except SegmentLost:
                 segments_lost += 1
                 if segments_lost > SEGMENTS_LOST:

@@ -79,7 +79,8 @@ class SpillingBuffer:
         self._unwritten = 0  # bytes that memory alone has
         self._urged = False  # the journal was told that they are many
         self._backlog = False
-        self._disk_head_created = 0.0
+        self._disk_head_created = 0.0  # 0: not known
+        self._oldest_age = 0.0  # when somebody looked last
         self._began_at = clock.monotonic()
         self._bytes_put = 0
         self._accounts = Accounts(metrics)
@@ -454,15 +455,23 @@ class SpillingBuffer:
 
     def oldest_age(self) -> float:
         """Return the seconds that the oldest line has waited; 0 if none does."""
-        with self._glance():
-            if not self._accounts.buffered:
-                return 0.0
-            head = self._tier.head
-            if head is not None and (self._loose or head.first <= self._acked + 1):
-                lines = (r for r in self._tier.until(self._tier.end) if r.line is not None)
-                oldest = next(lines, None)  # a gap has no age
-                return max(0.0, self._clock.monotonic() - oldest.since) if oldest else 0.0
-            return max(0.0, self._clock.now().timestamp() - self._disk_head_created)
+        with self._glance() as held:
+            if held:
+                self._oldest_age = self._age()
+            return self._oldest_age  # or what it was when somebody looked last
+
+    def _age(self) -> float:
+        """Return the same; with the lock held."""
+        if not self._accounts.buffered:
+            return 0.0
+        head = self._tier.head
+        if head is not None and (self._loose or head.first <= self._acked + 1):
+            lines = (r for r in self._tier.until(self._tier.end) if r.line is not None)
+            oldest = next(lines, None)  # a gap has no age
+            return max(0.0, self._clock.monotonic() - oldest.since) if oldest else 0.0
+        if not self._disk_head_created:
+            return 0.0  # nobody has read it from there yet
+        return max(0.0, self._clock.now().timestamp() - self._disk_head_created)
 
     def seconds_remaining(self) -> float:
         """Return for how long the buffer has room, at the pace of this life so far."""
@@ -478,9 +487,17 @@ class SpillingBuffer:
     def fill(self) -> float:
         """How full it is, from 0 to 1: the disk, or memory while that has to do."""
         journal = self.journal
-        if journal is None or journal.trouble is not None or journal.busy_for > ACK_WITHIN:
+        if journal is None or self.disk_at_fault:
             return self._unwritten / self._max_bytes
         return journal.fill
+
+    @property
+    def disk_at_fault(self) -> bool:
+        """Whether there is a disk that cannot be used, or keeps everybody waiting."""
+        journal = self.journal
+        if journal is None:
+            return False
+        return journal.trouble is not None or journal.busy_for > ACK_WITHIN
 
     def given_up(self) -> tuple[int, int]:
         """Return how many lines a full buffer gave up so far: thinned out, and the oldest."""
@@ -488,11 +505,14 @@ class SpillingBuffer:
         return lost["thinned"], lost["disk_full"] + lost["memory_full"]
 
     @contextlib.contextmanager
-    def _glance(self) -> Iterator[None]:
-        """Look at what may change meanwhile, rather than wait for long."""
+    def _glance(self) -> Iterator[bool]:
+        """Look at what may change meanwhile, rather than wait for long.
+
+        Yields whether it cannot change: otherwise nothing may be looked through item by item.
+        """
         held = self._lock.acquire(timeout=GLANCE)
         try:
-            yield
+            yield held
         finally:
             if held:
                 self._lock.release()

@@ -7,12 +7,14 @@ nothing is told. https://www.freedesktop.org/software/systemd/man/latest/sd_noti
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from typing import Final, Self
 
 log = logging.getLogger(__name__)
 
+_READY: Final = "READY=1"
 SEND_WITHIN: Final = 0.5  # seconds for a datagram to be taken; a busy manager must hold up nobody
 
 
@@ -26,8 +28,10 @@ class Notifier:
         """
         self.watchdog = watchdog if address else None
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._status = ""
+        self._status = ""  # what was told last
         self._refused = False
+        self._lock = threading.Lock()  # guards what follows; held while it is sent, at most
+        self._unsaid = ""  # that it is ready, while nobody has taken that
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
@@ -43,40 +47,50 @@ class Notifier:
         return bool(self._address)
 
     def ready(self) -> None:
-        """Say that the start, or a reload, is complete."""
-        self._send("READY=1")
+        """Say that the start, or a reload, is complete; where nobody takes it, `alive` does."""
+        with self._lock:
+            self._unsaid = "" if self._send(_READY) else _READY
 
     def reloading(self) -> None:
         """Say that the configuration is read anew; `ready` ends it."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        with self._lock:
+            self._unsaid = ""
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, within: float) -> None:
         """Say that the end has begun, and will have come within so many seconds."""
-        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within * 1e6)}")
+        with self._lock:
+            self._unsaid = ""
+            self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within * 1e6)}")
 
     def alive(self) -> None:
-        """Give a sign of life, where one is expected."""
-        if self.watchdog is not None:
-            self._send("WATCHDOG=1")
+        """Give a sign of life, where one is expected, and say what was not taken before."""
+        with self._lock:
+            sign = "WATCHDOG=1" if self.watchdog is not None else ""
+            text = "\n".join(filter(None, (self._unsaid, sign)))
+            if text and self._send(text):
+                self._unsaid = ""
 
     def status(self, sentence: str) -> None:
         """Say in a line what is going on, if it is not what was said before."""
         line = " ".join(sentence.split())
-        if line != self._status:
+        if line != self._status and self._send(f"STATUS={line}"):
             self._status = line
-            self._send(f"STATUS={line}")
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str) -> bool:
+        """Return whether it was taken; or nobody is told."""
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
                 one.settimeout(SEND_WITHIN)
                 one.connect(self._address)
-                one.sendall(text.encode())
-        except OSError as error:
+                one.sendall(text.encode(errors="backslashreplace"))
+        except (OSError, ValueError) as error:  # the latter: an address that cannot be one
             if not self._refused:
-                log.warning("the service manager cannot be told: %s", error.strerror or error)
-            self._refused = True
-        else:
-            self._refused = False
+                self._refused = True
+                why = getattr(error, "strerror", None) or error
+                log.warning("the service manager cannot be told: %s", why)
+            return False
+        self._refused = False
+        return True

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from pg_collector import control
-from pg_collector.status import Status, StatusRequest
+from pg_collector.status import SamplerStatus, Status, StatusRequest
 from tests.support.agents import configuration, running
 from tests.support.ports import free_port
 from tests.support.sampling import SAMPLERS
@@ -22,6 +22,14 @@ def page(agent, path="/status"):
 
 def status(agent) -> Status:
     return msgspec.json.decode(page(agent), type=Status)
+
+
+def in_time(one: SamplerStatus) -> bool:
+    """Whether it is `activity`, and its turns come as they should; not so on a busy machine."""
+    took, age, due = one.took_ms, one.last_age_s, one.next_in_s
+    if one.name != "activity" or took is None or age is None or due is None:
+        return False
+    return 0 < took < 1000 and age < 5 and due <= 1.0
 
 
 @pytest.fixture
@@ -39,7 +47,8 @@ def test_it_says_how_everything_is(agent, tmp_path):
         now = status(agent)
         prod, gone = now.targets
         lived = all(one.state != "waiting" and one.ok > 1 for one in prod.samplers)
-        return now if lived and gone.state == "down" and now.output.last_delivery_at else None
+        settled = lived and gone.state == "down" and now.output.last_delivery_at
+        return now if settled and any(map(in_time, prod.samplers)) else None
 
     now = until(settled, 20.0)
     prod, gone = now.targets
@@ -54,9 +63,8 @@ def test_it_says_how_everything_is(agent, tmp_path):
     activity = by_name["activity"]
     assert activity.state == "ok"
     assert activity.rows > 0
-    assert 0 < activity.took_ms < 1000
-    assert activity.last_age_s < 5
-    assert activity.next_in_s <= 1.0
+    assert in_time(activity)
+    assert activity.last_at is not None
     assert activity.every_s == 1.0
     assert by_name["wal_receiver"].state == "unavailable"
     assert by_name["wal_receiver"].reason == "not a standby"

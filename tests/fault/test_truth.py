@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 
 from pg_collector.errors import StoreFull
+from pg_collector.health import watchdog
 from pg_collector.sample import Keep
 from tests.support.far_side import Answer
 from tests.support.pki import Pki
@@ -27,9 +28,14 @@ ROOT = os.geteuid() == 0
 
 @pytest.fixture(scope="module")
 def bench(newest_server, pki, tmp_path_factory) -> Iterator[Rig]:
-    """One agent for the whole table."""
-    with rig(newest_server, pki, tmp_path_factory.mktemp("truth"), volume=ROOT) as bench:
-        yield bench
+    """One agent for the whole table, whose watchdog has more patience than the slowest probe.
+
+    What it does about a lost thread, and how soon, is shown in test_watchdog.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "LOOKS", 100)
+        with rig(newest_server, pki, tmp_path_factory.mktemp("truth"), volume=ROOT) as bench:
+            yield bench
 
 
 # PostgreSQL
@@ -154,7 +160,7 @@ def spool_read_only(bench: Rig, _pki: Pki) -> Truths:
 
 def spool_hung(bench: Rig, _pki: Pki) -> Truths:
     with bench.volume.frozen():
-        said = "lines are in memory only: .* the disk has not answered for . s"
+        said = "lines are in memory only: .* the disk has not answered for ([2-9]|[1-9][0-9]+) s"
         yield Truth({"buffer": Ill("degraded", said, "something holds it up")})
 
 
@@ -192,7 +198,7 @@ def buffer_at_its_cap(bench: Rig, _pki: Pki) -> Truths:
 
 def scheduler_stuck(bench: Rig, _pki: Pki) -> Truths:
     with held(bench.agent.scheduler._aps._jobstores_lock):
-        ill = Ill("down", "no sign of this thread for [4-9] s", "Restart the agent")
+        ill = Ill("down", "no sign of this thread for ([2-9]|[1-9][0-9]+) s", "Restart the agent")
         yield Truth({"thread scheduler": ill}, livez=503, healthz=503)
     assert not bench.agent.life.failed, "it was mended before the watchdog ended it"
 

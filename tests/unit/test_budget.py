@@ -37,6 +37,16 @@ class Rig:
         )
 
 
+def test_who_is_slowed_says_which_of_the_turns_that_are_due_is_the_next():
+    budget = Budget(0.01)
+    assert budget.pace("dear") == (1, 0)
+    while budget.factor("dear") < 4:
+        budget.spent("dear", 1.0, 0.5)
+    assert budget.pace("dear") == (4, 3)
+    said = [(budget.pace("dear").left_out, budget.due("dear")) for _ in range(8)]
+    assert said == [(3, False), (2, False), (1, False), (0, True)] * 2
+
+
 def test_who_keeps_to_the_budget_is_left_alone():
     rig = Rig(Budget(0.05), activity=(1, 0.01), statements=(10, 0.3))
     taken = rig.run(600)

@@ -2,11 +2,13 @@
 
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pg_collector.buffer.journal import Journal
+from pg_collector.buffer.records import Record
 from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.buffer.spool import Limits
 from pg_collector.buffer.upkeep import Upkeep
@@ -34,8 +36,10 @@ def folder():
         yield Path(name)
 
 
-def spilled(folder: Path, memory_max: int = MEMORY) -> SpillingBuffer:
-    clock = HandClock()
+def spilled(
+    folder: Path, memory_max: int = MEMORY, clock: HandClock | None = None
+) -> SpillingBuffer:
+    clock = clock or HandClock()
     buffer = SpillingBuffer(memory_max, Metrics(clock), clock, Durability.WAL)
     buffer.journal = Journal(folder, Limits(segment_bytes=100_000, ballast=0), clock, buffer)
     buffer.journal.open()
@@ -49,6 +53,45 @@ def put(buffer: SpillingBuffer, counters: range) -> None:
         buffer.put(make(k, 4000), Keep.EVENT)
         if k % 10 == 0 or k == counters[-1]:
             buffer.journal.flush()
+
+
+def test_lines_of_another_life_that_nobody_has_read_have_no_age(folder):
+    clock = HandClock()
+    before = spilled(folder)
+    put(before, range(1, 41))
+    before.close(10)
+    buffer = spilled(folder, clock=clock)
+    assert buffer.account().buffered == 40
+    assert buffer.oldest_age() == 0
+    assert buffer.peek(ALL, 1) is not None
+    clock.advance(3)
+    assert buffer.oldest_age() == 3
+
+
+def test_a_long_commit_of_a_disk_that_answers_keeps_nobody_waiting(folder):
+    clock = HandClock()
+    buffer = spilled(folder, clock=clock)
+    journal = buffer.journal
+    assert journal is not None
+    due, waited = buffer.due, list[float]()
+
+    def slowly(*, everything: bool) -> Sequence[Record]:
+        waited.append(journal.busy_for)
+        clock.advance(1.5)  # for a part of it
+        return due(everything=everything)
+
+    for k in range(1, 13):
+        buffer.put(make(k, 4000), Keep.EVENT)
+    buffer.due = slowly  # type: ignore[method-assign]
+    with journal._at_the_disk():
+        journal.step()
+        assert len(waited) > 3
+        assert max(waited) < 2
+        assert not buffer.disk_at_fault
+        clock.advance(2.1)
+        assert buffer.disk_at_fault
+    assert not buffer.disk_at_fault
+    buffer.close(10)
 
 
 def deliver(buffer: SpillingBuffer, through: int) -> None:

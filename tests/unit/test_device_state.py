@@ -278,3 +278,10 @@ def test_nothing_that_is_told_holds_a_secret(bench):
     assert SECRET not in text
     assert "an-access-token" not in text
     assert os.fspath(bench.store.directory) not in text
+
+
+def test_nothing_that_is_told_holds_credentials(bench):
+    bench.device.trouble = StateError("https://joe:hunter2@proxy refuses us")
+    assert bench.device.told().state == DeviceState.UNPROVISIONED
+    assert "proxy refuses us" in bench.device.told().reason
+    assert "hunter2" not in repr(bench.device.told())

@@ -150,6 +150,33 @@ def test_what_is_now_ends_with_a_sampler_that_rests_and_with_its_target(metrics:
     assert value(metrics, "rows_sampled_total", **labels) == 8
 
 
+def test_the_interval_is_what_holds_now(metrics: Metrics):
+    turns = metrics.of_turns("prod", "activity")
+    turns.paced(10.0, 40.0)
+    assert value(metrics, "sampler_interval_seconds", target="prod", sampler="activity") == 40
+    metrics.introduce("prod", {"activity": 10.0, "database": 30.0})
+    assert value(metrics, "sampler_interval_seconds", target="prod", sampler="activity") == 40
+    metrics.introduce("prod", {"activity": 60.0, "database": 30.0})
+    assert value(metrics, "sampler_interval_seconds", target="prod", sampler="activity") == 60
+    turns.paced(10.0, 10.0)  # a turn that began before
+    assert value(metrics, "sampler_interval_seconds", target="prod", sampler="activity") == 60
+
+
+def test_a_turn_that_ends_after_its_sampler_was_switched_off_brings_nothing_back(metrics: Metrics):
+    turns = metrics.of_turns("prod", "activity")
+    of = {"target": "prod", "sampler": "activity"}
+    metrics.introduce("prod", {"database": 30.0})
+    turns.paced(10.0, 10.0)
+    turns.sampled(3, 1e9)
+    assert value(metrics, "sampler_interval_seconds", **of) is None
+    assert value(metrics, "last_sample_timestamp_seconds", **of) is None
+    assert value(metrics, "samples_total", **of) == 1
+    metrics.introduce("prod", {"activity": 10.0, "database": 30.0})
+    turns.sampled(3, 1e9)
+    assert value(metrics, "sampler_interval_seconds", **of) == 10
+    assert value(metrics, "last_sample_timestamp_seconds", **of) == 1e9
+
+
 def test_two_agents_in_one_process_do_not_share_numbers():
     one, two = Metrics(HandClock()), Metrics(HandClock())
     one.lines_produced_total.inc()

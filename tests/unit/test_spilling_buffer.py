@@ -11,6 +11,7 @@ from pg_collector.clock import SystemClock
 from pg_collector.metrics import Metrics
 from pg_collector.sample import Batch, Gap, Keep
 from tests.support.hand_clock import HandClock
+from tests.support.truth import held
 
 ALL = 1 << 40
 
@@ -263,6 +264,19 @@ def test_the_age_is_that_of_the_oldest_line_and_no_wall_clock_moves_it():
     peeked(buffer)
     buffer.ack(1)
     assert buffer.oldest_age() == 2
+
+
+def test_who_only_looks_reads_nothing_that_moves_and_waits_for_nobody():
+    clock = HandClock()
+    buffer = buffer_of(ALL, clock)
+    buffer.put(b"a", Keep.DELTA)
+    clock.advance(5)
+    assert buffer.oldest_age() == 5
+    with held(buffer._lock):
+        clock.advance(5)
+        assert buffer.oldest_age() == 5, "as it was when somebody could look"
+        assert buffer.glimpse().buffered == 1
+    assert buffer.oldest_age() == 10
 
 
 def test_many_threads_lose_no_line_between_them():

@@ -9,6 +9,7 @@ from pg_collector.health.vitals import OK, State, Vital, Vitals
 from pg_collector.health.watchdog import Watchdog
 from pg_collector.metrics import Metrics
 from tests.support.hand_clock import HandClock
+from tests.support.until import until
 
 
 class Bench:
@@ -93,6 +94,61 @@ def test_an_end_that_takes_too_long_meets_the_last_resort_once_and_in_time(bench
     started = bench.clock.monotonic()
     bench.pass_by(60)
     assert calls == [started + 9.5]
+
+
+def test_a_check_that_hangs_holds_up_neither_the_end_nor_what_is_said_of_lost_threads(bench):
+    release, returned, calls = threading.Event(), threading.Event(), []
+
+    def check() -> Vital:
+        release.wait(5)
+        returned.set()
+        return OK
+
+    bench.vitals.register("stuck", check)
+    bench.vitals.heart("sender").beat(5.0)
+    bench.watchdog.end_within(9.0, lambda: calls.append(bench.clock.monotonic()))
+    started = bench.clock.monotonic()
+    try:
+        assert bench.pass_by(100) <= 30
+        assert calls == [started + 9.0]
+        assert [one for one in threading.enumerate() if one.name == "watchdog-notes"]
+        assert not returned.is_set()
+    finally:
+        release.set()
+    until(lambda: not [one for one in threading.enumerate() if one.name == "watchdog-notes"])
+
+
+def test_a_check_that_takes_its_time_is_no_sleep_of_the_process(bench):
+    bench.vitals.register("slow", lambda: bench.clock.advance(4.5) or OK)
+    bench.vitals.heart("sender").beat(5.0)
+    bench.pass_by(100)
+    assert "thread sender: no sign" in bench.lost[0]
+
+
+@pytest.mark.parametrize("of", ["on_well", "on_noted"])
+def test_what_cannot_be_told_ends_nobody(bench, caplog, of):
+    def tell() -> None:
+        "\udcff".encode()
+
+    well, noted = (tell if of == one else _nothing for one in ("on_well", "on_noted"))
+    watchdog = Watchdog(bench.vitals, bench.clock, bench.lost.append, on_well=well, on_noted=noted)
+    died: list[str] = []
+    watchdog.start(lambda work: _ends(work, died))
+    until(lambda: "tells of all parts failed" in caplog.text)
+    watchdog.stop()
+    assert died == []
+    assert bench.lost == []
+
+
+def _nothing() -> None:
+    """Tell nobody."""
+
+
+def _ends(work, died) -> None:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001
+        died.append(repr(error))
 
 
 def test_it_notes_within_seconds_since_when_a_part_is_as_it_is(bench):
