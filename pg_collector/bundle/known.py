@@ -116,9 +116,11 @@ def _of_variable(name: str, value: str) -> Iterator[Known]:
     elif _OF_DIRECTORY.search(name):
         return
     else:
-        login = _PROXY.search(name) is None or "@" in value
-        yields = login and (_A_SECRET.search(name) or not _NO_SECRET.fullmatch(value.strip()))
-        yield from of_text("environment", value, whole=bool(yields) and "\n" not in value.strip())
+        if _PROXY.search(name):
+            value = value if "://" in value else f"http://{value}"
+        harmless = not _A_SECRET.search(name) and _NO_SECRET.fullmatch(value.strip())
+        whole = not harmless and "\n" not in value.strip()
+        yield from of_text("environment", value, whole=whole)
 
 
 def of_directory(kind: str, directory: Path) -> Iterator[Known]:

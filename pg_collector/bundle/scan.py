@@ -79,14 +79,20 @@ class Scan:
         for form, kind in self._forms:
             if form not in text:
                 continue
-            if len(form) < _ANYWHERE or form.isalpha():
-                word = rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])"
-                text, count = re.subn(word, REPLACED, text)
-            else:
-                count = text.count(form)
-                text = text.replace(form, REPLACED)
-            hits[kind] += count
+            # What stands where another was is not found again.
+            pieces = text.split(REPLACED) if form in REPLACED else [text]
+            replaced = [_replaced(form, piece) for piece in pieces]
+            text = REPLACED.join(piece for piece, _ in replaced)
+            hits[kind] += sum(count for _, count in replaced)
         return text, +hits
+
+
+def _replaced(form: str, text: str) -> tuple[str, int]:
+    """Return the text without a form of a secret, and how often that was in it."""
+    if len(form) < _ANYWHERE or form.isalpha():
+        word = rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])"
+        return re.subn(word, REPLACED, text)
+    return text.replace(form, REPLACED), text.count(form)
 
 
 def _without_labelled(text: str) -> tuple[str, int]:

@@ -103,7 +103,8 @@ def test_variables_that_only_sound_secret_are_not(tmp_path: Path):
         }
     )  # fmt: skip
     assert {one.text for one in found} == {
-        "of-the-file", "of-the-key", "123456", "7654321", "86400864", "joe:of-the-proxy@proxy1:3128"
+        "of-the-file", "of-the-key", "123456", "7654321", "86400864", "of-the-proxy",
+        "joe:of-the-proxy",
     }  # fmt: skip
 
 
@@ -201,6 +202,15 @@ def test_no_secret_makes_a_manifest_unreadable_nor_is_told_by_one_that_was_chang
     written = json.loads(bundle.files["manifest.json"])
     assert written == msgspec.to_builtins(bundle.manifest)
     assert written["since_s"] == 86400.0
+
+
+def test_the_word_that_secrets_are_replaced_by_may_be_one_itself():
+    scan = Scan([Known("password", "secret"), Known("api_key", TOKEN)])
+    found = [Found(Part("log", "", Kind.TEXT, str), f"a {TOKEN}, a secret"),
+             Found(Part("b", "", Kind.TEXT, str), "", "no secret")]  # fmt: skip
+    bundle = archive.pack(found, scan, host="h", now=NOW, since=1.0)
+    assert bundle.files["log"].decode() == f"a {REPLACED}, a {REPLACED}"
+    assert bundle.manifest.left_out[0].why == f"no {REPLACED}"
 
 
 def test_where_not_all_secrets_are_known_only_what_can_hold_none_is_packed():
