@@ -14,7 +14,7 @@ from pg_collector import control
 from pg_collector.mirror import HOLDS
 from pg_collector.status import StatusRequest
 from pg_collector.watch_verbs import WatchRequest
-from tests.support.agents import configuration, running
+from tests.support.agents import configuration, running, turned
 from tests.support.conditions.locks import blocked_chain
 from tests.support.daemon import PGC, Daemon
 from tests.support.scratch import new_directory
@@ -170,7 +170,7 @@ def test_nothing_is_kept_when_nobody_watches_any_more_and_no_session_more_is_use
     path = tmp_path / "pgc.sock"
     dsn = database.dsn("plain", port=proxy.port)  # pgcollector may have two sessions only
     with running(configuration({"prod": dsn}, tmp_path / "out", every=30.0), path) as one:
-        until(lambda: one.targets["prod"].connected, what="it is connected")
+        until(lambda: turned(one.targets["prod"], one.layout.jobs), what="a turn of each")
         looks = ("activity", "locks", "database", "statements", "vacuum")
         assert control.ask(WatchRequest(look=looks, texts=("1", "2")), path)
 

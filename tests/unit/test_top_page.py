@@ -18,7 +18,8 @@ from pg_collector.cli.live.panels import SUBJECTS
 from pg_collector.cli.live.shown import Shown
 from pg_collector.cli.live.terminal import in_text, plain
 from pg_collector.cli.live.words import age, ms, number, size
-from pg_collector.watch_verbs import Said, Watched
+from pg_collector.watch_verbs import Watched
+from pg_collector.watching import Said
 
 AT = dt.datetime(2026, 11, 22, 22, 11, 30, tzinfo=dt.UTC)
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\nnext\tline 表表"
