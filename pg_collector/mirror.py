@@ -174,11 +174,6 @@ class Mirror:
                 self._forget(key)
             return gone
 
-    @property
-    def bytes(self) -> int:
-        """What it takes in memory."""
-        return self._bytes
-
     def _mark(self) -> None:
         """Note how lines name the targets that are watched. With the lock."""
         names = ((name, msgspec.json.encode(name)) for name in self._until)

@@ -179,12 +179,12 @@ def test_nothing_is_kept_when_nobody_watches_any_more_and_no_session_more_is_use
             return reply and any('"set":"statements"' in line for line in reply.lines)
 
         until(looked_at, what="the first picture is there")
-        assert one.mirror.bytes > 1_000
+        assert one.mirror.since("prod", 0).lines
         assert proxy.peak <= 2
         produced = one.buffer.account().produced
         control.ask(WatchRequest(after=0, look=("statements",)), path)
         assert one.buffer.account().produced == produced  # what is looked at does not leave
         one.mirror._until["prod"] = one.clock.monotonic()  # as `HOLDS` seconds later
         control.ask(StatusRequest(), path)  # it looks after each question, and every 5 s
-        until(lambda: one.mirror.bytes == 0, deadline=10, what="it lets go")
+        until(lambda: not one.mirror.since("prod", 0).lines, deadline=10, what="it lets go")
         assert HOLDS == 30

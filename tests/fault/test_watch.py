@@ -1,6 +1,9 @@
 """What those who ask at the socket cost the servers, whose names are told, and what they keep."""
 
 import concurrent.futures
+import functools
+import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -115,3 +118,38 @@ def test_texts_that_are_wanted_while_others_are_looked_up_are_not_forgotten(agen
         return "as one" in lines and "as two" in lines
 
     until(both, what="both texts are there")
+
+
+def test_who_has_a_server_asked_is_written_down_and_a_trouble_goes_with_its_cause(
+    agent, database, caplog
+):
+    one, path = agent
+    caplog.set_level(logging.INFO, "pg_collector.audit")
+
+    def recorded(message):
+        return [each for each in caplog.records if each.getMessage() == message]
+
+    last = asked(path).result["last"]
+    asked(path, after=last)
+    assert len(recorded("local command: watch")) == 1
+    (watched,) = recorded("prod is watched")
+    assert watched.pid == os.getpid()
+    database.query(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where usename = 'plain' and application_name <> ''"
+    )
+    asked(path, after=last, look=("database",))
+    assert len(recorded("local command: watch")) == 2, "the server is asked"
+
+    def troubles():
+        return asked(path, after=last).result["troubles"]
+
+    until(lambda: "database" in troubles(), what="it is told")
+    job = next(job for job in one.layout.jobs if job.sampler == "database")
+    turn = functools.partial(one.targets["prod"].take, job)
+
+    def taken():
+        one.scheduler.borrow("prod", job.lane, turn, 10)
+        return "database" not in troubles()
+
+    until(taken, what="a turn went well since")
