@@ -397,6 +397,7 @@ class Agent:
             lambda: self.targets,
             self.scheduler,
             self.mirror,
+            clock=self.clock,
             jobs=self._jobs,
             masker=lambda: self._masking.masker,
         )

@@ -18,6 +18,7 @@ from pg_collector.control import (
 from pg_collector.errors import AgentUnreachable, CollectorError, TargetError
 from pg_collector.pg import catalog_names, examination
 from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.scrub import scrub_error
 from pg_collector.reload import Reloader
 from pg_collector.samplers._sampler import LaneName, Sampler
 from pg_collector.scheduler import Scheduler
@@ -105,11 +106,12 @@ class Commands:
         target = self._target(request)
         if target is None:
             return control.STRANGER
-        work = partial(target.lend, LaneName.FAST, examination.read)
+        lane = target.spare_lane
+        work = partial(target.lend, lane, examination.read)
         try:
-            found = self._scheduler.borrow(target.name, LaneName.FAST, work, ANSWER_WITHIN)
+            found = self._scheduler.borrow(target.name, lane, work, ANSWER_WITHIN)
         except TargetError as error:
-            trouble = examination.trouble(error)
+            trouble = examination.trouble(error, scrub_error)
             return Reply(result={"trouble": msgspec.to_builtins(trouble)})
         except TimeoutError as error:
             late = f"{target.name} was not asked within {ANSWER_WITHIN:g} s"

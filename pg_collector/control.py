@@ -32,6 +32,8 @@ from pg_collector.pg import conninfo
 log = logging.getLogger(__name__)
 audit = logging.getLogger("pg_collector.audit")
 
+_asking = threading.local()  # `who`: whom a connection's thread answers
+
 _PEER: Final = struct.Struct("3i")  # pid, uid and gid of who is connected: unix(7)
 
 SOCKET_NAME: Final = "pgc.sock"
@@ -383,6 +385,12 @@ def _verb(request: Request) -> str:
     return str(type(request).__struct_config__.tag)
 
 
+def who() -> dict[str, int]:
+    """Return pid and uid of whom this thread answers, where the system tells."""
+    found: dict[str, int] = getattr(_asking, "who", {})
+    return found
+
+
 def _who(connection: socket.socket) -> dict[str, int]:
     """Return pid and uid of who is connected, where the system tells."""
     if not hasattr(socket, "SO_PEERCRED"):
@@ -410,13 +418,14 @@ class _Connection(socketserver.StreamRequestHandler):
     def _reply(self) -> Reply:
         try:
             request = self.server.requests.decode(self.rfile.readline(REQUEST_MAX))
+            _asking.who = _who(self.connection)
             if isinstance(request, AgentRequest) and request.state_dir not in {
                 "",
                 self.server.state_dir,
             }:
                 return STRANGER
             if not request.repeats:
-                audit.info("local command: %s", _verb(request), extra=_who(self.connection))
+                audit.info("local command: %s", _verb(request), extra=who())
             return self.server.answers[type(request)](request)
         except msgspec.MsgspecError as error:
             remedy = "If the agent is of another version than pgc, restart it."

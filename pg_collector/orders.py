@@ -137,16 +137,27 @@ class Orders:
         if not jobs:
             raise OrderRefused(f"{name} is at work on no target")
         late = []
+        taken = 0
         ends = self._clock.monotonic() + TURNS_WITHIN
         for job in jobs:
             left = max(0.0, ends - self._clock.monotonic())
             try:
-                self._scheduler.borrow(job.target, job.lane, partial(self._take, job), left)
+                work = partial(self._taken, job)
+                taken += self._scheduler.borrow(job.target, job.lane, work, left)
             except TimeoutError as error:
                 late.append(str(error))
         if late:
             raise CollectorError("; ".join(late))
-        return f"a turn of {name} on {len(jobs)} target(s)"
+        if not taken:
+            raise OrderRefused(f"{name} is at work on no target")
+        return f"a turn of {name} on {taken} target(s)"
+
+    def _taken(self, job: Job) -> bool:
+        """Take a turn, in the lane's thread; return False where the job has gone meanwhile."""
+        here = any((one.id, one.lane) == (job.id, job.lane) for one in self._jobs())
+        if here:
+            self._take(job)
+        return here
 
     def _do_flush(self, arguments: Mapping[str, Any]) -> str:
         _read(arguments, _Nothing)

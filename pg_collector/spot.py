@@ -1,7 +1,8 @@
 """A sample on the spot, for `pgc sample`: one full turn whose lines go to whoever asked."""
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pg_collector.changes import Known
 from pg_collector.clock import SystemClock
@@ -10,8 +11,8 @@ from pg_collector.metrics import Metrics
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
-from pg_collector.sample import Batch, Keep
-from pg_collector.samplers._sampler import Sampler, compose, statements
+from pg_collector.sample import Keep
+from pg_collector.samplers._sampler import Lookup, Sampler, compose, statements
 from pg_collector.states import States
 from pg_collector.turn import Turn
 
@@ -33,22 +34,6 @@ class Tray:
         """Return True: there is no limit here."""
         return True
 
-    def peek(self, max_bytes: int, max_lines: int) -> Batch | None:  # noqa: ARG002
-        """Return nothing: nobody sends from here."""
-        return None
-
-    def ack(self, through: int) -> None:
-        """Forget nothing."""
-
-    def set_aside(self, number: int, reason: str) -> None:
-        """Set nothing aside."""
-
-    def rewind(self, expected: int) -> None:
-        """Go nowhere."""
-
-    def renumber(self) -> None:
-        """Keep the numbers."""
-
 
 def chosen(samplers: Mapping[str, Sampler], names: Sequence[str]) -> list[Sampler]:
     """Return the samplers of these names, all of them where none is named.
@@ -62,47 +47,102 @@ def chosen(samplers: Mapping[str, Sampler], names: Sequence[str]) -> list[Sample
 
 
 def take(
-    sampler: Sampler, target: str, session: Session, *, masker: Masker, explain: bool
+    sampler: Sampler,
+    target: str,
+    session: Session,
+    *,
+    masker: Masker,
+    explain: bool,
+    quiet: bool = False,
 ) -> list[bytes]:
-    """Take a sample, and return its lines; or, to explain it, the SQL of its statements."""
+    """Take a sample, and return its lines; or, to explain it, the SQL of its statements.
+
+    What is not well is in the lines; `quiet`: it is not logged beside.
+    """
     if explain:
         return [text.encode() for text in _texts(sampler, session)]
     tray = Tray()
-    clock = SystemClock()
-    turn = Turn(sampler, target, sampler.every, States(target, tray, lambda: masker))
-    Runner(tray, masker, Metrics(clock), clock).take(turn, session)
+    states = States(target, tray, lambda: masker, quiet=quiet)
+    turn = Turn(sampler, target, sampler.every, states)
+    Runner(tray, masker, _nowhere(), SystemClock()).take(turn, session)
     return tray.lines
 
 
+class LookedUp(NamedTuple):
+    """What a look-up gave.
+
+    `own` are the values that are of the agent's own making, `left` those that are still to be asked
+    for, `batch` how many at once, in `pause` seconds at the earliest.
+    """
+
+    lines: list[bytes]
+    own: list[str]
+    left: list[str]
+    batch: int | None
+    pause: float
+
+
 def look_up(
-    sampler: Sampler, target: str, session: Session, values: Sequence[str], *, masker: Masker
-) -> tuple[list[bytes], list[str]]:
+    sampler: Sampler,
+    target: str,
+    session: Session,
+    values: Sequence[str],
+    *,
+    masker: Masker,
+    batch: int | None,
+) -> LookedUp:
     """Take what a sampler's look-up gives for these values of `by`, masked.
 
-    Returns its lines, and the values that are of the agent's own making.
+    `batch` is what the look-up before returned.
     """
     tray = Tray()
     clock = SystemClock()
-    turn = Turn(sampler, target, sampler.every, States(target, tray, lambda: masker))
-    own: list[str] = []
+    states = States(target, tray, lambda: masker, quiet=True)
+    turn = Turn(sampler, target, sampler.every, states)
+    noting = []
     for search in turn.searches:
-        place = search.lookup.key.index(search.lookup.by)
-        search.known = _Noting(place, own, search.lookup.refresh, search.lookup.batch)
-    Runner(tray, masker, Metrics(clock), clock).find(turn, session, values)
-    return tray.lines, own
+        search.known = _Noting(search.lookup, batch)
+        noting.append(search.known)
+    Runner(tray, masker, _nowhere(), clock).find(turn, session, values)
+    now = clock.monotonic()
+    return LookedUp(
+        tray.lines,
+        own=[one for known in noting for one in known.own],
+        left=[one for known in noting for one in known.left],
+        batch=min((known.batch for known in noting), default=None),
+        pause=max((search.retry_at - now for search in turn.searches), default=0.0),
+    )
 
 
 class _Noting(Known):
-    """Notes which values are of the agent's own making; `place` is that of the value in a key."""
+    """Notes which values are of the agent's own making."""
 
-    def __init__(self, place: int, own: list[str], refresh: float, batch: int) -> None:
-        super().__init__(refresh, batch)
-        self._place = place
-        self._values = own
+    def __init__(self, lookup: Lookup, batch: int | None) -> None:
+        super().__init__(lookup.refresh, lookup.batch)
+        if batch is not None:
+            self._batch = min(batch, lookup.batch)
+        self._place = lookup.key.index(lookup.by)
+        self.own: list[str] = []
+
+    @property
+    def batch(self) -> int:
+        """How many are asked for at once next time."""
+        return self._batch
+
+    @property
+    def left(self) -> list[str]:
+        """The values that no answer came for, and that were not found to be missing."""
+        return list(dict.fromkeys(self._wanted.values()))
 
     def found(self, key: tuple[Any, ...], *, own: bool) -> None:
         if own:
-            self._values.append(str(key[self._place]))
+            self.own.append(str(key[self._place]))
+
+
+@functools.cache
+def _nowhere() -> Metrics:
+    """Return metrics that nobody reads: to make them takes long."""
+    return Metrics(SystemClock())
 
 
 def _texts(sampler: Sampler, session: Session) -> list[str]:

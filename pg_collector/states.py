@@ -51,9 +51,18 @@ class States:
     """The states of one target, shared by its lanes."""
 
     def __init__(
-        self, target: str, buffer: Intake, masker: Callable[[], Masker] = lambda: _BASIC
+        self,
+        target: str,
+        buffer: Intake,
+        masker: Callable[[], Masker] = lambda: _BASIC,
+        *,
+        quiet: bool = False,
     ) -> None:
-        """`masker` gives what the names in a line are to be masked with."""
+        """`masker` gives what the names in a line are to be masked with.
+
+        `quiet`: nothing is logged.
+        """
+        self._quiet = quiet
         self._target = target
         self._buffer = buffer
         self._masker = masker
@@ -129,6 +138,8 @@ class States:
         return frozenset(key[0] for key, state in now.items() if state.reason == Reason.TIMEOUT)
 
     def _log(self, set_name: str, state: State, database: str | None) -> None:
+        if self._quiet:
+            return
         extra = {
             "target": self._target,
             "database": database,

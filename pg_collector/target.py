@@ -205,9 +205,13 @@ class Target:
             self._tell(job, State(state="error", message="a fault of the agent; its log has more"))
         else:
             self._well(job, place)
-            slowed = self._budget.spent(job.sampler, job.every, outcome.waited)
-            if slowed is not None:
-                self._say(slowed)
+            self.spent(job, outcome.waited)
+
+    def spent(self, job: Job, waited: float) -> None:
+        """Count what a sampler took of the server's time, in seconds; it may become rarer."""
+        slowed = self._budget.spent(job.sampler, job.every, waited)
+        if slowed is not None:
+            self._say(slowed)
 
     def tally(self, sampler: str) -> Tally:
         """Return what became of a sampler's turns so far. It waits for nobody."""
@@ -222,13 +226,25 @@ class Target:
         return sampler.lane if sampler.lane in self._lanes else LaneName.FAST
 
     def lend(self, name: LaneName, work: Callable[[Session], T]) -> T:
-        """Do `work` with a lane's session, in that lane's thread; raises what it raises."""
+        """Do `work` with a lane's session, in that lane's thread; raises what it raises.
+
+        A target that is not at work keeps no session from that.
+        """
         lane = self._lanes[name]
         try:
             return work(lane.session())
         except TargetError as error:
             lane.drop(error)
             raise
+        finally:
+            if self._resting:
+                lane.rest()
+
+    @property
+    def spare_lane(self) -> LaneName:
+        """The lane for what may take long: the slow one, where it has a session."""
+        slow = self._lanes.get(LaneName.SLOW)
+        return LaneName.SLOW if slow is not None and slow.connected else LaneName.FAST
 
     @property
     def lanes(self) -> tuple[LaneName, ...]:

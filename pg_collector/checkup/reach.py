@@ -20,6 +20,7 @@ from pg_collector.pg import examination
 from pg_collector.pg.examination import Examination, Trouble
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
+from pg_collector.privacy.scrub import scrub_error
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 
@@ -123,14 +124,14 @@ def own(database: Database, asked: Asked) -> Iterator[Reach]:
     try:
         session = Session.open(bounded(database, asked), relations=relations)
     except TargetError as error:
-        raise NoSession(examination.trouble(error)) from error
+        raise NoSession(examination.trouble(error, scrub_error)) from error
     end = threading.Timer(asked.left(), session.interrupt)
     end.start()
     try:
         try:
             reach = _Own(database.name, session)
         except TargetError as error:
-            raise NoSession(examination.trouble(error)) from error
+            raise NoSession(examination.trouble(error, scrub_error)) from error
         yield reach
     finally:
         end.cancel()

@@ -1,23 +1,32 @@
 """What a session shows of its server, of its role, and of what is hidden from it.
 
 Asked for `pgc check`, by the running agent on one of its lanes, or on a session of the command's
-own. Nothing here writes, and no part waits for another: what is refused is left unknown.
+own. Nothing here writes, and no part waits for another: what is refused is left unknown. So is all
+that is left once a statement ran into its time limit, or `WITHIN` is over: the lane has other work.
 """
 
 import datetime as dt
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from pg_collector.errors import LoginRefused, SamplerError, TargetDown, TargetError
+from pg_collector.errors import (
+    LoginRefused,
+    Reason,
+    SamplerError,
+    SamplerTimeout,
+    TargetDown,
+    TargetError,
+)
 from pg_collector.meet import meet
 from pg_collector.pg.session import Session
 
 T = TypeVar("T")
 
+WITHIN: Final = 10.0  # seconds for all statements together
 STATEMENTS: Final = "pg_stat_statements"
 SETTINGS: Final = (
     "compute_query_id", "max_connections", "pg_stat_statements.max", "pg_stat_statements.track",
@@ -120,30 +129,37 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # down, refused, login
 
 
-def trouble(error: TargetError) -> Trouble:
-    """Return an error as it travels."""
+def trouble(error: TargetError, scrub: Callable[[str | None, str], str]) -> Trouble:
+    """Return an error as it travels; `scrub` cleans a message with an SQLSTATE."""
     kind = "down" if isinstance(error, TargetDown) else "refused"
     kind = "login" if isinstance(error, LoginRefused) else kind
-    return Trouble(message=str(error), remedy=error.remedy, sqlstate=error.sqlstate, kind=kind)
+    message = scrub(error.sqlstate, str(error))
+    return Trouble(message=message, remedy=error.remedy, sqlstate=error.sqlstate, kind=kind)
 
 
 def read(session: Session) -> Examination:
     """Examine the server of a session. Raises TargetDown where it is lost."""
     facts = session.facts
+    asking = _Asking(session)
     began, before = time.monotonic(), dt.datetime.now(dt.UTC)
     (at,) = session.fetch("SELECT /* pgc:check */ clock_timestamp()").rows[0]
     passed = time.monotonic() - began
     skew = dt.datetime.fromisoformat(at) - before - dt.timedelta(seconds=passed / 2)
-    settings = _rows(session, _SETTINGS, Setting, {"names": list(SETTINGS)})
+    # What costs the server most comes last.
+    settings = asking.rows(_SETTINGS, Setting, {"names": list(SETTINGS)})
+    tls = asking.first(_TLS, _Tls)
+    standing = asking.first(_ROLE, Role, {"powers": list(POWERS)})
+    closed = asking.rows(_CLOSED, _Closed)
+    sessions = asking.first(_SESSIONS, Sessions)
+    available = asking.first(_AVAILABLE, _Available)
     extension = facts.extensions.get(STATEMENTS)
-    available = _rows(session, _AVAILABLE, _Available)
-    statements: list[Statements] = []
-    evictions: list[Evictions] = []
+    statements: Statements | None = None
+    evictions: Evictions | None = None
     if extension is not None:
         schema = _quoted(extension.schema)
-        statements = _rows(session, _STATEMENTS.format(schema=schema), Statements)
+        statements = asking.first(_STATEMENTS.format(schema=schema), Statements)
         if facts.columns.get(f"{STATEMENTS}_info"):
-            evictions = _rows(session, _EVICTIONS.format(schema=schema), Evictions)
+            evictions = asking.first(_EVICTIONS.format(schema=schema), Evictions)
     return Examination(
         version=facts.version,
         release=facts.settings.get("server_version", "").partition(" ")[0],
@@ -154,15 +170,15 @@ def read(session: Session) -> Examination:
         reads_all_stats=facts.reads_all_stats,
         round_trip_ms=round(passed * 1000, 1),
         skew_s=round(skew.total_seconds(), 1),
-        tls=next((one.version for one in _rows(session, _TLS, _Tls)), None),
-        standing=next(iter(_rows(session, _ROLE, Role, {"powers": list(POWERS)})), None),
-        sessions=next(iter(_rows(session, _SESSIONS, Sessions)), None),
+        tls=tls.version if tls is not None else None,
+        standing=standing,
+        sessions=sessions,
         settings={one.name: one for one in settings},
         installed=extension.version if extension is not None else None,
-        available=next((one.default_version for one in available), None),
-        statements=next(iter(statements), None),
-        evictions=next(iter(evictions), None),
-        closed=[one.datname for one in _rows(session, _CLOSED, _Closed)],
+        available=available.default_version if available is not None else None,
+        statements=statements,
+        evictions=evictions,
+        closed=[one.datname for one in closed],
     )
 
 
@@ -178,15 +194,29 @@ class _Tls(msgspec.Struct, frozen=True):
     version: str | None
 
 
-def _rows(
-    session: Session, sql: str, kind: type[T], params: Mapping[str, Any] | None = None
-) -> list[T]:
-    """Return the rows of a statement as values; none where the server refuses it."""
-    try:
-        answer = session.fetch(sql, params)
-    except SamplerError:
-        return []
-    return [_value(answer.columns, row, kind) for row in answer.rows]
+class _Asking:
+    """One examination: its session, and the time that it has left."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._ends = time.monotonic() + WITHIN
+
+    def rows(self, sql: str, kind: type[T], params: Mapping[str, Any] | None = None) -> list[T]:
+        """Return the rows of a statement as values; none where it is refused or time is up."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            return []
+        try:
+            answer = self._session.fetch(sql, params, timeout=left)
+        except SamplerError as error:
+            if isinstance(error, SamplerTimeout) and error.reason is Reason.TIMEOUT:
+                self._ends = 0.0  # a server that cannot keep up is not asked for more
+            return []
+        return [_value(answer.columns, row, kind) for row in answer.rows]
+
+    def first(self, sql: str, kind: type[T], params: Mapping[str, Any] | None = None) -> T | None:
+        """Return the only row of a statement as a value; None as `rows` gives none."""
+        return next(iter(self.rows(sql, kind, params)), None)
 
 
 def _value(columns: Sequence[str], row: Sequence[Any], kind: type[T]) -> T:

@@ -84,3 +84,26 @@ def test_what_mends_a_standby_is_run_on_its_primary(pair: Pair, pki: Pki):
         pair.primary.query("revoke pg_monitor from plain")
         pair.caught_up()
         bench.close()
+
+
+def test_a_server_that_cannot_keep_up_is_asked_for_no_more(newest_server: Server):
+    database = newest_server.database()
+    database.query("drop extension if exists pg_stat_statements")
+    database.query("create schema slow; create extension pg_stat_statements schema slow")
+    database.query("grant usage on schema slow to public")
+    database.query("alter function slow.pg_stat_statements(bool) rename to others")
+    database.query(
+        "create function slow.pg_stat_statements(bool, out queryid bigint) returns setof bigint"
+        " language sql as 'select 1::bigint from pg_sleep(60)'"
+    )
+    session = Session.open(target(database.dsn("plain"), query_timeout=2.0), relations=RELATIONS)
+    try:
+        found = examination.read(session)
+        assert found.installed
+        assert found.statements is None
+        assert found.evictions is None, "what comes after the first time limit"
+        assert found.standing is not None
+        assert session.alive
+        assert session.waited < 3
+    finally:
+        session.leave()

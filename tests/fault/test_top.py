@@ -14,7 +14,7 @@ from pg_collector import control
 from pg_collector.mirror import HOLDS
 from pg_collector.status import StatusRequest
 from pg_collector.watch_verbs import WatchRequest
-from tests.support.agents import configuration, running
+from tests.support.agents import configuration, running, turned
 from tests.support.conditions.locks import blocked_chain
 from tests.support.daemon import PGC, Daemon
 from tests.support.scratch import new_directory
@@ -170,7 +170,7 @@ def test_nothing_is_kept_when_nobody_watches_any_more_and_no_session_more_is_use
     path = tmp_path / "pgc.sock"
     dsn = database.dsn("plain", port=proxy.port)  # pgcollector may have two sessions only
     with running(configuration({"prod": dsn}, tmp_path / "out", every=30.0), path) as one:
-        until(lambda: one.targets["prod"].connected, what="it is connected")
+        until(lambda: turned(one.targets["prod"], one.layout.jobs), what="a turn of each")
         looks = ("activity", "locks", "database", "statements", "vacuum")
         assert control.ask(WatchRequest(look=looks, texts=("1", "2")), path)
 
@@ -179,12 +179,12 @@ def test_nothing_is_kept_when_nobody_watches_any_more_and_no_session_more_is_use
             return reply and any('"set":"statements"' in line for line in reply.lines)
 
         until(looked_at, what="the first picture is there")
-        assert one.mirror.bytes > 1_000
+        assert one.mirror.since("prod", 0).lines
         assert proxy.peak <= 2
         produced = one.buffer.account().produced
         control.ask(WatchRequest(after=0, look=("statements",)), path)
         assert one.buffer.account().produced == produced  # what is looked at does not leave
         one.mirror._until["prod"] = one.clock.monotonic()  # as `HOLDS` seconds later
         control.ask(StatusRequest(), path)  # it looks after each question, and every 5 s
-        until(lambda: one.mirror.bytes == 0, deadline=10, what="it lets go")
+        until(lambda: not one.mirror.since("prod", 0).lines, deadline=10, what="it lets go")
         assert HOLDS == 30

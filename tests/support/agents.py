@@ -1,6 +1,6 @@
 """A whole agent on real servers, built in code as the demo builds it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import msgspec
 from pg_collector.agent import Agent
 from pg_collector.config.model import Config, Fsync, Http, Local, Sampling
 from pg_collector.plan import OpenGrant
+from pg_collector.schedule import Job
+from pg_collector.target import Target
 from tests.support.sampling import SAMPLERS, Line, target
 
 
@@ -34,6 +36,11 @@ def running(config: Config, socket: Path | None = None) -> Iterator[Agent]:
     agent = Agent(config, OpenGrant(), sockets=() if socket is None else (socket,))
     with agent:
         yield agent
+
+
+def turned(target: Target, jobs: Iterable[Job]) -> bool:
+    """Whether each of these jobs has had a turn, well or not."""
+    return all(any(target.tally(job.sampler)[:2]) for job in jobs if job.target == target.name)
 
 
 def written(output: Path, target_name: str, sampler: str) -> list[Line]:

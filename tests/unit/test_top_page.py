@@ -5,6 +5,7 @@ import json
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 
@@ -18,7 +19,8 @@ from pg_collector.cli.live.panels import SUBJECTS
 from pg_collector.cli.live.shown import Shown
 from pg_collector.cli.live.terminal import in_text, plain
 from pg_collector.cli.live.words import age, ms, number, size
-from pg_collector.watch_verbs import Said, Watched
+from pg_collector.watch_verbs import Watched
+from pg_collector.watching import Said
 
 AT = dt.datetime(2026, 11, 22, 22, 11, 30, tzinfo=dt.UTC)
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\nnext\tline 表表"
@@ -241,3 +243,11 @@ def test_of_sessions_alone_a_tree_is_made_where_locks_are_not_sampled():
         ["1", "-"], ["└", "2"], ["└", "3"], ["prepared", "transaction"], ["└", "4"],
     ]  # fmt: skip
     assert "lock on transactionid" in text
+
+
+def test_where_more_lines_wait_the_next_question_comes_at_once():
+    feed = Feed(Link(list), "prod", 60.0)
+    feed.watched = Watched(stream="s", target="prod", targets=("prod",), last=1)
+    assert feed.delay() > 1
+    feed.watched = msgspec.structs.replace(feed.watched, more=True)
+    assert feed.delay() == 0

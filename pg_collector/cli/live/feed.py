@@ -140,6 +140,8 @@ class Feed:
                 return 3600.0
             if self._away_since is not None:
                 return max(1.0, self.interval)
+            if self.watched is not None and self.watched.more:
+                return 0.0
             until_second = max(0.0, self._second_at - now)
             return min(SOON if now < self._soon_until else self.interval, until_second)
 
