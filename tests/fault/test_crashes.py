@@ -35,7 +35,7 @@ def test_an_agent_and_a_platform_that_are_both_killed_hold_every_number_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_after_a_power_cut_at_any_moment_what_was_durable_is_there(seed: int, tmp_path: Path):
     figures = trials.cuts("cuts", seed, tmp_path).figures
     assert figures["images"] == 2 * trials.POINTS
@@ -43,7 +43,7 @@ def test_after_a_power_cut_at_any_moment_what_was_durable_is_there(seed: int, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_whichever_file_is_damaged_the_rest_arrives_and_the_loss_is_counted(
     seed: int, tmp_path: Path
 ):

@@ -117,7 +117,7 @@ def test_it_can_be_stopped_and_goes_on_where_it_was(agent):
 
 def test_once_names_who_blocks_whom_for_people_and_for_machines(agent, database):
     with blocked_chain(database) as chain:
-        # What was taken for a view a moment ago, before there was a chain, serves the next one, too.
+        # What was taken for a view a moment ago, before the chain, serves the next one, too.
         until(lambda: f"└ {chain.middle}" in agent.pgc("top", "--once").stdout, deadline=30)
         with concurrent.futures.ThreadPoolExecutor(2) as together:
             people = together.submit(agent.pgc, "top", "--once")
