@@ -22,6 +22,8 @@ from pg_collector.schedule import lay_out
 
 # SQL that a standby refuses, and that reaches it from its primary.
 _REPLICATED: Final = re.compile(r"(?:GRANT|REVOKE|CREATE|ALTER (?:ROLE|DATABASE|EXTENSION)) ")
+_LATE: Final = "not looked at: the server took too long to say what this role may see"
+_LESS_BUSY: Final = "Check again when the server is less busy"
 CLOCK = "clock_skew_s"  # of a server, among the figures of `login`
 # Nothing is collected by it: the samplers are tried that a plan may allow one day.
 _ANY = Grant(plan="unknown", samplers=None, max_databases=None)
@@ -105,10 +107,15 @@ def _asked(database: Database, plan: Plan, asked: Asked, reach: Reach) -> Iterat
         measured={**first.measured, **skew},
     )  # fmt: skip
     yield from others
-    yield from grants.findings(name, examined)
-    if any(one.name == "statements" for one in chosen(database, plan, asked)):
-        yield from pgss.findings(name, examined)
-    yield from settings.findings(name, examined)
+    if examined.late:  # what is missing would be taken for what the server lacks
+        yield Finding(
+            section="grants", target=name, level=Level.WARN, found=_LATE, remedy=_LESS_BUSY
+        )
+    else:
+        yield from grants.findings(name, examined)
+        if any(one.name == "statements" for one in chosen(database, plan, asked)):
+            yield from pgss.findings(name, examined)
+        yield from settings.findings(name, examined)
     if Part.SAMPLERS in asked.parts:
         yield from samplers.findings(name, chosen(database, plan, asked), reach.sample, asked)
 

@@ -29,6 +29,8 @@ def findings(
         return  # a Unix socket
     name = database.name
     mode = route.tls["sslmode"]
+    if examined is not None and examined.late and examined.tls is None:
+        examined = None  # there was no time to look
     said = [f"{examined.tls} {mode}" if examined is not None and examined.tls else mode]
     if examined is not None and not examined.tls:
         said = [f"not encrypted, sslmode={mode}"]

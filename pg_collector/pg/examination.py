@@ -93,7 +93,10 @@ class Evictions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `skew_s` is how far the server's clock is ahead of this host's."""
+    """All of it. `skew_s` is how far the server's clock is ahead of this host's.
+
+    `late`: there was no time for all; what is missing is not known.
+    """
 
     version: int
     database: str
@@ -112,6 +115,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     available: str | None = None  # the version that this server would install
     statements: Statements | None = None
     evictions: Evictions | None = None
+    late: bool = False
     closed: list[str] = []  # other databases that this role may not connect to
 
     @property
@@ -178,6 +182,7 @@ def read(session: Session) -> Examination:
         available=available.default_version if available is not None else None,
         statements=statements,
         evictions=evictions,
+        late=asking.late,
         closed=[one.datname for one in closed],
     )
 
@@ -200,16 +205,19 @@ class _Asking:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._ends = time.monotonic() + WITHIN
+        self.late = False  # whether something was not asked, or took too long
 
     def rows(self, sql: str, kind: type[T], params: Mapping[str, Any] | None = None) -> list[T]:
         """Return the rows of a statement as values; none where it is refused or time is up."""
         left = self._ends - time.monotonic()
         if left <= 0:
+            self.late = True
             return []
         try:
             answer = self._session.fetch(sql, params, timeout=left)
         except SamplerError as error:
             if isinstance(error, SamplerTimeout) and error.reason is Reason.TIMEOUT:
+                self.late = True
                 self._ends = 0.0  # a server that cannot keep up is not asked for more
             return []
         return [_value(answer.columns, row, kind) for row in answer.rows]

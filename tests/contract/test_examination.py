@@ -48,6 +48,7 @@ def test_a_monitoring_role_is_shown_everything(server: Server):
     known = {name for name in examination.SETTINGS if server.major >= since.get(name, 0)}
     assert set(found.settings) == known
     assert abs(found.skew_s) < 1
+    assert not found.late
 
 
 def test_a_plain_role_is_shown_that_something_is_hidden(server: Server):
@@ -102,6 +103,7 @@ def test_a_server_that_cannot_keep_up_is_asked_for_no_more(newest_server: Server
         assert found.installed
         assert found.statements is None
         assert found.evictions is None, "what comes after the first time limit"
+        assert found.late
         assert found.standing is not None
         assert session.alive
         assert session.waited < 3

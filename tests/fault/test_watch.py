@@ -12,12 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from pg_collector import control
+from pg_collector import control, spot
 from pg_collector.control import NamesRequest
 from pg_collector.errors import OrderRefused
+from pg_collector.pg.session import Session
+from pg_collector.privacy.mask import Masker
 from pg_collector.watch_verbs import WatchRequest
 from tests.support.agents import configuration, running, turned
-from tests.support.sampling import SAMPLERS
+from tests.support.sampling import RELATIONS, SAMPLERS, target
 from tests.support.until import until
 
 
@@ -71,7 +73,7 @@ def test_what_was_taken_away_meanwhile_is_not_taken_and_no_session_stays(agent):
     until(lambda: target.connections == 0, deadline=5, what="it rests again")
 
 
-def test_whoever_asks_in_a_loop_costs_the_server_a_look_now_and_then(agent):
+def test_whoever_asks_in_a_loop_costs_the_server_a_look_now_and_then(agent, caplog):
     one, path = agent
     target = one.targets["prod"]
     first = asked(path, look=("database",)).result["last"]
@@ -88,6 +90,8 @@ def test_whoever_asks_in_a_loop_costs_the_server_a_look_now_and_then(agent):
     assert any("pg_ls_tmpdir" in line for line in anew.lines), "with what it lacks"
     until(lambda: database_lines(path, last), what="who goes on has it later")
     assert target._budget._loads["database"].seconds is not None, "it counts"
+    told = [each for each in caplog.records if each.name == "pg_collector.states"]
+    assert not told, "what is long known is not logged at each look"
 
 
 def database_lines(path, after):
@@ -153,3 +157,17 @@ def test_who_has_a_server_asked_is_written_down_and_a_trouble_goes_with_its_caus
         return "database" not in troubles()
 
     until(taken, what="a turn went well since")
+
+
+def test_a_look_up_says_what_is_left_and_when_the_next_may_be(database):
+    ids = [str(number) for number in range(1, 61)]
+    session = Session.open(target(database.dsn("plain")), relations=RELATIONS)
+    try:
+        found = spot.look_up(
+            SAMPLERS["statements"], "prod", session, ids, masker=Masker(), batch=20
+        )
+    finally:
+        session.leave()
+    assert found.left == ids[20:]
+    assert found.batch == 40
+    assert found.pause < 60
