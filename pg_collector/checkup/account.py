@@ -10,7 +10,7 @@ SERVICE: Final = "pg-collector"
 _OWN_PLACES: Final = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
 
 # What others import late; by then Python's own files may be out of reach, as in a home of root.
-_IMPORTED_LATE: Final = ("_strptime", "encodings.idna", "encodings.utf_8_sig", "grp")
+IMPORTED_LATE: Final = ("_strptime", "encodings.idna", "encodings.utf_8_sig", "grp")
 
 
 def become(name: str = SERVICE) -> str:
@@ -23,7 +23,7 @@ def become(name: str = SERVICE) -> str:
             account = pwd.getpwnam(name)
         except KeyError:
             return current()
-        for one in _IMPORTED_LATE:
+        for one in IMPORTED_LATE:
             importlib.import_module(one)
         os.initgroups(account.pw_name, account.pw_gid)
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)

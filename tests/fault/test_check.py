@@ -198,6 +198,8 @@ def test_root_checks_with_the_rights_of_the_service(bench: Bench):
     assert f"cannot be written by {account}" in found[0]["found"]
     assert "owner root, mode 0755" in found[0]["found"]
     bench.shell(found[0]["remedy"])
+    assert bench.home.stat().st_uid == 0, "what is there stays whose it is"
+    bench.keys["state_dir"] = found[0]["remedy"].partition("; then state_dir: ")[2]
     assert failures(0) == []
     code, told = bench.told("--user", account)
     assert [one["section"] for one in told if one["level"] == "fail"] == ["platform"]
