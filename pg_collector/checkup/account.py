@@ -6,7 +6,8 @@ import pwd
 from pathlib import Path
 from typing import Final
 
-SERVICE: Final = "pg-collector"
+from pg_collector.config.rights import SERVICE
+
 # Places of whoever typed the command, which the service does not have.
 _OWN_PLACES: Final = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
 

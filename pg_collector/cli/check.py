@@ -24,6 +24,7 @@ from pg_collector.cli.options import (
     source,
 )
 from pg_collector.cli.printable import printable, printable_json
+from pg_collector.config.rights import SERVICE
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
 
@@ -62,7 +63,7 @@ def check(
     user: Annotated[
         str,
         typer.Option(metavar="NAME", help="As root: with whose rights, if there is such a user."),
-    ] = account.SERVICE,
+    ] = SERVICE,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,

@@ -92,7 +92,8 @@ def refuse_unwritable(path: Path) -> None:
     if not os.access(path, os.W_OK):
         user = _user_name(os.geteuid())
         fault = f"may not be written by {user} ({_owner(status)})"
-        raise Unreadable(path, fault, f"chown {user} {path}")
+        remedy = f"name a file in a directory of {user}'s own"
+        raise Unreadable(path, fault, remedy, own=(path, f"chown {user} {path}"))
 
 
 def expanded(text: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 SERVICE: Final = "pg-collector"
 OWN: Final = Path("/etc/pg-collector")
+_WRITTEN: Final = (Path("/var/lib/pg-collector"), Path("/var/log/pg-collector"))
 _SHALLOW: Final = 2  # parts of /etc, /root: directories of everybody's
 
 
@@ -42,9 +43,9 @@ def user() -> User:
 
 
 def is_own(path: Path, directory: Path | None) -> bool:
-    """Say whether a path lies in the directory of the configuration, or in the usual one."""
+    """Say whether a path lies in the directory of the configuration, or in a usual one."""
     path = path.absolute()
-    if OWN in (path, *path.parents):
+    if any(one in (path, *path.parents) for one in (OWN, *_WRITTEN)):
         return True
     if directory is None:
         return False
@@ -58,7 +59,10 @@ def is_own(path: Path, directory: Path | None) -> bool:
 def to_private(path: Path, directory: Path | None = None) -> str:
     """Return the command after which the agent's user alone may read a file."""
     me = user()
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return copy(path)
     if status.st_uid == me.uid:
         return f"chmod 600 {quote(str(path))}"
     if is_own(path, directory):
@@ -69,7 +73,10 @@ def to_private(path: Path, directory: Path | None = None) -> str:
 def to_closed(path: Path, directory: Path | None = None) -> str:
     """Return the command after which not everybody may read a file, and the agent's user may."""
     me = user()
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return copy(path)
     if me.uid == status.st_uid or me.gid == status.st_gid:
         return f"chmod 640 {quote(str(path))}"
     return to_group(path, "640") if is_own(path, directory) else copy(path)

@@ -253,3 +253,24 @@ def test_a_key_that_libpq_refuses_is_copied_where_it_is_of_others(host: Host, pk
     tls["key_file"] = str(host.etc / "own.key")
     assert host.bad(secrets) == []
     assert key.stat().st_mode & 0o777 == 0o644
+
+
+def test_root_is_told_what_the_service_needs(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "SERVICE", process.ACCOUNT)
+    password = host.written("etc/password", 0o644)
+    host.keys["databases"][0]["postgres"]["password_file"] = str(password)
+    host.write()
+    (warning,) = host.asked().loaded.warnings
+    host.shell(warning.rpartition("(mode 0644): ")[2])
+    assert password.stat().st_mode & 0o777 == 0o640
+    with as_account():
+        assert password.read_text() == "secret\n"
+
+
+@pytest.mark.parametrize("name", ["syslog", "etc/pgc.log"])
+def test_a_log_of_others_stays_theirs(host: Host, name: str) -> None:
+    log = host.written(name, 0o640)
+    host.keys["log"] = {"file": str(log)}
+    told = str(host.told())
+    assert "may not be written by nobody" in told
+    assert ("chown" in told) == (log.parent == host.etc)

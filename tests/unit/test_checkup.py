@@ -5,7 +5,7 @@ import itertools
 import pytest
 from typer.testing import CliRunner
 
-from pg_collector.checkup import clock, disk, grants, login, pgss, platform, target
+from pg_collector.checkup import clock, disk, grants, login, pgss, platform, run, target
 from pg_collector.checkup.finding import Finding, Level, Part, exit_code
 from pg_collector.cli import app
 from pg_collector.pg.examination import Examination, Role, Sessions, Setting, Trouble
@@ -172,6 +172,18 @@ def test_a_role_that_others_use_keeps_what_it_inherits(elsewhere, role, remedy):
     )  # fmt: skip
     (found,) = grants.findings("prod", examined)
     assert found.remedy.startswith(remedy)
+
+
+def test_what_is_in_the_way_of_a_section_is_a_finding_after_those_before_it(tmp_path):
+    def looked():
+        yield OK
+        (tmp_path / "nowhere" / "file").stat()
+
+    first, last = run._whole("disk", looked())
+    assert first is OK
+    assert (last.section, last.level) == ("disk", Level.FAIL)
+    assert f"{tmp_path}/nowhere/file: No such file or directory" in last.found
+    assert last.remedy == "sudo pgc check --user root"
 
 
 def test_what_is_loaded_stays_loaded_each_library_a_value_of_its_own():
