@@ -40,7 +40,9 @@ def _places(asked: Asked, buffer: Path | None) -> Iterator[Place]:
     config = asked.config
     yield Place("state_dir", "state_dir", asked.state_dir, own=config.state_dir is None)
     if buffer is not None:
-        usual = config.buffers.disk_path is None
+        usual = config.buffers.disk_path is None and (
+            config.state_dir is None or os.access(buffer / "format", os.F_OK)
+        )
         yield Place("the buffer", "buffers.disk_path", buffer, own=usual, alone=True)
     if config.local.enabled:
         yield Place("local.path", "local.path", config.local.path)

@@ -162,6 +162,18 @@ def test_a_buffer_gets_a_directory_of_its_own_in_one_of_others(
     assert host.bad(disk) == []
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_a_buffer_that_an_agent_made_is_taken_back(
+    host: Host,
+    ours: bool,  # noqa: FBT001  # a case
+) -> None:
+    buffer = host.folder("state/buffer")
+    if ours:
+        (buffer / "format").write_text("1\n")
+    (found,) = host.bad(disk)
+    assert found.remedy.startswith("chown -R nobody " if ours else "install -d -o nobody ")
+
+
 def test_a_state_directory_that_may_not_be_looked_at_is_told(host: Host) -> None:
     host.folder("closed", 0o700)
     host.keys |= {"state_dir": str(host.home / "closed" / "state"), "buffers": {}}
