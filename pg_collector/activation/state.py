@@ -94,6 +94,7 @@ class DeviceStore:
         """Keep other processes off. Raises StateError where one has the device, or none can."""
         try:
             self.directory.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            self._refuse_of_another()
             fd = os.open(self.directory / "device.lock", os.O_RDWR | os.O_CREAT | _OPEN, FILE_MODE)
         except OSError as error:
             raise self._unusable(error) from error
@@ -212,6 +213,15 @@ class DeviceStore:
             sync_folder(self.directory)
         except OSError as error:
             raise self._unusable(error) from error
+
+    def _refuse_of_another(self) -> None:
+        """Refuse a directory of another user, who could not read what is written into it."""
+        owner = self.directory.stat().st_uid
+        if owner not in {0, os.geteuid()}:  # root may lend one, as a volume of a container
+            raise StateError(
+                f"{self.directory} belongs to user {owner}, not to {os.geteuid()}",
+                remedy=f"Do it as that user: sudo -u '#{owner}' pgc …; or set another state_dir.",
+            )
 
     def _unusable(self, error: OSError) -> StateError:
         return StateError(

@@ -3,14 +3,16 @@
 import importlib
 import os
 import pwd
+from pathlib import Path
 from typing import Final
 
-SERVICE: Final = "pg-collector"
+from pg_collector.config.rights import SERVICE
+
 # Places of whoever typed the command, which the service does not have.
 _OWN_PLACES: Final = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
 
 # What others import late; by then Python's own files may be out of reach, as in a home of root.
-_IMPORTED_LATE: Final = ("_strptime", "encodings.idna", "encodings.utf_8_sig", "grp")
+IMPORTED_LATE: Final = ("_strptime", "encodings.idna", "encodings.utf_8_sig", "grp")
 
 
 def become(name: str = SERVICE) -> str:
@@ -23,7 +25,7 @@ def become(name: str = SERVICE) -> str:
             account = pwd.getpwnam(name)
         except KeyError:
             return current()
-        for one in _IMPORTED_LATE:
+        for one in IMPORTED_LATE:
             importlib.import_module(one)
         os.initgroups(account.pw_name, account.pw_gid)
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
@@ -35,6 +37,16 @@ def become(name: str = SERVICE) -> str:
         if not os.access(".", os.X_OK):  # where whoever typed the command was at home
             os.chdir("/")
     return current()
+
+
+def command(place: Path | None = None) -> str:
+    """Return the check that may look where this one may not: as the owner of a place."""
+    for one in (place, *place.parents) if place is not None else ():
+        try:
+            return f"sudo pgc check --user {owner(one.stat().st_uid)}"
+        except OSError:
+            continue
+    return "sudo pgc check --user root"
 
 
 def current() -> str:

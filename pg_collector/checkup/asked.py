@@ -23,6 +23,7 @@ class Asked(NamedTuple):
     until: float
     database: str | None = None
     network: bool = True  # may be used
+    typed_by: str = ""  # the account of who asks, where the checks have another one's rights
 
     @property
     def config(self) -> Config:

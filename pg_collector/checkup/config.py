@@ -12,7 +12,10 @@ from pg_collector.samplers import discover
 from pg_collector.schedule import lay_out
 
 # A warning about a file's mode ends in the command that mends it.
-_MODE = re.compile(r"(?P<found>.*): (?P<remedy>chmod \d+ .*)")
+_MODE = re.compile(
+    r"(?P<found>(?:(?P<file>.*) holds a secret and|.*:) every user of this host may read "
+    r"(?:it|(?P<named>.*)) \(mode \d+\)): (?P<remedy>.*)"
+)
 
 
 def invalid(error: ConfigurationError) -> Iterator[Finding]:
@@ -65,13 +68,16 @@ def valid(asked: Asked, plan: Plan) -> Iterator[Finding]:
         )
 
 
-def open_files(asked: Asked) -> Iterator[Finding]:
-    """Name the files that hold a secret and that every user of this host may read."""
+def open_files(asked: Asked) -> Iterator[tuple[str, Finding]]:
+    """Yield the files that hold a secret and that every user of this host may read."""
     for warning in asked.loaded.warnings:
         if (said := _MODE.fullmatch(warning)) is not None:
-            yield Finding(
-                section="secrets",
-                level=Level.WARN,
-                found=one_line(said["found"]),
-                remedy=one_line(said["remedy"]),
+            yield (
+                said["file"] or said["named"],
+                Finding(
+                    section="secrets",
+                    level=Level.WARN,
+                    found=one_line(said["found"]),
+                    remedy=one_line(said["remedy"]),
+                ),
             )

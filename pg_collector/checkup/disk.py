@@ -1,11 +1,8 @@
 """The places that the agent writes to: are they its own, and do they hold an outage."""
 
 import os
-import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 from typing import Final
 
 import msgspec
@@ -13,30 +10,19 @@ import msgspec
 from pg_collector.buffer import storage
 from pg_collector.buffer.report import Report
 from pg_collector.buffer_verbs import StatusRequest
-from pg_collector.checkup.account import current, owner
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level
+from pg_collector.checkup.places import Place, nearest, unusable
 from pg_collector.errors import CollectorError
 
 # As in the configuration: 1 MB are 1024 kB.
 _UNITS: Final = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "kB"))
-_PROBE: Final = b"\0" * 4096
 
 
 def findings(asked: Asked) -> Iterator[Finding]:
     """Look at every directory that is written to."""
-    config = asked.config
-    places = {"state_dir": asked.state_dir}
-    buffer = storage.directory(config.buffers, asked.state_dir)
-    if buffer is not None:
-        places["the buffer"] = buffer
-    if config.local.enabled:
-        places["local.path"] = config.local.path
-    if config.security.audit_logging:
-        places["security.audit_log_path"] = config.security.audit_log_path.parent
-    if config.log.file is not None:
-        places["log.file"] = config.log.file.parent
-    faults = [fault for what, path in places.items() for fault in _unusable(what, path)]
+    buffer = storage.directory(asked.config.buffers, asked.state_dir)
+    faults = [fault for place in _places(asked, buffer) for fault in unusable(place)]
     yield from faults
     if buffer is None:
         if not faults:
@@ -49,81 +35,28 @@ def findings(asked: Asked) -> Iterator[Finding]:
     yield from _room(asked, buffer, well=not faults)
 
 
-def _unusable(what: str, path: Path) -> Iterator[Finding]:
-    """Try a directory by writing a file that has no name; say why where that cannot be done."""
-    at = _nearest(path)
-    try:
-        with tempfile.TemporaryFile(dir=at) as file:
-            file.write(_PROBE)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        yield Finding(
-            section="disk",
-            level=Level.FAIL,
-            found=f"{what}: {path} cannot be written by {current()}: {error.strerror}"
-            f"{_described(at)}",
-            remedy=_remedy(path, at),
+def _places(asked: Asked, buffer: Path | None) -> Iterator[Place]:
+    """Yield what the agent writes to."""
+    config = asked.config
+    yield Place("state_dir", "state_dir", asked.state_dir, own=config.state_dir is None)
+    if buffer is not None:
+        usual = config.buffers.disk_path is None and (
+            config.state_dir is None or os.access(buffer / "format", os.F_OK)
         )
-        return
-    status = at.stat()
-    if what == "the buffer" and at == path and status.st_uid != os.geteuid():
-        user = current()
-        yield Finding(
-            section="disk",
-            level=Level.FAIL,
-            found=f"{what}: {path} belongs to {owner(status.st_uid)}, not to {user}",
-            remedy=f"chown -R {user} {quote(str(path))}",
-        )
-    elif what == "the buffer" and at == path and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield Finding(
-            section="disk",
-            level=Level.FAIL,
-            found=f"{what}: {path} can be written to by others{_described(path)}",
-            remedy=f"chmod 700 {quote(str(path))}",
-        )
-
-
-def _nearest(path: Path) -> Path:
-    """Return the directory, or the nearest one above it: the agent makes what is missing."""
-    at = path.absolute()
-    while at != at.parent:
-        try:
-            at.stat()
-        except FileNotFoundError:
-            at = at.parent
-        except OSError:
-            break
-        else:
-            break
-    return at
-
-
-def _described(at: Path) -> str:
-    try:
-        status = at.stat()
-    except OSError:
-        return ""
-    return f" ({at}: owner {owner(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o})"
-
-
-def _remedy(path: Path, at: Path) -> str:
-    user, place, nearest = current(), quote(str(path)), quote(str(at))
-    if not at.is_dir():
-        return f"Name a directory; {at} is none"
-    if os.statvfs(at).f_flag & os.ST_RDONLY:
-        return f"mount -o remount,rw {nearest}"
-    if os.access(at, os.W_OK | os.X_OK):
-        return f"Free some space: df -h {nearest} && df -i {nearest}"
-    if path == at:
-        return f"chown {user} {place} && chmod 700 {place}"
-    return f"install -d -o {user} -m 700 {place}"
+        yield Place("the buffer", "buffers.disk_path", buffer, own=usual, alone=True)
+    if config.local.enabled:
+        yield Place("local.path", "local.path", config.local.path)
+    if config.security.audit_logging:
+        key = "security.audit_log_path"
+        yield Place(key, key, config.security.audit_log_path, file=True, alone=True)
+    if config.log.file is not None:
+        yield Place("log.file", "log.file", config.log.file, file=True)
 
 
 def _room(asked: Asked, buffer: Path, *, well: bool) -> Iterator[Finding]:
     """Compare the cap of the buffer with what the volume lets it have."""
     limits = asked.config.buffers
-    at = _nearest(buffer)
+    at = nearest(buffer)
     try:
         volume = os.statvfs(at)
     except OSError as error:

@@ -6,7 +6,7 @@ https://www.postgresql.org/docs/current/predefined-roles.html
 from collections.abc import Iterator
 
 from pg_collector.checkup.finding import Finding, Level
-from pg_collector.checkup.login import quoted
+from pg_collector.checkup.login import ALONE, is_shared, own_role, quoted
 from pg_collector.pg.examination import Examination
 
 INHERIT_BY_GRANT = 16  # from this version on it is the grant that says whether it is inherited
@@ -69,4 +69,6 @@ def _remedy(examined: Examination) -> str:
         return f"GRANT pg_monitor TO {role};"
     if examined.major >= INHERIT_BY_GRANT:
         return f"GRANT pg_monitor TO {role} WITH INHERIT TRUE;"
-    return f"ALTER ROLE {role} INHERIT;"
+    if is_shared(examined):  # it would have the rights of all its other roles, too
+        return own_role(examined)
+    return f"ALTER ROLE {role} INHERIT;  {ALONE}"

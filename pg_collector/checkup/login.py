@@ -19,6 +19,20 @@ _CROWDED: Final = (
     "WHERE backend_type = 'client backend' GROUP BY 1, 2 ORDER BY 3 DESC;  "
     "-- end some, or raise max_connections, which needs a restart"
 )
+ALONE: Final = "-- where nobody else needs it; else a role of the agent's own: pgc setup sql"
+# Without a session the limit is not known, so it is shown first.
+_ROLE_LIMIT: Final = (
+    "SELECT rolconnlimit, (SELECT count(*) FROM pg_stat_activity WHERE usename = rolname) AS "
+    "sessions FROM pg_roles WHERE rolname = {literal};  -- end lost sessions, or raise by 2: "
+    "ALTER ROLE {name} CONNECTION LIMIT …"
+)
+_DATABASE_LIMIT: Final = (
+    "SELECT datconnlimit, (SELECT count(*) FROM pg_stat_activity AS a WHERE a.datname = d.datname) "
+    "AS sessions FROM pg_database AS d WHERE datname = {literal};  -- end some, or raise by 2: "
+    "ALTER DATABASE {name} CONNECTION LIMIT …"
+)
+ROLE: Final = "pgcollector"  # that `pgc setup sql` makes, where no other is named
+_ANOTHER: Final = "pgc_agent"
 _OUR_OWN: Final = 1  # the session that asks
 
 
@@ -49,11 +63,9 @@ def _remedy(trouble: Trouble) -> str:
         return trouble.remedy
     role = re.search(r'for role "([^"]+)"', trouble.message)
     database = re.search(r'for database "([^"]+)"', trouble.message)
-    if role is not None:
-        name = quoted(role[1])
-        return f"ALTER ROLE {name} CONNECTION LIMIT 4;  -- two for each agent, or end lost ones"
-    if database is not None:
-        return f"ALTER DATABASE {quoted(database[1])} CONNECTION LIMIT -1;"
+    for found, shown in ((role, _ROLE_LIMIT), (database, _DATABASE_LIMIT)):
+        if found is not None:
+            return shown.format(literal=literal(found[1]), name=quoted(found[1]))
     return _CROWDED
 
 
@@ -124,8 +136,9 @@ def _places(
             section="login",
             target=database.name,
             level=Level.WARN,
-            found=f"the database {examined.database} may have {limit} sessions, "
-            f"{sessions.in_database} are there: the agent may find no place",
+            found=f"the database {examined.database} may have {limit} "
+            f"session{'' if limit == 1 else 's'}, {sessions.in_database} are there: the agent may "
+            "find no place",
             remedy=f"ALTER DATABASE {quoted(examined.database)} CONNECTION LIMIT "
             f"{sessions.in_database + wanted};",
         )
@@ -179,11 +192,9 @@ def _rights(target: str, examined: Examination, standing: Role) -> Iterator[Find
     """Warn of what the agent does not need, and of a password that ends."""
     role = quoted(examined.role)
     if examined.superuser:
-        remedy = f"GRANT pg_monitor TO {role}; ALTER ROLE {role} NOSUPERUSER;"
-        if standing.bootstrap:
-            remedy = (
-                "pgc setup sql | sudo -u postgres psql   # then user=pgcollector in conn_string"
-            )
+        remedy = f"GRANT pg_monitor TO {role}; ALTER ROLE {role} NOSUPERUSER;  {ALONE}"
+        if standing.bootstrap or is_shared(examined):
+            remedy = own_role(examined)
         yield Finding(
             section="login",
             target=target,
@@ -208,7 +219,7 @@ def _rights(target: str, examined: Examination, standing: Role) -> Iterator[Find
             level=Level.WARN,
             found=f"role {examined.role} may do more than look at statistics: "
             f"{', '.join([*more, *standing.powers])}",
-            remedy=" ".join(sql),
+            remedy=own_role(examined) if is_shared(examined) else f"{' '.join(sql)}  {ALONE}",
         )
     days = standing.valid_days
     if days is not None and days < _EXPIRES_SOON:
@@ -220,6 +231,23 @@ def _rights(target: str, examined: Examination, standing: Role) -> Iterator[Find
             remedy=f"ALTER ROLE {role} VALID UNTIL 'infinity';  -- or give it a new one in time",
             measured={"password_days": round(days, 1)},
         )
+
+
+def is_shared(examined: Examination) -> bool:
+    """Whether another application uses the role, as far as is known."""
+    return examined.sessions is None or examined.sessions.elsewhere != 0
+
+
+def own_role(examined: Examination) -> str:
+    """Return what gives the agent a role that nobody else has."""
+    if examined.role == ROLE:
+        return f"pgc setup sql --user {_ANOTHER} | sudo -u postgres psql   # then user={_ANOTHER}"
+    return f"pgc setup sql | sudo -u postgres psql   # then user={ROLE} in conn_string"
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def quoted(name: str) -> str:

@@ -11,6 +11,7 @@ from pg_collector.pg.examination import STATEMENTS, Examination
 
 _LIBRARIES: Final = "shared_preload_libraries"
 _HOUR: Final = 3600.0
+_FULL: Final = 0.9  # of the entries: an eviction takes 5 % of them, or 10
 _CREATE: Final = f"CREATE EXTENSION {STATEMENTS};"
 
 
@@ -98,14 +99,17 @@ def _small(examined: Examination) -> tuple[str, str] | None:
     evicted, room = examined.evictions, examined.settings.get(f"{STATEMENTS}.max")
     if evicted is None or room is None:
         return None
+    # How often is known since the last reset, which outlasts a restart: whether it is full, is now.
+    full = examined.statements is not None and (
+        examined.statements.entries >= _FULL * int(room.setting)
+    )
     hours = max(evicted.seconds / _HOUR, 1.0)
-    if evicted.dealloc <= hours:
+    if evicted.dealloc <= hours or not full:
         return None
     if room.pending_restart:
         return f"{STATEMENTS}.max: another value waits for a restart", "Restart PostgreSQL"
     return (
         f"too small: entries were evicted {evicted.dealloc} times in {hours:.0f} h "
         f"({STATEMENTS}.max {room.setting})",
-        f"ALTER SYSTEM SET {STATEMENTS}.max = {2 * int(room.setting)};  "
-        f"-- then restart PostgreSQL; SELECT {STATEMENTS}_reset(); lets the count begin anew",
+        f"ALTER SYSTEM SET {STATEMENTS}.max = {2 * int(room.setting)};  -- then restart PostgreSQL",
     )

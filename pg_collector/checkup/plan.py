@@ -7,7 +7,9 @@ import msgspec
 from pg_collector.activation.device import Device, Told
 from pg_collector.activation.elapsed import now
 from pg_collector.activation.state import DeviceStore
+from pg_collector.checkup import account
 from pg_collector.checkup.asked import Asked
+from pg_collector.checkup.reach import refusal
 from pg_collector.clock import SystemClock
 from pg_collector.device_verbs import DeviceRequest
 from pg_collector.errors import CollectorError
@@ -34,13 +36,9 @@ def found(asked: Asked) -> Plan:
         return Plan(DEMO, "local", f"plan {DEMO.plan}")
     try:
         told, key = _told(asked)
-    except PermissionError as error:
-        return Plan(
-            None, "platform", "plan unknown",
-            trouble=f"{error.filename or 'the control socket'}: an agent listens there, and "
-            "this user may not ask it",
-            remedy="sudo pgc check",
-        )  # fmt: skip
+    except OSError as error:
+        trouble = f"{error.filename or asked.state_dir}: {error.strerror or error}"
+        return Plan(None, "platform", "plan unknown", trouble=trouble, remedy=account.command())
     except CollectorError as error:
         return Plan(None, "platform", "plan unknown", trouble=str(error), remedy=error.remedy)
     usable = told.policy is not None and told.state in COLLECTING
@@ -54,7 +52,10 @@ def _told(asked: Asked) -> tuple[Told, str]:
     """Return what is told of the device, and the fingerprint of its key where no agent runs."""
     request = DeviceRequest(directory=str(asked.state_dir.resolve()))
     for path in asked.sockets:
-        reply = asked.ask(request, path)
+        try:
+            reply = asked.ask(request, path)
+        except PermissionError:
+            raise CollectorError(refusal(path), remedy=account.command(path)) from None
         if reply is not None:
             return msgspec.convert(reply.result, Told), ""
     device = Device(DeviceStore(asked.state_dir), SystemClock(), now)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from pg_collector.activation.state import fingerprint
+from pg_collector.checkup import account
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level
 from pg_collector.checkup.plan import Plan
@@ -26,6 +27,7 @@ _WRONG: Final = "Is platform.url right, and nothing in between that wants a logi
 # Somebody is there, but something has to be mended before one can talk to it.
 _ANSWERED: Final = re.compile(r": TLS: |: the proxy ")
 _KEY_REFUSED: Final = re.compile(r"\bapi key unknown\b|\bkey (?:revoked|exhausted)\b")
+_COMMAND: Final = re.compile(r"(?:(?<=&& )|^)pgc ")
 _THEN: Final = "and restart the agent (under systemd: systemctl restart pg-collector)"
 _SECOND: Final = 1.0  # what a Date header is exact to
 
@@ -53,7 +55,8 @@ def findings(asked: Asked, plan: Plan) -> Iterator[Finding]:
         )
         return
     yield _way(config, asked)
-    yield from _device(config, plan, str(asked.loaded.origins.get("api_key", "api_key")))
+    for one in _device(config, plan, str(asked.loaded.origins.get("api_key", "api_key"))):
+        yield msgspec.structs.replace(one, remedy=_as_service(one.remedy, asked))
 
 
 def _way(config: Config, asked: Asked) -> Finding:
@@ -154,6 +157,20 @@ def _device(config: Config, plan: Plan, place: str) -> Iterator[Finding]:
     level, found, remedy = _standing(told.state, told.reason, told.remedy, told.trouble, place)
     measured = {"state": told.state, "contact_age_s": told.contact_age_s}
     yield Finding(section="platform", level=level, found=found, remedy=remedy, measured=measured)
+
+
+def _as_service(remedy: str, asked: Asked) -> str:
+    """Say of commands under whose account they are typed: files of root's shut the agent out."""
+    here = account.current()
+    try:
+        uid = asked.state_dir.stat().st_uid
+    except OSError:
+        service = here
+    else:
+        service = account.owner(uid) if uid else here
+    if service == (asked.typed_by or here):
+        return remedy
+    return _COMMAND.sub(f"sudo -u {service} pgc ", remedy)
 
 
 def _standing(

@@ -3,15 +3,17 @@
 So there are never more sessions than the two of the agent, and one where no agent runs.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from pg_collector import control, spot
+from pg_collector.checkup import account
 from pg_collector.checkup.asked import Asked
 from pg_collector.config.model import Database
 from pg_collector.control import ExamineRequest, SampleRequest
@@ -24,6 +26,7 @@ from pg_collector.privacy.scrub import scrub_error
 from pg_collector.samplers import discover
 from pg_collector.samplers._sampler import Sampler
 
+_SOCKETS: Final = Path("/proc/net/unix")
 LEAST = 1.0  # seconds: what `query_timeout` is at least
 
 
@@ -95,6 +98,9 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
     request = ExamineRequest(target=database.name, connection=control.fingerprint(database))
     forbidden: Path | None = None
     for path in asked.sockets:
+        if _is_hidden(path):
+            forbidden = forbidden or path
+            continue
         try:
             reply = asked.ask(request, path)
         except PermissionError:
@@ -107,10 +113,7 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
             raise NoSession(msgspec.convert(result["trouble"], Trouble))
         return _Lent(database, path, asked, msgspec.convert(result, Examination))
     if forbidden is not None:
-        raise CollectorError(
-            f"{forbidden}: an agent listens there, and this user may not ask it",
-            remedy=f"sudo -u '#{_owner(forbidden)}' pgc check",
-        )
+        raise CollectorError(refusal(forbidden), remedy=account.command(forbidden))
     return None
 
 
@@ -149,8 +152,28 @@ def bounded(database: Database, asked: Asked) -> Database:
     return msgspec.structs.replace(database, postgres=postgres)
 
 
-def _owner(path: Path) -> int:
+def _is_hidden(path: Path) -> bool:
+    """Whether an agent listens where this user may not look, so that `control.ask` finds none.
+
+    The kernel lists the sockets of directories that one may not enter, too; where it shows no list,
+    there may be one.
+    """
     try:
-        return path.stat().st_uid
+        path.stat()
+    except PermissionError:
+        pass
     except OSError:
-        return 0
+        return False
+    else:
+        return False
+    try:
+        lines = _SOCKETS.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return True
+    names = {str(path), os.path.realpath(path)}
+    return any(line.split(maxsplit=7)[7:] == [one] for line in lines for one in names)
+
+
+def refusal(path: Path) -> str:
+    """Say of a socket that this user may not ask the agent behind it."""
+    return f"{path}: an agent listens there, and this user may not ask it"

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Final
 
-from pg_collector.checkup import clock, config, disk, plan, platform, secrets, target
+from pg_collector.checkup import account, clock, config, disk, plan, platform, secrets, target
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level, Part
+from pg_collector.config.model import Database
 
 AT_ONCE: Final = 8  # servers
 LOCAL: Final = frozenset((Part.CONFIG, Part.SECRETS, Part.DISK, Part.CLOCK))
@@ -22,11 +23,11 @@ def findings(asked: Asked) -> Iterator[Finding]:
     parts = asked.parts
     standing = plan.found(asked)
     if Part.CONFIG in parts:
-        yield from config.valid(asked, standing)
+        yield from _whole("config", config.valid(asked, standing))
     if Part.SECRETS in parts:
-        yield from secrets.findings(asked)
+        yield from _whole("secrets", secrets.findings(asked))
     if Part.DISK in parts:
-        yield from disk.findings(asked)
+        yield from _whole("disk", disk.findings(asked))
     others: list[Finding] = []
     for one in chain(_servers(asked, standing), _platform(asked, standing)):
         others.append(one)
@@ -34,6 +35,19 @@ def findings(asked: Asked) -> Iterator[Finding]:
             yield one
     if Part.CLOCK in parts:
         yield from clock.findings(others)
+
+
+def _whole(section: str, found: Iterator[Finding], target: str | None = None) -> Iterator[Finding]:
+    """Yield the findings of a section; where something is in its way, say so and let it end."""
+    try:
+        yield from found
+    except OSError as error:
+        place = error.filename or "the operating system"
+        yield Finding(
+            section=section, target=target, level=Level.FAIL,
+            found=f"cannot be checked to the end: {place}: {error.strerror or error}",
+            remedy=account.command(),
+        )  # fmt: skip
 
 
 def _in_the_way(one: Finding, parts: frozenset[Part]) -> bool:
@@ -47,13 +61,17 @@ def _servers(asked: Asked, standing: plan.Plan) -> Iterator[Finding]:
         return
     with ThreadPoolExecutor(min(AT_ONCE, len(asked.targets)), "check") as pool:
         under_way = [
-            pool.submit(lambda one: [*target.findings(one, standing, asked)], database)
+            pool.submit(lambda one: [*_server(one, standing, asked)], database)
             for database in asked.targets
         ]
         for one in under_way:
             yield from one.result()
 
 
+def _server(one: Database, standing: plan.Plan, asked: Asked) -> Iterator[Finding]:
+    return _whole("login", target.findings(one, standing, asked), one.name)
+
+
 def _platform(asked: Asked, standing: plan.Plan) -> Iterator[Finding]:
     if asked.network and asked.parts & {Part.PLATFORM, Part.CLOCK}:
-        yield from platform.findings(asked, standing)
+        yield from _whole("platform", platform.findings(asked, standing))

@@ -10,11 +10,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
+from typing import NamedTuple
 
 from pg_collector.checkup import config
 from pg_collector.checkup.account import current, owner
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level
+from pg_collector.config import rights
 from pg_collector.config.model import AuthMethod, Database
 from pg_collector.errors import ConfigurationError
 from pg_collector.pg import conninfo
@@ -28,8 +30,12 @@ _KEY = re.compile(r"pgc_[a-z0-9_-]+_[A-Za-z0-9]{32}")
 
 def findings(asked: Asked) -> Iterator[Finding]:
     """Look at every secret that the configuration names."""
-    yield from config.open_files(asked)
-    yield from _files(asked)
+    told: dict[str, Finding] = {}
+    for path, one in _files(asked):
+        told.setdefault(str(path), one)  # once, whoever uses it
+    for place, one in config.open_files(asked):
+        told.setdefault(place, one)
+    yield from told.values()
     yield from _key_shape(asked)
     said = ", ".join(_sources(asked)) or "none needed"
     yield Finding(section="secrets", level=Level.OK, found=said)
@@ -73,71 +79,94 @@ def _key_of(target: Database) -> str:
     return f"key {_described(path)}" if path is not None else "no key"
 
 
-def _files(asked: Asked) -> Iterator[Finding]:
-    """Judge the mode of each file that holds a password or a key."""
+class _Secret(NamedTuple):
+    """A file that holds a secret, and the modes that are refused."""
+
+    path: Path
+    what: str
+    refused: int
+    target: str | None = None
+    level: Level = Level.WARN
+
+
+def _files(asked: Asked) -> Iterator[tuple[Path, Finding]]:
+    """Judge the mode of each file that holds a password or a key; yield it with the finding."""
+    for secret in _secrets(asked):
+        found = _judged(secret, asked)
+        if found is not None:
+            yield secret.path, found
+
+
+def _secrets(asked: Asked) -> Iterator[_Secret]:
     for target in asked.targets:
         if target.postgres.password_file is not None:
-            yield from _judged(target.postgres.password_file, "password_file", _OTHERS, target.name)
+            yield _Secret(target.postgres.password_file, "password_file", _OTHERS, target.name)
         passfile = _passfile(target)
         if passfile is not None and _is_file(passfile):
             what = "libpq's password file, which it passes over while others can read it"
-            yield from _judged(passfile, what, _GROUP_AND_OTHERS, target.name, Level.FAIL)
+            yield _Secret(passfile, what, _GROUP_AND_OTHERS, target.name, Level.FAIL)
         key = _key_path(target)
         if key is not None:
-            yield from _judged_key(key, target.name)
+            what = "the client certificate's key, which libpq refuses while others can read it"
+            yield _Secret(key, what, _refused(key), target.name, Level.FAIL)
     pair = asked.config.platform.client_cert
     if pair.key_file is not None:
-        yield from _judged(pair.key_file, "platform.client_cert.key_file", _OTHERS, None)
+        yield _Secret(pair.key_file, "platform.client_cert.key_file", _OTHERS)
 
 
-def _judged(
-    path: Path, what: str, refused: int, target: str | None, level: Level = Level.WARN
-) -> Iterator[Finding]:
+def _refused(key: Path) -> int:
+    """Return the modes of a key that libpq refuses: it wants 0600, or 0640 where root owns it."""
+    try:
+        by_root = key.stat().st_uid == 0
+    except OSError:
+        by_root = False
+    return _OTHERS | stat.S_IWGRP | stat.S_IXGRP if by_root else _GROUP_AND_OTHERS
+
+
+def _judged(secret: _Secret, asked: Asked) -> Finding | None:
+    path = secret.path
     try:
         status = path.stat()
     except OSError as error:
-        yield _unreadable(path, what, target, error)
-        return
+        absent = not isinstance(error, PermissionError)
+        return _unreadable(secret, error, _written(path) if absent else rights.copy(path))
     if not os.access(path, os.R_OK):
-        yield _unreadable(path, what, target, PermissionError(13, "may not be read"), status)
-    elif status.st_mode & refused:
-        yield Finding(
-            section="secrets",
-            level=level,
-            target=target,
-            found=f"{what}: {_described(path)}: others can read it; mode 0600 is needed",
-            remedy=f"chmod 600 {quote(str(path))}",
-        )
-
-
-def _judged_key(path: Path, target: str) -> Iterator[Finding]:
-    """Judge a key as libpq does: 0600, or 0640 where root owns it."""
-    try:
-        by_root = path.stat().st_uid == 0
-    except OSError:
-        by_root = False
-    refused = _OTHERS | stat.S_IWGRP | stat.S_IXGRP if by_root else _GROUP_AND_OTHERS
-    what = "the client certificate's key, which libpq refuses while others can read it"
-    yield from _judged(path, what, refused, target, Level.FAIL)
+        refused = PermissionError(13, "may not be read")
+        return _unreadable(secret, refused, _private(path, asked), status)
+    if not status.st_mode & secret.refused:
+        return None
+    return Finding(
+        section="secrets",
+        level=secret.level,
+        target=secret.target,
+        found=f"{secret.what}: {_described(path)}: others can read it; mode 0600 is needed",
+        remedy=_private(path, asked),
+    )
 
 
 def _unreadable(
-    path: Path, what: str, target: str | None, error: OSError, status: os.stat_result | None = None
+    secret: _Secret, error: OSError, remedy: str, status: os.stat_result | None = None
 ) -> Finding:
-    user = current()
     said = f" ({_owned(status)})" if status is not None else ""
-    # libpq wants a key of the agent's own, or one of root's; a group is enough for the rest.
-    place = quote(str(path))
-    remedy = f"chown {user} {place} && chmod 600 {place}"
-    if status is None:
-        remedy = f"Write it: install -o {user} -m 600 FILE {place}"
     return Finding(
         section="secrets",
         level=Level.FAIL,
-        target=target,
-        found=f"{what}: {path} cannot be read by {user}{said}: {error.strerror}",
+        target=secret.target,
+        found=f"{secret.what}: {secret.path} cannot be read by {current()}{said}: {error.strerror}",
         remedy=remedy,
     )
+
+
+def _written(path: Path) -> str:
+    return f"Write it: install -o {current()} -m 600 FILE {quote(str(path))}"
+
+
+def _private(path: Path, asked: Asked) -> str:
+    """Return what leaves a file to the agent alone, or a copy of what others may use."""
+    places = [one.parent for one in asked.loaded.files]
+    if path.parent == home():
+        places.append(path.parent)
+    return rights.to_private(path, next((one for one in places if rights.is_own(path, one)), None))
 
 
 def _key_shape(asked: Asked) -> Iterator[Finding]:

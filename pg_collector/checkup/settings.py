@@ -91,8 +91,14 @@ def _cut(target: str, examined: Examination) -> Iterator[Finding]:
         section="settings",
         target=target,
         level=Level.WARN,
-        found=f"the queries of {examined.sessions.cut} sessions are cut off at "
-        f"{size.setting} bytes (track_activity_query_size)",
+        found=f"{_cut_off(examined.sessions.cut)} at {size.setting} bytes "
+        "(track_activity_query_size)",
         remedy=f"ALTER SYSTEM SET track_activity_query_size = {larger};  {_RESTART}",
         measured={"cut_queries": examined.sessions.cut, "bytes": int(size.setting)},
     )
+
+
+def _cut_off(sessions: int) -> str:
+    if sessions == 1:
+        return "the query of 1 session is cut off"
+    return f"the queries of {sessions} sessions are cut off"

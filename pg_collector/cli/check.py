@@ -24,6 +24,7 @@ from pg_collector.cli.options import (
     source,
 )
 from pg_collector.cli.printable import printable, printable_json
+from pg_collector.config.rights import SERVICE
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
 
@@ -62,7 +63,7 @@ def check(
     user: Annotated[
         str,
         typer.Option(metavar="NAME", help="As root: with whose rights, if there is such a user."),
-    ] = account.SERVICE,
+    ] = SERVICE,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -88,6 +89,7 @@ def check(
     named = config or (BEFORE_THE_VERB.get() or Globals()).config
     named = named.absolute() if named is not None else None
     discover()  # while whoever typed this may read the program, if another account may not
+    typed_by = account.current()
     whose = account.become(user)
     until = time.monotonic() + timeout
     where = source(named, overrides)
@@ -96,7 +98,7 @@ def check(
     except ConfigurationError as error:
         _tell(configuration.invalid(error), _head(where.path, whose), as_json=as_json)
         raise typer.Exit(EXIT_CONFIGURATION) from None
-    asked = Asked(loaded, os.environ, parts, until, database, network=not offline)
+    asked = Asked(loaded, os.environ, parts, until, database, not offline, typed_by)
     if database is not None and not asked.targets:
         names = ", ".join(one.name for one in asked.config.databases)
         raise ConfigurationError(

@@ -114,10 +114,11 @@ class DatabaseRules:
             self._password(f"{path}.password")
         file = postgres.password_file
         mode = readable_by_everyone(file) if file is not None else None
-        if mode is not None and self._reading.sound(f"{path}.password_file"):
+        if file is not None and mode is not None and self._reading.sound(f"{path}.password_file"):
             self.warnings.append(
                 f"{self._reading.place(f'{path}.password_file')}: {path}.password_file: every user "
-                f"of this host may read {file} (mode {mode}): chmod 640 {file}"
+                f"of this host may read {file} (mode {mode}): "
+                f"{self._reading.closed(file, f'{path}.password_file')}"
             )
         package = _PACKAGES.get(postgres.auth_method)
         if package is not None and not _is_there(package.module):

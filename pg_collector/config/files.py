@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from pg_collector.config import rights
 from pg_collector.config.problems import Origin
 from pg_collector.errors import ConfigurationError
 
@@ -14,15 +15,32 @@ _MAX_DROP_INS: Final = 256
 
 
 class Unreadable(ConfigurationError):
-    """A file cannot be used. `fault` completes a sentence that begins with its path."""
+    """A file cannot be used. `fault` completes a sentence that begins with its path.
+
+    `own` is the remedy for a file, or directory, that is the configuration's own.
+    """
 
     def __init__(
-        self, path: Path, fault: str, remedy: str, place: tuple[int, int] = (0, 0)
+        self,
+        path: Path,
+        fault: str,
+        remedy: str,
+        place: tuple[int, int] = (0, 0),
+        *,
+        own: tuple[Path, str] | None = None,
     ) -> None:
         super().__init__(f"{path} {fault}", remedy=remedy)
         self.path = path
         self.fault = fault
         self.origin = Origin(str(path), *place)
+        self._own = own
+
+    def remedy_beside(self, source: Path | None) -> str:
+        """Return the remedy for a configuration that was read from `source`."""
+        directory = source.parent if source is not None else None
+        if self._own is not None and rights.is_own(self._own[0], directory):
+            return self._own[1]
+        return self.remedy
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -79,7 +97,8 @@ def refuse_unwritable(path: Path) -> None:
     if not os.access(path, os.W_OK):
         user = _user_name(os.geteuid())
         fault = f"may not be written by {user} ({_owner(status)})"
-        raise Unreadable(path, fault, f"chown {user} {path}")
+        remedy = f"name a file in a directory of {user}'s own"
+        raise Unreadable(path, fault, remedy, own=(path, f"chown {user} {path}"))
 
 
 def expanded(text: str) -> Path:
@@ -213,25 +232,20 @@ def _forbidden(path: Path) -> Unreadable:
     try:
         status = path.stat()
     except OSError:
-        remedy = f"chgrp {_group_name()} {path.parent} && chmod 750 {path.parent}"
-        return Unreadable(path, f"is in a directory that {user} may not enter", remedy)
-    mode = "750" if stat.S_ISDIR(status.st_mode) else "640"
-    remedy = f"chgrp {_group_name()} {path} && chmod {mode} {path}"
-    return Unreadable(path, f"may not be read by {user} ({_owner(status)})", remedy)
+        closed = rights.barrier(path)
+        fault = f"is in a directory that {user} may not enter"
+        own = (closed, rights.to_group(closed, "750"))
+        return Unreadable(path, fault, rights.copy(path), own=own)
+    fault = f"may not be read by {user} ({_owner(status)})"
+    if stat.S_ISDIR(status.st_mode):
+        own = (path, rights.to_group(path, "750"))
+        return Unreadable(path, fault, f"name one that {user} may read", own=own)
+    own = (path, rights.to_group(path, "640"))
+    return Unreadable(path, fault, rights.copy(path), own=own)
 
 
 def _owner(status: os.stat_result) -> str:
     return f"owner {_user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
-
-
-def _group_name() -> str:
-    """Return the group of this process, which need not have its user's name; or its number."""
-    try:
-        import grp  # noqa: PLC0415  # only when something is wrong
-
-        return grp.getgrgid(os.getegid()).gr_name
-    except (ImportError, KeyError):  # who gave up root may not reach Python's own files any more
-        return str(os.getegid())
 
 
 def _user_name(uid: int) -> str:

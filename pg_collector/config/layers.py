@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pg_collector.config import document
+from pg_collector.config import document, rights
 from pg_collector.config.document import Entry, Listing, Node, Scalar, Tree
 from pg_collector.config.files import (
     MAX_CONFIG_BYTES,
@@ -43,7 +43,7 @@ class Layers:
         try:
             found, passed_over = drop_ins(path)
         except Unreadable as error:
-            self._problems.add(error.origin, "", error.fault, error.remedy)
+            self._problems.add(error.origin, "", error.fault, error.remedy_beside(path))
             self.complete = False
             return
         self.warnings += passed_over
@@ -114,7 +114,7 @@ class Layers:
         try:
             text = read_text(path, MAX_CONFIG_BYTES)
         except Unreadable as error:
-            self._problems.add(error.origin, "", error.fault, error.remedy)
+            self._problems.add(error.origin, "", error.fault, error.remedy_beside(path))
             self.complete = False
             return
         self.add_text(text, str(path))
@@ -207,6 +207,6 @@ def too_open(paths: Iterable[Path], secrets: Mapping[str, Origin]) -> list[str]:
         if mode is not None:
             warnings.append(
                 f"{path} holds a secret and every user of this host may read it (mode {mode}): "
-                f"chmod 640 {path}"
+                f"{rights.to_closed(path, path.parent)}"
             )
     return warnings

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pg_collector.config import rights
 from pg_collector.config.files import Unreadable, read_secret, readable, refuse_unwritable
 from pg_collector.config.model import Config, Database
 from pg_collector.config.problems import joined
@@ -58,10 +59,7 @@ def _refuse_open_key(file: Path, status: os.stat_result) -> None:
     if not status.st_mode & (_OPEN if status.st_uid else _OPEN_OF_ROOT):
         return
     mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
-    if status.st_uid == os.geteuid():
-        remedy = f"chmod 600 {file}"
-    elif status.st_uid == 0:
-        remedy = f"chmod 640 {file}"
-    else:
-        remedy = "give the agent a copy of its own with mode 0600"
-    raise Unreadable(file, f"is a key that others can use, which libpq refuses ({mode})", remedy)
+    remedy = f"chmod 600 {file}" if status.st_uid == os.geteuid() else rights.copy(file)
+    own = (file, rights.to_closed(file, file.parent)) if status.st_uid == 0 else None
+    fault = f"is a key that others can use, which libpq refuses ({mode})"
+    raise Unreadable(file, fault, remedy, own=own)

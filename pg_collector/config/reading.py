@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT
 
-from pg_collector.config import scalars
+from pg_collector.config import rights, scalars
 from pg_collector.config.document import Listing, Node, Scalar, Tree
 from pg_collector.config.expand import expand
 from pg_collector.config.files import Unreadable, is_place, read_secret
@@ -218,10 +218,15 @@ class Reading:
             return None
         return value
 
+    def closed(self, file: Path, path: str) -> str:
+        """Return what keeps the file that is named at `path` from everybody else."""
+        source = _file(self.place(path))
+        return rights.to_closed(file, source.parent if source is not None else None)
+
     def refuse_file(self, error: Unreadable, origin: Origin, path: str) -> None:
         """Note why the file that is named at `path` cannot be used."""
         if is_place(error.path):
-            self.fault(origin, path, str(error), error.remedy)
+            self.fault(origin, path, str(error), error.remedy_beside(_file(origin)))
         else:  # where a path should be, a secret may stand by mistake: name real places only
             self.fault(origin, path, f"the file {error.fault}", "write its path")
 
@@ -244,6 +249,11 @@ class Reading:
         if hint:
             remedy = "correct it, or remove it"
         self.fault(origin, joined(path, name), f"unknown key {named(name)}{hint}", remedy)
+
+
+def _file(origin: Origin) -> Path | None:
+    """Return the configuration file that a value is from; None where it is from none."""
+    return Path(origin.source) if origin.line else None
 
 
 def _elsewhere(name: str, here: str) -> str:

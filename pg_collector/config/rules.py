@@ -205,10 +205,10 @@ class Rules:
         secret = {"http.token_file": http.token_file, "http.tls.key_file": http.tls.key_file}
         for path, file in secret.items():
             mode = readable_by_everyone(file) if file and self._reading.sound(path) else None
-            if mode is not None:
+            if file is not None and mode is not None:
                 self.warnings.append(
                     f"{self._reading.place(path)}: {path}: every user of this host may read "
-                    f"{file} (mode {mode}): chmod 640 {file}"
+                    f"{file} (mode {mode}): {self._reading.closed(file, path)}"
                 )
         pair = ("http.tls.cert_file", "http.tls.key_file")
         if http.tls.cert_file and http.tls.key_file and self._reading.sound(*pair):

@@ -61,6 +61,7 @@ class Sessions(msgspec.Struct, frozen=True, kw_only=True):
     """pg_stat_activity as this role sees it."""
 
     own: int  # sessions of this role, with the one that asks
+    elsewhere: int | None = None  # of these, those of another application
     others: int  # sessions and processes, but for the one that asks
     hidden: int  # of these
     cut: int  # whose query is longer than track_activity_query_size
@@ -253,6 +254,8 @@ FROM pg_roles AS r WHERE r.rolname = current_user"""
 # Of other roles' sessions the type is hidden: what has a role is a client's, or sends WAL.
 _SESSIONS = """SELECT /* pgc:check */
  count(*) FILTER (WHERE a.usename = current_user AND a.backend_type = 'client backend') AS own,
+ count(*) FILTER (WHERE a.usename = current_user AND a.application_name
+  <> current_setting('application_name')) AS elsewhere,
  count(*) FILTER (WHERE a.pid <> pg_backend_pid()) AS others,
  count(*) FILTER (WHERE a.query = '<insufficient privilege>') AS hidden,
  count(*) FILTER (WHERE octet_length(a.query) >= (SELECT s.setting::int - 1 FROM pg_settings AS s

@@ -73,11 +73,28 @@ def the_sessions_of_the_role_are_all_taken(bench: Bench) -> Case:
     with bench.session("pgcollector"), bench.session("pgcollector"):
         found = yield
         assert found.measured["sqlstate"] == "53300"
-        bench.follow(found.remedy)
+        ((limit, sessions),) = bench.server.query(re.sub(r"--.*", "", found.remedy))
+        assert (limit, sessions) == (2, 2)
+        assert "raise by 2: ALTER ROLE pgcollector CONNECTION LIMIT" in found.remedy
+        bench.sql(f"alter role pgcollector connection limit {limit + 2}")
         assert not bad(bench.check(Part.POSTGRES), "login")
 
 
-@case("login", Level.WARN, "the database narrow may have 1 sessions")
+@case("login", Level.FAIL, "too many connections for database")
+def the_sessions_of_the_database_are_all_taken(bench: Bench) -> Case:
+    _in_a_database(bench, "small")
+    bench.sql("alter database small connection limit 3")
+    with bench.session("plain", dbname="small"), ExitStack() as others:
+        for _ in range(2):
+            others.enter_context(bench.session("plain", dbname="small"))
+        found = yield
+        ((limit, sessions),) = bench.server.query(re.sub(r"--.*", "", found.remedy))
+        assert (limit, sessions) == (3, 3)
+        assert "raise by 2: ALTER DATABASE small CONNECTION LIMIT" in found.remedy
+        bench.sql(f"alter database small connection limit {limit + 2}")
+
+
+@case("login", Level.WARN, "the database narrow may have 1 session")
 def the_database_has_no_place_for_both(bench: Bench) -> Case:
     _in_a_database(bench, "narrow")
     bench.sql("alter database narrow connection limit 1")
@@ -133,6 +150,32 @@ def the_role_may_do_more_than_it_needs(bench: Bench) -> Case:
     bench.sql("alter role pgcollector createdb", "grant pg_read_all_data to pgcollector")
     found = yield
     bench.follow(found.remedy)
+
+
+@case("login", Level.WARN, "CREATEDB, pg_write_all_data")
+def an_application_needs_what_the_role_may_do(bench: Bench) -> Case:
+    bench.sql(
+        "drop role if exists app", "create role app login createdb",
+        "grant pg_write_all_data, pg_monitor to app",
+    )  # fmt: skip
+    bench.stack.callback(bench.sql, "drop role app")
+    bench.dsn("app")
+    with bench.session("app", application_name="shop"):
+        found = yield
+        assert found.remedy.startswith("pgc setup sql | sudo -u postgres psql ")
+        assert "user=pgcollector" in found.remedy
+        bench.dsn("pgcollector")
+
+
+@case("login", Level.WARN, "is a superuser")
+def somebody_else_is_the_superuser_too(bench: Bench) -> Case:
+    bench.sql("create role alice login superuser", "grant pg_monitor to alice")
+    bench.stack.callback(bench.sql, "drop role alice")
+    bench.dsn("alice")
+    with bench.session("alice", application_name="psql"):
+        found = yield
+        assert found.remedy.startswith("pgc setup sql | sudo -u postgres psql ")
+        bench.dsn("pgcollector")
 
 
 @case("login", Level.WARN, "may not connect to shut, which discover is to visit")
@@ -223,7 +266,7 @@ def there_is_no_room_for_all_statements(bench: Bench) -> Case:
     bench.follow(found.remedy)
     bench.server.restart()
     assert bench.server.value("show pg_stat_statements.max") == "200"
-    bench.sql("select pg_stat_statements_reset()")
+    assert bench.server.value("select dealloc from pg_stat_statements_info") > 1, "it outlasts it"
     bench.stack.callback(bench.server.restart, {"pg_stat_statements.max": "12000"})
     bench.stack.callback(bench.sql, "alter system reset all")
 
@@ -253,7 +296,7 @@ def one_database_counts_nothing(bench: Bench) -> Case:
     bench.stack.callback(bench.sql, "alter database postgres reset track_counts")
 
 
-@case("settings", Level.WARN, "the queries of 1 sessions are cut off at 1024 bytes")
+@case("settings", Level.WARN, "the query of 1 session is cut off at 1024 bytes")
 def a_query_is_longer_than_what_is_shown(bench: Bench) -> Case:
     long = f"select 1 /* {'x' * 2000} */".encode()
     with bench.session("postgres") as session:

@@ -198,6 +198,8 @@ def test_root_checks_with_the_rights_of_the_service(bench: Bench):
     assert f"cannot be written by {account}" in found[0]["found"]
     assert "owner root, mode 0755" in found[0]["found"]
     bench.shell(found[0]["remedy"])
+    assert bench.home.stat().st_uid == 0, "what is there stays whose it is"
+    bench.keys["state_dir"] = found[0]["remedy"].partition("; then state_dir: ")[2]
     assert failures(0) == []
     code, told = bench.told("--user", account)
     assert [one["section"] for one in told if one["level"] == "fail"] == ["platform"]
@@ -226,7 +228,69 @@ def test_an_agent_that_may_not_be_asked_is_named_with_who_may(bench: Bench):
     (refused,) = told
     assert refused["section"] == "login"
     assert f"{bench.home / 'pgc.sock'}: an agent listens there" in refused["found"]
-    assert refused["remedy"] == "sudo -u '#0' pgc check"
+    assert refused["remedy"] == "sudo pgc check --user root"
+
+
+@pytest.mark.root
+def test_an_agent_may_be_where_one_may_not_look_so_that_no_third_session_is_opened(bench: Bench):
+    bench.home.chmod(0o755)
+    bench.write()
+    bench.file.chmod(0o644)
+    closed = bench.home / "run"
+    closed.mkdir(mode=0o700)
+    bench.environ["RUNTIME_DIRECTORY"] = str(closed)
+    config = configuration({"prod": bench.server.dsn(sslmode="disable")}, bench.home / "output")
+    with running(config, closed / "pgc.sock"):
+        _, told = bench.told("--user", process.ACCOUNT, "--only", "postgres")
+        (refused,) = told
+        assert f"{closed / 'pgc.sock'}: an agent listens there" in refused["found"]
+        assert refused["remedy"] == "sudo pgc check --user root"
+        _, told = bench.told(*refused["remedy"].split()[3:], "--only", "postgres")
+        assert any("asked through the agent" in one["found"] for one in told)
+
+
+@pytest.mark.root
+def test_what_may_not_be_looked_at_ends_a_section_and_not_the_check(bench: Bench):
+    bench.home.chmod(0o755)
+    (bench.home / "closed").mkdir(mode=0o700)
+    bench.keys |= {"state_dir": str(bench.home / "closed" / "state")}
+    bench.environ["RUNTIME_DIRECTORY"] = str(process.give(_made(bench.home / "run"), 0o700))
+    bench.keys |= {"api_key": KEY, "platform": {"url": "https://127.0.0.1:9"}}
+    bench.write()
+    bench.file.chmod(0o644)
+    code, told = bench.told("--user", process.ACCOUNT)
+    assert code == 1
+    assert {one["section"] for one in told} >= {"config", "secrets", "disk", "login", "platform"}
+    assert all(one["remedy"] for one in told if one["level"] != "ok")
+    disk = [one for one in told if one["section"] == "disk"]
+    assert all("Permission denied" in one["found"] for one in disk), disk
+
+
+@pytest.mark.root
+def test_root_is_told_to_activate_as_the_service(bench: Bench):
+    bench.home.chmod(0o755)
+    state = process.give(_made(bench.home / "state"), 0o700)
+    bench.keys |= {"state_dir": str(state), "api_key": KEY}
+    bench.keys |= {"platform": {"url": "https://127.0.0.1:9"}}
+    bench.write()
+    bench.file.chmod(0o644)
+
+    def waiting(*words: str) -> str:
+        _, told = bench.told("--only", "platform", *words)
+        (found,) = [one for one in told if "not activated yet" in one["found"]]
+        return str(found["remedy"])
+
+    assert waiting("--user", process.ACCOUNT) == f"sudo -u {process.ACCOUNT} pgc activate"
+    assert waiting("--user", "root") == f"sudo -u {process.ACCOUNT} pgc activate"
+    done = bench.pgc("activate")
+    assert done.returncode == 73, done.stderr
+    assert "belongs to user" in done.stderr
+    assert list(state.iterdir()) == [], "nothing of root's is in it"
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def test_a_running_agent_lends_its_sessions_and_its_figures(bench: Bench, tmp_path: Path):

@@ -5,10 +5,10 @@ import itertools
 import pytest
 from typer.testing import CliRunner
 
-from pg_collector.checkup import clock, disk, login, pgss, platform, target
+from pg_collector.checkup import clock, disk, grants, login, pgss, platform, run, target
 from pg_collector.checkup.finding import Finding, Level, Part, exit_code
 from pg_collector.cli import app
-from pg_collector.pg.examination import Examination, Setting, Trouble
+from pg_collector.pg.examination import Examination, Role, Sessions, Setting, Trouble
 
 OK = Finding(section="config", level=Level.OK, found="well")
 WARN = Finding(section="settings", level=Level.WARN, found="so so")
@@ -122,9 +122,14 @@ def test_a_session_that_is_refused_is_told_where_it_belongs(
 
 def test_of_a_limit_that_was_reached_the_remedy_says_whose_it_is():
     of_role = refused('db1:5432: too many connections for role "Mon"', "53300", "down")
-    assert of_role.remedy.startswith('ALTER ROLE "Mon" CONNECTION LIMIT ')
+    assert of_role.remedy.startswith("SELECT rolconnlimit")
+    assert "rolname = 'Mon'" in of_role.remedy
+    assert 'ALTER ROLE "Mon" CONNECTION LIMIT …' in of_role.remedy, "no number that nobody read"
     of_database = refused('db1:5432: too many connections for database "shop"', "53300", "down")
-    assert of_database.remedy == "ALTER DATABASE shop CONNECTION LIMIT -1;"
+    assert of_database.remedy.startswith("SELECT datconnlimit")
+    assert "ALTER DATABASE shop CONNECTION LIMIT …" in of_database.remedy
+    odd = refused("""db1:5432: too many connections for role "o'x" """, "53300", "down")
+    assert "rolname = 'o''x'" in odd.remedy
 
 
 def libraries(
@@ -140,6 +145,45 @@ def libraries(
     )  # fmt: skip
     (found,) = pgss.findings("prod", examined)
     return found
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "role", "remedy"),
+    [
+        (0, "mon", "ALTER ROLE mon INHERIT;  -- where nobody else needs it"),
+        (1, "mon", "pgc setup sql | sudo -u postgres psql   # then user=pgcollector"),
+        (None, "mon", "pgc setup sql | sudo -u postgres psql   # then user=pgcollector"),
+        (1, "pgcollector", "pgc setup sql --user pgc_agent | sudo -u postgres psql"),
+    ],
+)
+def test_a_role_that_others_use_keeps_what_it_inherits(elsewhere, role, remedy):
+    standing = Role(
+        bootstrap=False, rolcreaterole=False, rolcreatedb=False, rolreplication=False,
+        rolbypassrls=False, connection_limit=-1, valid_days=None, monitor=False,
+        monitor_member=True, reads_settings=False, powers=[],
+    )  # fmt: skip
+    sessions = Sessions(
+        own=2, elsewhere=elsewhere, others=1, hidden=1, cut=0, clients=2, in_database=2,
+        database_limit=-1,
+    )  # fmt: skip
+    examined = Examination(
+        version=150_000, database="postgres", role=role, in_recovery=False, superuser=False,
+        reads_all_stats=False, round_trip_ms=1.0, skew_s=0.0, standing=standing, sessions=sessions,
+    )  # fmt: skip
+    (found,) = grants.findings("prod", examined)
+    assert found.remedy.startswith(remedy)
+
+
+def test_what_is_in_the_way_of_a_section_is_a_finding_after_those_before_it(tmp_path):
+    def looked():
+        yield OK
+        (tmp_path / "nowhere" / "file").stat()
+
+    first, last = run._whole("disk", looked())
+    assert first is OK
+    assert (last.section, last.level) == ("disk", Level.FAIL)
+    assert f"{tmp_path}/nowhere/file: No such file or directory" in last.found
+    assert last.remedy == "sudo pgc check --user root"
 
 
 def test_what_is_loaded_stays_loaded_each_library_a_value_of_its_own():

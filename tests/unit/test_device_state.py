@@ -18,6 +18,8 @@ from pg_collector.metrics import PREFIX, Metrics
 from pg_collector.outlets import Receipt
 from pg_collector.plan import DeviceState
 from tests.support.hand_clock import HandClock
+from tests.support.rights import as_account
+from tests.support.scratch import new_directory
 from tests.support.signing import Signer, key_set, policy
 
 KEY = "pgc_pro_0123456789abcdef0123456789abcdef"
@@ -101,6 +103,23 @@ def test_files_and_directory_are_nobody_elses(bench):
         modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in bench.store.directory.iterdir()}
     assert modes == {"device_id": 0o600, "device.json": 0o600, "device.lock": 0o600}
     assert stat.S_IMODE(bench.store.directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.root
+def test_a_directory_of_another_user_is_left_alone_and_one_that_root_lends_is_not():
+    directory = new_directory("device") / "state"
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+    held = DeviceStore(directory).held()
+    with pytest.raises(StateError, match="belongs to user 65534, not to 0") as caught, held:
+        pass
+    assert "sudo -u '#65534' pgc" in caught.value.remedy
+    assert list(directory.iterdir()) == []
+    os.chown(directory, 0, 65534)
+    directory.chmod(0o770)
+    with as_account(), DeviceStore(directory).held():
+        pass
+    assert (directory / "device.lock").stat().st_uid == 65534
 
 
 def test_the_api_key_is_kept_as_its_hash_only(bench):
