@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Union
+from typing import Any, ClassVar, Final, Literal, TypeVar, Union
 
 import msgspec
 
@@ -30,6 +30,8 @@ from pg_collector.meet import meet
 from pg_collector.pg import conninfo
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 audit = logging.getLogger("pg_collector.audit")
 
 _asking = threading.local()  # `who`: whom a connection's thread answers
@@ -267,6 +269,17 @@ def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> Reply | None:
     if reply.status == "failed":
         raise CollectorError(reply.error, remedy=reply.remedy)
     return reply
+
+
+def told(reply: Reply, kind: type[T]) -> T:
+    """Return what an answer holds. Raises CollectorError where it is none that is known here."""
+    try:
+        return msgspec.convert(reply.result, kind)
+    except msgspec.ValidationError as error:
+        raise CollectorError(
+            f"the agent's answer is not understood: {error}",
+            remedy="If the agent is of another version than pgc, restart it.",
+        ) from None
 
 
 def _conversation(request: Request, path: Path, timeout: float) -> Reply | None:

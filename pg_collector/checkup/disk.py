@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from pg_collector import control
 from pg_collector.buffer import storage
 from pg_collector.buffer.report import Report
 from pg_collector.buffer_verbs import StatusRequest
@@ -114,7 +113,7 @@ def _report(asked: Asked, buffer: Path) -> Report | None:
         except (CollectorError, PermissionError):
             continue
         if reply is not None and reply.result is not None:
-            return msgspec.convert(reply.result, Report)
+            return control.told(reply, Report)
     return None
 
 

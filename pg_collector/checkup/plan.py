@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-import msgspec
-
+from pg_collector import control
 from pg_collector.activation.device import Device, Told
 from pg_collector.activation.elapsed import now
 from pg_collector.activation.state import DeviceStore
@@ -57,7 +56,7 @@ def _told(asked: Asked) -> tuple[Told, str]:
         except PermissionError:
             raise CollectorError(refusal(path), remedy=account.command(path)) from None
         if reply is not None:
-            return msgspec.convert(reply.result, Told), ""
+            return control.told(reply, Told), ""
     device = Device(DeviceStore(asked.state_dir), SystemClock(), now)
     device.look()
     kept = device.kept

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -108,10 +108,10 @@ def agent(database: Database, asked: Asked) -> _Lent | None:
             continue
         if reply is None or reply.result is None:
             continue
-        result: dict[str, Any] = dict(reply.result)
-        if "trouble" in result:
-            raise NoSession(msgspec.convert(result["trouble"], Trouble))
-        return _Lent(database, path, asked, msgspec.convert(result, Examination))
+        if "trouble" in reply.result:
+            inner = control.Reply(result=reply.result["trouble"])
+            raise NoSession(control.told(inner, Trouble))
+        return _Lent(database, path, asked, control.told(reply, Examination))
     if forbidden is not None:
         raise CollectorError(refusal(forbidden), remedy=account.command(forbidden))
     return None

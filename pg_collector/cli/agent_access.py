@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import msgspec
 import typer
@@ -11,9 +11,7 @@ import typer
 from pg_collector import control
 from pg_collector.cli import EXIT_PERMISSION
 from pg_collector.cli.printable import printable
-from pg_collector.errors import AgentUnreachable, CollectorError
-
-T = TypeVar("T")
+from pg_collector.errors import AgentUnreachable
 
 
 def ask(
@@ -40,17 +38,6 @@ def ask(
     if forbidden is not None:
         raise PermissionError(0, "you may not ask the agent", str(forbidden))
     return None
-
-
-def told(reply: control.Reply, kind: type[T]) -> T:
-    """Return what an answer holds. Raises CollectorError where it is none that is known here."""
-    try:
-        return msgspec.convert(reply.result, kind)
-    except msgspec.ValidationError as error:
-        raise CollectorError(
-            f"the agent's answer is not understood: {error}",
-            remedy="If the agent is of another version than pgc, restart it.",
-        ) from None
 
 
 def refuse(error: PermissionError) -> NoReturn:

@@ -35,7 +35,7 @@ class Place:
             reply = agent_access.ask(request, self.config.state_dir)
         except PermissionError as error:
             agent_access.refuse(error)
-        return agent_access.told(reply, Told) if reply is not None else None
+        return control.told(reply, Told) if reply is not None else None
 
     @contextmanager
     def opened(self) -> Iterator["Identity"]:

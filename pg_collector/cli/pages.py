@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from pg_collector import control
 from pg_collector.cli import EXIT_USAGE, agent_access
 from pg_collector.cli.options import loaded
 from pg_collector.config.files import Unreadable, read_secret
@@ -47,7 +48,7 @@ def fetch(
     except PermissionError as error:
         forbidden, reply = error, None
     if reply is not None:
-        return agent_access.told(reply, PageTold)
+        return control.told(reply, PageTold)
     here = settings.http if settings is not None else Http()
     if here.address == "off":
         if forbidden is not None:

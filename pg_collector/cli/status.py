@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
+from pg_collector import control
 from pg_collector.cli import (
     EXIT_PROBLEM,
     EXIT_UNREACHABLE,
@@ -97,7 +98,7 @@ def _shown(config: Path | None, overrides: list[str] | None, *, strict: bool, as
             raise invalid
         _print_down(config, overrides, as_json=as_json)
         return EXIT_UNREACHABLE
-    now = agent_access.told(reply, Status)
+    now = control.told(reply, Status)
     if as_json:
         print(printable_json(msgspec.json.encode(now).decode()))
     else:

@@ -194,7 +194,7 @@ def test_an_agent_of_another_version_is_named_as_such(tmp_path):
     where.bind(str(run / "pgc.sock"))
     environment = {**os.environ, "RUNTIME_DIRECTORY": str(run), "HOME": str(tmp_path)}
     with answering(where, b'{"status":"done","result":{"moon":"full"}}'):
-        for verb in ("status", "health", "metrics", "device"):
+        for verb in ("status", "health", "metrics", "device", "check"):
             words = [*PGC, verb, "--set", "databases=[{name: a}]"]
             done = subprocess.run(
                 words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

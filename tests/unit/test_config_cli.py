@@ -258,9 +258,6 @@ def test_help_teaches_by_example(verb: str) -> None:
 def test_options_before_the_verb_count_too(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     file.rename(other)
-    pgc_verbs = {group.name for group in pgc.registered_groups}
-    if "config" not in pgc_verbs:
-        pgc.add_typer(config.app, name="config")
     result = CliRunner().invoke(
         pgc, ["-c", str(other), "--set", "log.level=debug", "config", "show"]
     )
