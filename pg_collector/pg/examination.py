@@ -138,7 +138,8 @@ def trouble(error: TargetError, scrub: Callable[[str | None, str], str]) -> Trou
     """Return an error as it travels; `scrub` cleans a message with an SQLSTATE."""
     kind = "down" if isinstance(error, TargetDown) else "refused"
     kind = "login" if isinstance(error, LoginRefused) else kind
-    message = scrub(error.sqlstate, str(error))
+    # Without an SQLSTATE it is a message of ours, or of libpq as `trouble.py` lets it pass.
+    message = str(error) if error.sqlstate is None else scrub(error.sqlstate, str(error))
     return Trouble(message=message, remedy=error.remedy, sqlstate=error.sqlstate, kind=kind)
 
 

@@ -88,8 +88,8 @@ def test_what_mends_a_standby_is_run_on_its_primary(pair: Pair, pki: Pki):
 
 
 def test_a_server_that_cannot_keep_up_is_asked_for_no_more(newest_server: Server):
-    database = newest_server.database()
-    database.query("drop extension if exists pg_stat_statements")
+    newest_server.query("create database test_slow")
+    database = newest_server.database("test_slow")
     database.query("create schema slow; create extension pg_stat_statements schema slow")
     database.query("grant usage on schema slow to public")
     database.query("alter function slow.pg_stat_statements(bool) rename to others")
@@ -109,3 +109,4 @@ def test_a_server_that_cannot_keep_up_is_asked_for_no_more(newest_server: Server
         assert session.waited < 3
     finally:
         session.leave()
+        database.drop()
