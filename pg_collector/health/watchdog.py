@@ -7,6 +7,7 @@ parts, any of which may hang: so it is done in a thread beside, which holds up n
 """
 
 import logging
+import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,7 @@ EVERY: Final = 3.0  # seconds between two looks
 AGAIN: Final = 1.0  # the same while a thread seems to be lost
 LOOKS: Final = 3  # in a row before a thread counts as lost
 STOOD_STILL: Final = 5.0  # seconds beyond the pause: the process slept, nobody is at fault
+NOTED_EVERY: Final = 5  # looks: it is far dearer than one
 NOTED_WITHIN: Final = 0.25  # seconds that the changes of all parts are waited for
 
 Essential = Callable[[Callable[[], None]], object]
@@ -42,8 +44,8 @@ class Watchdog:
         """`on_dead` is told once, in the watchdog's thread, what is lost and why.
 
         `on_well` is called there after each look, `every` seconds apart, that found no thread lost:
-        it must not wait for anybody. After it `on_noted` is, in a thread beside, once the changes
-        of all parts are noted: it may.
+        it must not wait for anybody. After each fifth one `on_noted` is, in a thread beside, once
+        the changes of all parts are noted: it may.
         """
         self._on_well = on_well
         self._on_noted = on_noted
@@ -55,9 +57,13 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._essential: Essential = lambda work: work()
         self._noting: threading.Thread | None = None
+        self._wishes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._noted = threading.Event()  # whether nobody is at it
+        self._noted.set()
         self._due = clock.monotonic()  # when the next look is
         self._lost: Counter[str] = Counter()  # looks in a row that found it so
         self._told = False
+        self._looks = 0
         self._beat: Callable[[float], None] = lambda _within: None
         self._end_by: tuple[float, Callable[[], None]] | None = None
 
@@ -75,6 +81,9 @@ class Watchdog:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(self._every)
+        if self._noting is not None:
+            self._wishes.put(None)
+            self._noting.join(NOTED_WITHIN)
 
     def end_within(self, seconds: float, last_resort: Callable[[], None]) -> None:
         """Call `last_resort` once unless `stop` comes within so many seconds.
@@ -91,7 +100,9 @@ class Watchdog:
         self._end_in_time(now)
         if well := not self._lost and not self._told:
             _survived(self._on_well)
-        self._note(self._on_noted if well else lambda: None)
+        if self._looks % NOTED_EVERY == 0:
+            self._note(self._on_noted if well else lambda: None)
+        self._looks += 1
         now = self._clock.monotonic()
         pause = self._pause(now)
         self._due = now + pause
@@ -123,23 +134,34 @@ class Watchdog:
             last_resort()
 
     def _note(self, then: Callable[[], None]) -> None:
-        """Have the changes of all parts noted, unless somebody is still at it since before."""
-        if self._noting is not None and self._noting.is_alive():
-            return
+        """Have the changes of all parts noted, unless somebody is still at it since before.
 
-        def work() -> None:
+        The thread for it stays: to start one costs forty times as much as what it does.
+        """
+        if not self._noted.is_set() or not self._has_notes():
+            return
+        self._noted.clear()
+        self._wishes.put(then)
+        self._noted.wait(NOTED_WITHIN)
+
+    def _has_notes(self) -> bool:
+        """Start the thread that notes, if there is none; return whether there is one."""
+        if self._noting is None:
+            notes = threading.Thread(
+                target=self._essential, args=(self._notes,), name="watchdog-notes", daemon=True
+            )
+            try:
+                notes.start()
+            except RuntimeError:  # the system has no thread for it now
+                return False
+            self._noting = notes
+        return True
+
+    def _notes(self) -> None:
+        while (then := self._wishes.get()) is not None:
             _survived(self._vitals.look)
             _survived(then)
-
-        self._noting = threading.Thread(
-            target=self._essential, args=(work,), name="watchdog-notes", daemon=True
-        )
-        try:
-            self._noting.start()
-        except RuntimeError:  # the system has no thread for it now
-            self._noting = None
-            return
-        self._noting.join(NOTED_WITHIN)
+            self._noted.set()
 
     def _pause(self, now: float) -> float:
         pause = min(AGAIN, self._every) if self._lost else self._every

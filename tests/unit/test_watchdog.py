@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,8 +29,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.watchdog.stop()
 
 
 def test_a_thread_without_a_sign_is_lost_within_thirty_seconds_and_told_once(bench):
@@ -115,6 +118,7 @@ def test_a_check_that_hangs_holds_up_neither_the_end_nor_what_is_said_of_lost_th
         assert not returned.is_set()
     finally:
         release.set()
+        bench.watchdog.stop()
     until(lambda: not [one for one in threading.enumerate() if one.name == "watchdog-notes"])
 
 
@@ -158,7 +162,7 @@ def test_it_notes_within_seconds_since_when_a_part_is_as_it_is(bench):
     well[0], changed = False, bench.clock.now()
     bench.pass_by(600)
     since = dt.datetime.fromisoformat(bench.vitals.health().parts["output"].since)
-    assert dt.timedelta(0) <= since - changed <= dt.timedelta(seconds=3)
+    assert dt.timedelta(0) <= since - changed <= dt.timedelta(seconds=15)
 
 
 def test_its_thread_ends_when_told(bench):
@@ -167,4 +171,4 @@ def test_its_thread_ends_when_told(bench):
     assert "thread watchdog" in bench.vitals.liveness().parts
     assert [one for one in threading.enumerate() if one.name == "watchdog"]
     bench.watchdog.stop()
-    assert not [one for one in threading.enumerate() if one.name == "watchdog"]
+    assert not [one for one in threading.enumerate() if one.name.startswith("watchdog")]
