@@ -4,7 +4,6 @@ import functools
 import http.client
 import re
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +14,10 @@ import msgspec
 
 from pg_collector import control
 from pg_collector.bundle.parts import LeftOut
+from pg_collector.config.certificates import pinned_context
+from pg_collector.config.listening import reach
 from pg_collector.config.model import Http
 from pg_collector.errors import AgentUnreachable, CollectorError
-from pg_collector.health.address import parse_address
 from pg_collector.meet import meet
 from pg_collector.page_verbs import PageRequest, PageTold
 from pg_collector.support_verbs import ThreadsRequest, ThreadsTold
@@ -28,7 +28,6 @@ PATIENCE: Final = 5.0  # seconds for an answer
 _PEER: Final = struct.Struct("3i")  # pid, uid and gid: unix(7)
 _LARGEST: Final = 16 * 1024 * 1024  # bytes of a page
 _INDEX_LINE: Final = re.compile(r"[ ]{2}(/[\w/.-]*)")
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # to ask
 
 
 class Peer:
@@ -110,8 +109,7 @@ class Peer:
         """Ask the HTTP server, without the token: who listens there now need not be the agent."""
         if self._http is None or self._http.address == "off":
             raise LeftOut(self.trouble)
-        host, port = parse_address(self._http.address)
-        host = _EVERYWHERE.get(host, host)
+        host, port = reach(self._http.address)
         try:
             connection = self._connection(host, port)
             connection.request("GET", path)
@@ -128,9 +126,7 @@ class Peer:
         certificate = self._http.tls.cert_file if self._http is not None else None
         if certificate is None:
             return http.client.HTTPConnection(host, port, timeout=PATIENCE)
-        context = ssl.create_default_context(cafile=str(certificate))
-        context.check_hostname = False  # it is this host
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        context = pinned_context(certificate)
         return http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=context)
 
 

@@ -3,15 +3,40 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import typer
 
 from pg_collector import control
 from pg_collector.cli import EXIT_PERMISSION
+from pg_collector.cli.options import loaded
 from pg_collector.cli.printable import printable
-from pg_collector.errors import AgentUnreachable
+from pg_collector.config.model import Config
+from pg_collector.errors import AgentUnreachable, ConfigurationError
+
+
+class Meant(NamedTuple):
+    """Which agent is meant: that of a configuration, or, where it is invalid, the one that runs.
+
+    The running agent may see it otherwise: its variables and flags are its own.
+    """
+
+    config: Config | None
+    invalid: ConfigurationError | None
+
+    @property
+    def state_dir(self) -> Path | None:
+        """The directory that the configuration names."""
+        return self.config.state_dir if self.config is not None else None
+
+
+def meant(config: Path | None, overrides: list[str] | None) -> Meant:
+    """Return which agent the options of a verb mean."""
+    try:
+        return Meant(loaded(config, overrides).config, None)
+    except ConfigurationError as error:
+        return Meant(None, error)
 
 
 def ask(

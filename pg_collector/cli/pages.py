@@ -11,10 +11,10 @@ import typer
 
 from pg_collector import control
 from pg_collector.cli import EXIT_USAGE, agent_access
-from pg_collector.cli.options import loaded
+from pg_collector.config.certificates import pinned_context
 from pg_collector.config.files import Unreadable, read_secret
-from pg_collector.config.listening import parse
-from pg_collector.config.model import Config, Http
+from pg_collector.config.listening import reach
+from pg_collector.config.model import Http
 from pg_collector.errors import AgentUnreachable, ConfigurationError
 from pg_collector.page_verbs import PageRequest, PageTold
 from pg_collector.trust import system_bundle
@@ -35,21 +35,15 @@ def fetch(
     """
     if url is not None:
         return _over_http(url, path, timeout, token=None, context=_public)
-    settings: Config | None = None
-    invalid: ConfigurationError | None = None
-    try:
-        settings = loaded(config, overrides).config
-    except ConfigurationError as error:
-        invalid = error  # the agent may see it otherwise: its variables and flags are its own
+    agent = agent_access.meant(config, overrides)
     forbidden: PermissionError | None = None
     try:
-        state_dir = settings.state_dir if settings is not None else None
-        reply = agent_access.ask(PageRequest(path=path), state_dir, timeout)
+        reply = agent_access.ask(PageRequest(path=path), agent.state_dir, timeout)
     except PermissionError as error:
         forbidden, reply = error, None
     if reply is not None:
         return control.told(reply, PageTold)
-    here = settings.http if settings is not None else Http()
+    here = agent.config.http if agent.config is not None else Http()
     if here.address == "off":
         if forbidden is not None:
             agent_access.refuse(forbidden)
@@ -59,8 +53,8 @@ def fetch(
     except AgentUnreachable:
         if forbidden is not None:
             agent_access.refuse(forbidden)
-        if invalid is not None:
-            raise invalid from None
+        if agent.invalid is not None:
+            raise agent.invalid from None
         raise
 
 
@@ -69,23 +63,17 @@ def _at_home(here: Http, path: str, timeout: float) -> PageTold:
 
     The token is shown to the certificate's owner only: without TLS anybody may listen there.
     """
-    host, port = parse(here.address)
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    host, port = reach(here.address)
     name = f"[{host}]" if ":" in host else host
     scheme = "https" if here.tls.cert_file is not None else "http"
     try:
         token = read_secret(here.token_file) if here.token_file and scheme == "https" else None
     except Unreadable as error:
         raise ConfigurationError(f"http.token_file {error}", remedy=error.remedy) from None
-
-    def pinned() -> ssl.SSLContext:
-        """Trust the certificate that the configuration names, whatever its names are."""
-        context = ssl.create_default_context(cafile=str(here.tls.cert_file))
-        context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        return context
-
-    return _over_http(f"{scheme}://{name}:{port}", path, timeout, token=token, context=pinned)
+    url = f"{scheme}://{name}:{port}"
+    return _over_http(
+        url, path, timeout, token=token, context=lambda: pinned_context(here.tls.cert_file)
+    )
 
 
 def _public() -> ssl.SSLContext:

@@ -1,15 +1,13 @@
 """`pgc reload`: have the running agent read its configuration anew."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pg_collector import control
 from pg_collector.cli import agent_access
-from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, loaded
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption
 from pg_collector.cli.printable import printable, printable_json
-from pg_collector.errors import ConfigurationError
 
 
 def reload(
@@ -29,13 +27,7 @@ def reload(
     Exit codes: 0 reloaded, 69 no agent runs or it does not answer, 77 an agent runs that this user
     may not ask, 78 the configuration is invalid and the one before stays in force.
     """
-    state_dir: Path | None = None
-    invalid: ConfigurationError | None = None
-    try:
-        state_dir = loaded(config, overrides).config.state_dir
-    except ConfigurationError as error:
-        invalid = error  # the agent may see it otherwise: its variables and flags are its own
-    told = _asked(state_dir, invalid)
+    told = _asked(agent_access.meant(config, overrides))
     if as_json:
         print(printable_json(msgspec.json.encode(told).decode()))
         return
@@ -47,12 +39,12 @@ def reload(
         print("nothing changed")
 
 
-def _asked(state_dir: Path | None, invalid: ConfigurationError | None) -> dict[str, Any]:
+def _asked(agent: agent_access.Meant) -> dict[str, Any]:
     """Return what the agent says."""
     try:
-        reply = agent_access.ask(control.ReloadRequest(), state_dir)
+        reply = agent_access.ask(control.ReloadRequest(), agent.state_dir)
     except PermissionError as error:
         agent_access.refuse(error)
     if reply is not None:
         return dict(reply.result or {})
-    raise invalid or agent_access.nobody()
+    raise agent.invalid or agent_access.nobody()

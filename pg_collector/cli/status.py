@@ -19,9 +19,9 @@ from pg_collector.cli import (
     agent_access,
     status_words,
 )
-from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, StrictOption, loaded
+from pg_collector.cli.options import ConfigOption, JsonOption, SetOption, StrictOption
 from pg_collector.cli.printable import printable, printable_json
-from pg_collector.errors import CollectorError, ConfigurationError
+from pg_collector.errors import CollectorError
 from pg_collector.status import Status, StatusRequest
 
 if TYPE_CHECKING:
@@ -83,19 +83,14 @@ def status(
 
 def _shown(config: Path | None, overrides: list[str] | None, *, strict: bool, as_json: bool) -> int:
     """Print it once; return the exit code."""
-    state_dir: Path | None = None
-    invalid: ConfigurationError | None = None
+    agent = agent_access.meant(config, overrides)
     try:
-        state_dir = loaded(config, overrides).config.state_dir
-    except ConfigurationError as error:
-        invalid = error  # an agent that runs says how it is all the same
-    try:
-        reply = agent_access.ask(StatusRequest(), state_dir)
+        reply = agent_access.ask(StatusRequest(), agent.state_dir)
     except PermissionError as error:
         agent_access.refuse(error)
     if reply is None:
-        if invalid is not None:
-            raise invalid
+        if agent.invalid is not None:
+            raise agent.invalid
         _print_down(config, overrides, as_json=as_json)
         return EXIT_UNREACHABLE
     now = control.told(reply, Status)

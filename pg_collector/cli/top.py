@@ -3,17 +3,16 @@
 import os
 import shutil
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
 from pg_collector import control
-from pg_collector.cli import EXIT_PERMISSION, EXIT_UNREACHABLE
-from pg_collector.cli.options import ConfigOption, SetOption, loaded
-from pg_collector.cli.printable import printable, printable_json
-from pg_collector.errors import AgentUnreachable, CollectorError, ConfigurationError
+from pg_collector.cli import EXIT_UNREACHABLE, agent_access
+from pg_collector.cli.options import ConfigOption, SetOption
+from pg_collector.cli.printable import printable_json
+from pg_collector.errors import AgentUnreachable, CollectorError
 
 WIDTH_WITHOUT_TERMINAL = 120
 
@@ -58,20 +57,16 @@ def top(
     alone = once or as_json
     if not alone:
         _need_a_terminal()
-    places, state_dir, invalid = _places(config, overrides)
-    feed = Feed(Link(lambda: places, state_dir), target, interval)
+    agent = agent_access.meant(config, overrides)
+    places = control.candidates(os.environ, agent.state_dir)
+    feed = Feed(Link(lambda: places, agent.state_dir), target, interval)
     try:
         feed.ask()
     except PermissionError as error:
-        print(
-            f"pgc: {printable(str(error.filename))}: an agent listens there, and you may not ask "
-            "it. Run pgc as its user or as a member of its group",
-            file=sys.stderr,
-        )
-        raise typer.Exit(EXIT_PERMISSION) from None
+        agent_access.refuse(error)
     except AgentUnreachable:
-        if invalid is not None:
-            raise invalid from None
+        if agent.invalid is not None:
+            raise agent.invalid from None
         raise
     except CollectorError as error:
         if target is None or not str(error).startswith("no target"):
@@ -98,19 +93,3 @@ def _need_a_terminal() -> None:
         return
     print("pgc: this is no terminal to draw on; print one picture with --once", file=sys.stderr)
     raise typer.Exit(2)
-
-
-def _places(
-    config: Path | None, overrides: list[str] | None
-) -> tuple[list[Path], Path | None, ConfigurationError | None]:
-    """Return where an agent may listen, its directory, what is wrong with the configuration.
-
-    It only says where the agent's directory is: who may ask the agent need not read its file.
-    """
-    invalid: ConfigurationError | None = None
-    state_dir: Path | None = None
-    try:
-        state_dir = loaded(config, overrides).config.state_dir
-    except ConfigurationError as error:
-        invalid = error
-    return control.candidates(os.environ, state_dir), state_dir, invalid

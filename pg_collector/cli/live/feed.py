@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from pg_collector import control
+from pg_collector.cli import agent_access
 from pg_collector.cli.live import sessions
 from pg_collector.cli.live.board import Board
 from pg_collector.control import AgentRequest, Reply
@@ -64,11 +65,7 @@ class Link:
         self._found = None
         if trouble is not None:
             raise trouble
-        raise AgentUnreachable(
-            "no agent runs here",
-            remedy="Start it: pgc start. An agent with a state_dir of its own is found with "
-            "--config.",
-        )
+        raise agent_access.nobody()
 
 
 class Feed:
