@@ -5,6 +5,7 @@ Whoever runs an agent comes through here: `pgc start`, the demo and the tests.
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -122,7 +123,7 @@ class Agent:
             partial(self.end, failed=True),
             on_well=self.notifier.alive,
             on_noted=self._say_how,
-            every=min(EVERY, (self.notifier.watchdog or EVERY) / 3),
+            every=min(EVERY, (self.notifier.watchdog or math.inf) / 3),
         )
         self.reloader = Reloader(
             reload,

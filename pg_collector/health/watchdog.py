@@ -22,7 +22,6 @@ EVERY: Final = 3.0  # seconds between two looks
 AGAIN: Final = 1.0  # the same while a thread seems to be lost
 LOOKS: Final = 3  # in a row before a thread counts as lost
 STOOD_STILL: Final = 5.0  # seconds beyond the pause: the process slept, nobody is at fault
-NOTED_EVERY: Final = 5  # looks: it is far dearer than one
 NOTED_WITHIN: Final = 0.25  # seconds that the changes of all parts are waited for
 
 Essential = Callable[[Callable[[], None]], object]
@@ -44,8 +43,8 @@ class Watchdog:
         """`on_dead` is told once, in the watchdog's thread, what is lost and why.
 
         `on_well` is called there after each look, `every` seconds apart, that found no thread lost:
-        it must not wait for anybody. After each fifth one `on_noted` is, in a thread beside, once
-        the changes of all parts are noted: it may.
+        it must not wait for anybody. After it `on_noted` is, in a thread beside, once the changes
+        of all parts are noted: it may.
         """
         self._on_well = on_well
         self._on_noted = on_noted
@@ -63,7 +62,6 @@ class Watchdog:
         self._due = clock.monotonic()  # when the next look is
         self._lost: Counter[str] = Counter()  # looks in a row that found it so
         self._told = False
-        self._looks = 0
         self._beat: Callable[[float], None] = lambda _within: None
         self._end_by: tuple[float, Callable[[], None]] | None = None
 
@@ -100,9 +98,7 @@ class Watchdog:
         self._end_in_time(now)
         if well := not self._lost and not self._told:
             _survived(self._on_well)
-        if self._looks % NOTED_EVERY == 0:
-            self._note(self._on_noted if well else lambda: None)
-        self._looks += 1
+        self._note(self._on_noted if well else lambda: None)
         now = self._clock.monotonic()
         pause = self._pause(now)
         self._due = now + pause

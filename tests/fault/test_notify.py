@@ -8,7 +8,9 @@ import time
 import pytest
 
 from pg_collector.agent import Agent
+from pg_collector.config.model import Config
 from pg_collector.health.notify import Notifier
+from pg_collector.health.watchdog import EVERY
 from pg_collector.outlets import Receipt
 from pg_collector.plan import OpenGrant
 from tests.support.agents import configuration
@@ -142,3 +144,14 @@ def test_what_the_environment_asks_for(environ, watchdog, wanted):
     found = Notifier.of(environ)
     assert found.watchdog == watchdog
     assert found.wanted is wanted
+
+
+def test_without_a_manager_the_watchdog_looks_as_seldom_as_it_may(tmp_path):
+    agent = Agent(Config(databases=()), OpenGrant(), state_dir=tmp_path)
+    assert agent.watchdog.step() == EVERY
+    agent.watchdog.stop()
+    hurried = Agent(
+        Config(databases=()), OpenGrant(), state_dir=tmp_path, notifier=Notifier("@x", 6.0)
+    )
+    assert hurried.watchdog.step() == 2.0
+    hurried.watchdog.stop()

@@ -162,7 +162,7 @@ def test_it_notes_within_seconds_since_when_a_part_is_as_it_is(bench):
     well[0], changed = False, bench.clock.now()
     bench.pass_by(600)
     since = dt.datetime.fromisoformat(bench.vitals.health().parts["output"].since)
-    assert dt.timedelta(0) <= since - changed <= dt.timedelta(seconds=15)
+    assert dt.timedelta(0) <= since - changed <= dt.timedelta(seconds=3)
 
 
 def test_its_thread_ends_when_told(bench):
