@@ -254,8 +254,11 @@ def _sessions(demo: Demo) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def with_platform() -> Iterator[Finished]:
-    """One whole demo of sixteen seconds with a platform, for the tests that only look at it."""
-    with running("--seconds", "16", local=False) as demo:
+    """One whole demo with a platform, for the tests that only look at it.
+
+    So long that a slow machine has eight seconds for the platform to come back.
+    """
+    with running("--seconds", "22", local=False) as demo:
         health = until(
             lambda: _get(demo.port, "/healthz"), 30, not_yet=(OSError, http.client.HTTPException)
         )
