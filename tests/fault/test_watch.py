@@ -19,6 +19,7 @@ from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.watch_verbs import WatchRequest
 from tests.support.agents import configuration, running, turned
+from tests.support.conditions.statements import reset_statements
 from tests.support.sampling import RELATIONS, SAMPLERS, target
 from tests.support.until import until
 
@@ -102,6 +103,7 @@ def database_lines(path, after):
 def test_texts_that_are_wanted_while_others_are_looked_up_are_not_forgotten(agent, database):
     one, path = agent
     texts = ("select 1 as one", "select 2 as two, 3 as more")
+    reset_statements(database)  # of two texts with one queryid the first stays
     with psycopg.connect(database.dsn("plain"), autocommit=True) as there:
         for text in texts:
             there.execute(text)
