@@ -99,6 +99,10 @@ man: $(READY) ## Write the pages for man(1) to dist/man
 lock: ## Renew constraints.txt from pyproject.toml
 	@$(PYTHON) packaging/lock.py
 
+.PHONY: binary
+binary: ## Build dist/pgc/ and the one file: no Python needed where they run
+	@$(PYTHON) packaging/binary/build.py
+
 .PHONY: sbom
 sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
 	@$(PYTHON) packaging/shipped.py sbom

@@ -1,0 +1,5 @@
+"""Where the binary begins."""
+
+from pg_collector.cli import main
+
+main()
