@@ -1,4 +1,4 @@
-"""Of botocore's descriptions of all services, those that logging in needs: a tenth of a megabyte."""
+"""Of botocore's descriptions of services, those that logging in needs: a tenth of a megabyte."""
 
 from PyInstaller.utils.hooks import collect_data_files
 
