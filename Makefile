@@ -99,6 +99,18 @@ man: $(READY) ## Write the pages for man(1) to dist/man
 lock: ## Renew constraints.txt from pyproject.toml
 	@$(PYTHON) packaging/lock.py
 
+.PHONY: binary
+binary: ## Build dist/pgc/ and the one file: no Python needed where they run
+	@$(PYTHON) packaging/binary/build.py
+
+.PHONY: binary-portable
+binary-portable: ## The same for others, in a root of Debian 11: glibc 2.30 (root)
+	@$(PYTHON) packaging/binary/portable.py $(if $(FRESH),--fresh)
+
+.PHONY: release
+release: ## Build all that is released, and check it; SNAPSHOT=1 without a release
+	@$(PYTHON) packaging/release.py $(if $(SNAPSHOT),--snapshot)
+
 .PHONY: sbom
 sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
 	@$(PYTHON) packaging/shipped.py sbom

@@ -109,9 +109,22 @@ def _run() -> None:
     """Run the verb; what it printed has been written afterwards, or OSError says why not."""
     try:
         app(prog_name="pgc")
+    except ModuleNotFoundError as error:
+        raise _left_out(error) from None
     finally:
         if sys.stdout is not None:  # None when it was closed
             sys.stdout.flush()
+
+
+def _left_out(error: ModuleNotFoundError) -> Exception:
+    """Return what to say of a verb that a build such as the binary does not hold."""
+    package, _, verb = (error.name or "").partition(".")
+    if package != "pg_collector" or verb not in {"demo", "platform"}:
+        return error
+    return ConfigurationError(
+        f"`pgc {verb}` is not in this build of PG Collector, which holds the agent alone",
+        remedy=f"Install it into an environment of Python: pip install 'pg-collector[{verb}]'",
+    )
 
 
 def _let_output_go() -> None:

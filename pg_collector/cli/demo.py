@@ -64,7 +64,7 @@ def demo(
     Example:  pgc demo --local --seconds 20 --output /tmp/samples | tee demo.log
 
     Exit codes: 0 ended by time or by Ctrl-C, 1 a part died, 73 a directory or an address cannot be
-    used, 78 it is no address.
+    used, 78 it is no address, or this build has no demo.
     """
     from pg_collector.demo.run import Options, run
 

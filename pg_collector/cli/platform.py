@@ -115,6 +115,8 @@ def start(
     try:
         from pg_collector.platform.serve import Options, serve
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pg_collector."):
+            raise  # told for all of its verbs
         raise ConfigurationError(
             f"{error.name} is not installed",
             remedy="pip install 'pg-collector[platform]' brings it.",
