@@ -103,6 +103,21 @@ lock: ## Renew constraints.txt from pyproject.toml
 binary: ## Build dist/pgc/ and the one file: no Python needed where they run
 	@$(PYTHON) packaging/binary/build.py
 
+dist/pgc/pgc:
+	@$(MAKE) binary
+
+.PHONY: deb
+deb: dist/pgc/pgc man ## Build dist/*.deb from dist/pgc; VERSION=1.2.3 in the place of its own
+	@VERSION=$(VERSION) $(PYTHON) packaging/linux/build.py deb
+
+.PHONY: rpm
+rpm: dist/pgc/pgc man ## Build dist/*.rpm, likewise
+	@VERSION=$(VERSION) $(PYTHON) packaging/linux/build.py rpm
+
+.PHONY: packages-test
+packages-test: $(READY) ## Boot systems, install what is built, break it (root; see tests/packaging)
+	$(BIN)/pytest -m "" tests/packaging $(PYTEST)
+
 .PHONY: sbom
 sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
 	@$(PYTHON) packaging/shipped.py sbom
