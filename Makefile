@@ -111,6 +111,21 @@ binary-portable: ## The same for others, in a root of Debian 11: glibc 2.30 (roo
 release: ## Build all that is released, and check it; SNAPSHOT=1 without a release
 	@$(PYTHON) packaging/release.py $(if $(SNAPSHOT),--snapshot)
 
+dist/pgc/pgc:
+	@$(MAKE) binary
+
+.PHONY: deb
+deb: dist/pgc/pgc man ## Build dist/*.deb from dist/pgc; VERSION=1.2.3 in the place of its own
+	@VERSION=$(VERSION) $(PYTHON) packaging/linux/build.py deb
+
+.PHONY: rpm
+rpm: dist/pgc/pgc man ## Build dist/*.rpm, likewise
+	@VERSION=$(VERSION) $(PYTHON) packaging/linux/build.py rpm
+
+.PHONY: packages-test
+packages-test: $(READY) ## Boot systems, install what is built, break it (root; see tests/packaging)
+	$(BIN)/pytest -m "" tests/packaging $(PYTEST)
+
 .PHONY: sbom
 sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
 	@$(PYTHON) packaging/shipped.py sbom

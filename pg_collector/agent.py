@@ -514,13 +514,18 @@ class Agent:
         self.vitals.register("buffer", checks.Room(self.buffer).vital)
         self.vitals.register("certificates", self._certificates_vital)
         self.vitals.register("config", partial(checks.config, self.reloader))
-        self.vitals.require("plan", lambda: checks.plan(self.grants.standing(), self.config))
+        self.vitals.require("plan", self._plan_vital)
+        if self.uplink.identity is None and not self.grants.standing().collects:
+            self.vitals.register("activation", self._plan_vital)  # else the uplink does
         self.vitals.require("postgres", self._any_target_vital)
 
     def _say_how(self) -> None:
         """Tell the service manager how the parts are."""
         if self.notifier.wanted:
             self.notifier.status(self.survey.sentence())
+
+    def _plan_vital(self) -> Vital:
+        return checks.plan(self.grants.standing(), self.config)
 
     def _target_vital(self, name: str) -> Vital:
         paused = [p.why for p in self.layout.paused if p.target == name and not p.sampler]

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from pg_collector import control
 from pg_collector.checkup.finding import Part
+from pg_collector.checkup.unit import Given
 from pg_collector.config.load import Loaded
 from pg_collector.config.model import Config, Database
 from pg_collector.control import Reply, Request
@@ -24,6 +25,7 @@ class Asked(NamedTuple):
     database: str | None = None
     network: bool = True  # may be used
     typed_by: str = ""  # the account of who asks, where the checks have another one's rights
+    unit: Given = Given()  # what of the agent's is from its unit
 
     @property
     def config(self) -> Config:

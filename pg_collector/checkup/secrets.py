@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from pg_collector.checkup import config
+from pg_collector.checkup import config, unit
 from pg_collector.checkup.account import current, owner
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import Finding, Level
@@ -37,6 +37,7 @@ def findings(asked: Asked) -> Iterator[Finding]:
         told.setdefault(place, one)
     yield from told.values()
     yield from _key_shape(asked)
+    yield from unit.findings(asked.unit)
     said = ", ".join(_sources(asked)) or "none needed"
     yield Finding(section="secrets", level=Level.OK, found=said)
 

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,7 +12,7 @@ import msgspec
 import typer
 
 from pg_collector import __version__
-from pg_collector.checkup import account, run
+from pg_collector.checkup import account, run, unit
 from pg_collector.checkup import config as configuration
 from pg_collector.checkup.asked import Asked
 from pg_collector.checkup.finding import EXIT_CONFIGURATION, Finding, Level, Part, exit_code
@@ -78,7 +79,8 @@ def check(
 
     Each line that is not ok comes with what mends it: SQL, a command, or a sentence. Nothing is
     written on a server, and nothing is left on disk. Where an agent runs, it lends its sessions;
-    else one session is opened for each server, and every question is bounded in time.
+    else one session is opened for each server, and every question is bounded in time. As root it
+    has the variables and credentials that the unit pg-collector.service gives the agent.
 
     Exit codes: 0 well, 1 something has to be mended, 3 warnings, with --strict, 69 all that fails
     is that a server or the platform cannot be reached, 78 the configuration is invalid.
@@ -90,21 +92,26 @@ def check(
     named = named.absolute() if named is not None else None
     discover()  # while whoever typed this may read the program, if another account may not
     typed_by = account.current()
+    gives = unit.given() if os.geteuid() == 0 and user == SERVICE else unit.Given()
     whose = account.become(user)
     until = time.monotonic() + timeout
     where = source(named, overrides)
-    try:
-        loaded = where.load()
-    except ConfigurationError as error:
-        _tell(configuration.invalid(error), _head(where.path, whose), as_json=as_json)
-        raise typer.Exit(EXIT_CONFIGURATION) from None
-    asked = Asked(loaded, os.environ, parts, until, database, not offline, typed_by)
-    if database is not None and not asked.targets:
-        names = ", ".join(one.name for one in asked.config.databases)
-        raise ConfigurationError(
-            f"no database {database!r} in the configuration", remedy=f"There are: {names}"
-        )
-    found = _tell(run.findings(asked), _head(where.path, whose), as_json=as_json)
+    gives = gives if where.path == unit.CONFIG and whose == SERVICE else unit.Given()
+    head = _head(where.path, whose)
+    with unit.applied(gives):
+        try:
+            loaded = where.load()
+        except ConfigurationError as error:
+            unseen = (one for one in unit.findings(gives) if one.level is not Level.OK)
+            _tell(chain(configuration.invalid(error), unseen), head, as_json=as_json)
+            raise typer.Exit(EXIT_CONFIGURATION) from None
+        asked = Asked(loaded, os.environ, parts, until, database, not offline, typed_by, gives)
+        if database is not None and not asked.targets:
+            names = ", ".join(one.name for one in asked.config.databases)
+            raise ConfigurationError(
+                f"no database {database!r} in the configuration", remedy=f"There are: {names}"
+            )
+        found = _tell(run.findings(asked), head, as_json=as_json)
     code = exit_code(found, strict=strict)
     if not as_json:
         print(_summary(found, code))

@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from pg_collector.config import conninfo, scalars
 from pg_collector.config.document import Entry, Listing, Node, Scalar, Tree
-from pg_collector.config.files import expanded, read_secret
+from pg_collector.config.files import (
+    MAX_SECRET_BYTES,
+    Unreadable,
+    expanded,
+    read_secret,
+    read_text,
+)
 from pg_collector.config.layers import Layers
 from pg_collector.config.problems import DEFAULT, Origin, Problems
 from pg_collector.config.reading import Reading
@@ -195,12 +201,12 @@ def _connect(postgres: dict[str, Any], reading: Reading, environ: Mapping[str, s
 def _credentials(values: dict[str, Any], reading: Reading, directory: Path) -> None:
     """Fill what is missing from the files that systemd's LoadCredential laid out."""
     file = directory / "api_key"
-    if values["api_key"] is None and "api_key" not in reading.bad and file.exists():
+    if values["api_key"] is None and "api_key" not in reading.bad and _holds(file):
         origin = Origin("credential api_key")
         values["api_key"] = reading.secret_file(file, origin, "api_key")
         reading.origins["api_key"] = origin
     file = directory / "postgres_password"
-    if not file.exists():
+    if not _holds(file):
         return
     for number, database in enumerate(values["databases"]):
         postgres = database["postgres"]
@@ -215,3 +221,11 @@ def _credentials(values: dict[str, Any], reading: Reading, directory: Path) -> N
             if reading.secret_file(file, origin, path) is not None:
                 postgres["password_file"] = file
                 reading.origins[path] = origin
+
+
+def _holds(credential: Path) -> bool:
+    """Whether there is one. A blank one is what a unit gives where its own source is missing."""
+    try:
+        return bool(read_text(credential, MAX_SECRET_BYTES).strip())
+    except Unreadable:
+        return credential.exists()  # whoever reads it says why not

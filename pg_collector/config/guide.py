@@ -75,7 +75,8 @@ databases:
       conn_string: postgresql:///postgres
       # password_file: /etc/pg-collector/password
 
-# Samples to a platform:
+# Samples to a platform. With the packages the key lies in /etc/pg-collector/credentials/api_key,
+# which only root reads and only the service is given; else name its file, or set API_KEY.
 # api_key_file: /etc/pg-collector/api_key
 # platform:
 #   url: https://ingest.example.com

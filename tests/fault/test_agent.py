@@ -1,6 +1,7 @@
 """The whole agent while its servers, its output and its own parts misbehave."""
 
 import itertools
+import json
 import shutil
 import socket
 import threading
@@ -176,6 +177,12 @@ def test_without_a_plan_it_stays_up_collects_nothing_and_says_what_to_do(server)
         assert status == 503
         assert "UNPROVISIONED" in body
         assert "--local" in body
+        status, body = get(agent, "/healthz")
+        assert status == 200, "nothing is broken, and a restart mends nothing"
+        found = json.loads(body)
+        assert (found["status"], found["parts"]["activation"]["state"]) == ("degraded", "down")
+        assert "UNPROVISIONED" in found["parts"]["activation"]["reason"]
+        assert "add api_key (and platform.url)" in found["parts"]["activation"]["remedy"]
         assert get(agent, "/livez")[0] == 200
         assert agent.layout.jobs == ()
 

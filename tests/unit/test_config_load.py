@@ -346,6 +346,14 @@ def test_systemd_credentials_fill_what_is_not_set(file: Path, tmp_path: Path) ->
     assert loaded.config.api_key.reveal() == "k-5"
 
 
+def test_a_blank_credential_is_none(file: Path, tmp_path: Path) -> None:
+    for name in ("api_key", "postgres_password"):
+        (tmp_path / name).write_text("\n")  # what the unit gives where no file is
+    loaded = read(ONE, file, CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert loaded.config.api_key is None
+    assert loaded.config.databases[0].postgres.password_file is None
+
+
 def test_a_credential_is_no_second_password(file: Path, tmp_path: Path) -> None:
     (tmp_path / "postgres_password").write_text("p\n")
     for given in ("{auth_method: peer}", "{password: '${PW}'}"):
