@@ -103,6 +103,10 @@ lock: ## Renew constraints.txt from pyproject.toml
 binary: ## Build dist/pgc/ and the one file: no Python needed where they run
 	@$(PYTHON) packaging/binary/build.py
 
+.PHONY: image
+image: ## Build dist/pg-collector-image.tar from dist/pgc (root, mmdebstrap, buildah)
+	@$(PYTHON) packaging/container/build.py
+
 .PHONY: sbom
 sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
 	@$(PYTHON) packaging/shipped.py sbom
