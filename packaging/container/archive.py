@@ -34,7 +34,7 @@ def compress(plain: Path, target: Path, name: str, machine: str) -> str:
 
     with tarfile.open(plain) as source:
         (image,) = json.loads(_read(source, "manifest.json"))
-        config = blob(_CONFIG, _read(source, image["Config"]))
+        config = blob(_CONFIG, _lasting(_read(source, image["Config"])))
         layers = [
             blob(_LAYER, gzip.compress(_read(source, each), mtime=0)) for each in image["Layers"]
         ]
@@ -56,6 +56,15 @@ def compress(plain: Path, target: Path, name: str, machine: str) -> str:
             entry.size = len(each)
             sink.addfile(entry, io.BytesIO(each))
     return str(manifest["digest"])
+
+
+def _lasting(config: bytes) -> bytes:
+    """Leave out of an image's description what is of the container that it was built in."""
+    found = json.loads(config)
+    del found["container"], found["container_config"]
+    found["config"] = {name: value for name, value in found["config"].items() if value}
+    del found["config"]["Hostname"]
+    return _json(found)
 
 
 def _path(descriptor: dict[str, Any]) -> str:
