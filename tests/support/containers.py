@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ POWERLESS = (
     "--read-only", "--read-only-tmpfs=false", "--cap-drop=all",
     "--security-opt=no-new-privileges",
 )  # fmt: skip
-_HERE = ("--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512")
+HERE = ("--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512")
 
 
 def tools() -> None:
@@ -61,6 +60,11 @@ class Podman:
             [*self._command, *words], capture_output=True, text=True, timeout=seconds, check=False
         )
 
+    def described(self, name: str) -> dict[str, Any]:
+        """Return what podman knows of an image or a container."""
+        (found,) = json.loads(self("inspect", name))
+        return dict(found)
+
     def load(self, archive: Path) -> str:
         """Load an image; return its name."""
         return self("load", "--quiet", "--input", archive).rpartition(" ")[2]
@@ -84,14 +88,13 @@ class Container:
         self.name = name
         words = [word for pair in environment.items() for word in ("--env", "=".join(pair))]
         podman(
-            "run", "--detach", "--name", name, *POWERLESS, *_HERE, f"--memory={memory}",
+            "run", "--detach", "--name", name, *POWERLESS, *HERE, f"--memory={memory}",
             "--volume", f"{volume}:/var/lib/pg-collector", *words, *options, image,
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """Return podman's view of it."""
-        (found,) = json.loads(self.podman("inspect", self.name))
-        return dict(found["State"])
+        return dict(self.podman.described(self.name)["State"])
 
     @property
     def pid(self) -> int:
@@ -124,8 +127,8 @@ class Container:
                 if (folder / "ns" / "pid").readlink() != inside:
                     continue
                 lines = (folder / "status").read_text().splitlines()
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended meanwhile
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it has ended meanwhile, or is the machine's own
             said = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
             found[int(said["NSpid"].split()[-1])] = said
         return found
@@ -135,10 +138,3 @@ class Container:
         lines = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
         paths = {entry.split(":")[1]: entry.split(":")[2] for entry in lines}
         return (Path("/sys/fs/cgroup/memory") / paths["memory"].lstrip("/") / file).read_text()
-
-
-def layout(archive: Path) -> dict[str, bytes]:
-    """Return the files of an archive of an image, by their paths."""
-    with tarfile.open(archive) as source:
-        files = {each.name: source.extractfile(each) for each in source if each.isfile()}
-        return {name: file.read() for name, file in files.items() if file is not None}
