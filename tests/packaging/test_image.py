@@ -213,8 +213,9 @@ def test_its_libraries_find_all_that_they_ask_for(files):
 
 def test_the_environment_alone_is_enough_and_samples_arrive(agent, site):
     until(lambda: agent.page.get("/readyz").status_code == 200, deadline=30, what="it is ready")
-    (device,) = site.platform.get("/v1/devices")["devices"]
-    assert device["state"] == "active"
+    device = (site.place / "state" / "device_id").read_text().strip()
+    known = {one["device_id"]: one for one in site.platform.get("/v1/devices")["devices"]}
+    assert known[device]["streams"]
     assert agent.container.pgc("status").returncode == 0
     assert agent.container.pgc("check", "--only", "config,disk").returncode == 0
 
@@ -295,7 +296,7 @@ def test_it_ends_in_order_and_the_volume_is_gone_on_with(site, tmp_path):
 def streams_of(platform: ReferencePlatform) -> list[tuple[str, str]]:
     """Return each stream with its device."""
     found = platform.get("/v1/devices")["devices"]
-    return [(stream["stream"], one["id"]) for one in found for stream in one["streams"]]
+    return [(stream["stream"], one["device_id"]) for one in found for stream in one["streams"]]
 
 
 def test_a_volume_that_cannot_be_written_is_named_with_the_remedy(site, tmp_path):
