@@ -126,6 +126,10 @@ rpm: dist/pgc/pgc man ## Build dist/*.rpm, likewise
 packages-test: $(READY) ## Boot systems, install what is built, break it (root; see tests/packaging)
 	$(BIN)/pytest -m "" tests/packaging $(PYTEST)
 
+.PHONY: image
+image: ## Build dist/pg-collector-image.tar from dist/pgc (root, mmdebstrap, buildah)
+	@$(PYTHON) packaging/container/build.py
+
 .PHONY: sbom
 sbom: ## Write dist/sbom.cdx.json: what is shipped, in which versions
 	@$(PYTHON) packaging/shipped.py sbom
