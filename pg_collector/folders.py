@@ -1,8 +1,8 @@
 """Files and folders where systems differ: where ours lie, what survives a power cut, room on disk.
 
-What only Linux has, has its fallback here. On macOS what outlasts a run lies where that system keeps
-such things, in ~/Library/Application Support/pg-collector, unless XDG_STATE_HOME says otherwise;
-configuration files are looked for in the same places as on Linux.
+What only Linux has, has its fallback here. On macOS what outlasts a run lies where that system
+keeps such things, in ~/Library/Application Support/pg-collector, unless XDG_STATE_HOME says
+otherwise; configuration files are looked for in the same places as on Linux.
 """
 
 import fcntl

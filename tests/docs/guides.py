@@ -7,8 +7,8 @@ What is said stands in HTML comments since the block before, which nobody sees o
     <!-- for: KIND -->         it belongs to one of several ways to install
     <!-- within 30 s -->       it may take so long until this is printed
 
-A block of `text` after one of `sh` is what that prints: `…` stands for anything in a line, and alone
-in a line for any lines.
+A block of `text` after one of `sh` is what that prints: `…` stands for anything in a line, and
+alone in a line for any lines.
 """
 
 import re

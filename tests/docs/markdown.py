@@ -14,7 +14,8 @@ _CODE = re.compile(r"`([^`]+)`")
 _BETWEEN = re.compile(r"\s*(?:&&|\|\||[|;])\s*(?=\S)")
 # What runs the rest of a line: here, or in a container.
 _RUNS = re.compile(
-    r"(?:sudo (?:-u \S+ )?)?(?:env )?(?:docker (?:compose )?exec \S+ |kubectl [^`]*? exec [^`]*?-- )?"
+    r"(?:sudo (?:-u \S+ )?)?(?:env )?"
+    r"(?:docker (?:compose )?exec \S+ |kubectl [^`]*? exec [^`]*?-- )?"
 )
 
 

@@ -3,22 +3,23 @@
 tests/packaging/test_guides.py follows them.
 """
 
+import itertools
 import json
 import os
+import plistlib
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 import psycopg
 import pytest
 import yaml
 
 from pg_collector import samplers
-from pg_collector.config.load import load
 from pg_collector.cli.options import _complaint as complaint
+from pg_collector.config.load import load
 from pg_collector.pg.role import AUTHENTICATION, script
 from tests.docs.guides import GUIDES, Block, blocks, matches
 from tests.docs.markdown import ROOT
@@ -65,7 +66,7 @@ def test_other_documents_in_it_can_be_read(page: Path):
         elif block.language == "yaml":
             list(yaml.safe_load_all(block.text))
         elif block.language == "xml":
-            ElementTree.fromstring(block.text)
+            plistlib.loads(block.text.encode())
         for command, content in block.documents():
             if ".json" in command:
                 json.loads(content)
@@ -151,7 +152,7 @@ def _configurations(page: Path) -> Iterator[tuple[object, str]]:
 
 
 def _assigned(text: str, values: dict[str, str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name, value in re.findall(r"^(?:export )?([A-Z_]+)=(\S+|\".*?\")", text, re.MULTILINE):
         found[name] = _filled(value.strip('"'), {**values, **found})
     return found
@@ -187,7 +188,6 @@ def _sql(block: Block) -> Iterator[tuple[object, str]]:
             yield block.place, content
     for line in block.text.splitlines():
         words = shlex.split(line, comments=True) if "psql" in line and "<<" not in line else []
-        for option, statement in zip(words, words[1:], strict=False):
+        for option, statement in itertools.pairwise(words):
             if re.fullmatch(r"-\w*c", option) and not statement.startswith("\\"):
-                name = statement.replace("$DB_USER", "pgcollector")
-                yield block.place, name
+                yield block.place, statement.replace("$DB_USER", "pgcollector")
