@@ -1,4 +1,4 @@
-"""Somebody who follows a guide: runs its blocks one after the other, and compares what they print."""
+"""Somebody who follows a guide: runs block after block, and compares what each prints."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ HERE=$PWD; {{ declare -p HERE {names} || true; }} >{memory} 2>/dev/null
 
 
 class Follower:
-    """Follows guides in one folder; variables and the current directory last from block to block."""
+    """Follows guides in a folder; variables and the current directory last from block to block."""
 
     def __init__(self, run: Run, folder: str, values: Mapping[str, str]) -> None:
         """`values` are this reader's own: by name, what the guides leave to each."""
@@ -34,9 +34,7 @@ class Follower:
         self._names = {"PGPASSWORD", *values}
         self.did = 0  # blocks that were run
 
-    def follow(
-        self, name: str, *, kind: str = "", first: str = "", last: str = ""
-    ) -> None:
+    def follow(self, name: str, *, kind: str = "", first: str = "", last: str = "") -> None:
         """Follow docs/`name`, of blocks with a kind only those of `kind`.
 
         `first` and `last` are headings: where to begin, and before which one to end.
