@@ -26,6 +26,7 @@ import msgspec
 
 from pg_collector.config.model import Database
 from pg_collector.errors import AgentUnreachable, CollectorError, ConfigurationError, TargetError
+from pg_collector.folders import state_home
 from pg_collector.meet import meet
 from pg_collector.pg import conninfo
 
@@ -162,8 +163,7 @@ def state_directory(environ: Mapping[str, str]) -> Path:
     system = Path("/var/lib/pg-collector")
     if os.access(system, os.W_OK):
         return system
-    home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/")) / ".local/state")
-    return Path(home) / "pg-collector"
+    return state_home(environ) / "pg-collector"
 
 
 class ControlServer:

@@ -94,8 +94,9 @@ class Lifetime:
         # https://docs.python.org/3/library/queue.html#simplequeue-objects
         self._posted: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # A byte written to the rope wakes the main thread, which looks for work.
-        self._bell, self.rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._bell, self.rope = os.pipe()
         for end in (self._bell, self.rope):
+            os.set_blocking(end, False)
             weakref.finalize(self, os.close, end)
 
     def post(self, work: Callable[[], None]) -> None:

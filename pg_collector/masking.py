@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from pg_collector.config.model import Config
 from pg_collector.errors import StateError
-from pg_collector.folders import sync_folder
+from pg_collector.folders import sync, sync_folder
 from pg_collector.health import vitals
 from pg_collector.health.vitals import Vital
 from pg_collector.metrics import PII, Metrics
@@ -161,7 +161,7 @@ def installation_secret(directory: Path | None) -> bytes:
         with os.fdopen(fd, "wb") as file:
             file.write(secrets.token_bytes(SECRET_BYTES))
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         with contextlib.suppress(FileExistsError):  # another process was quicker: its secret holds
             os.link(new, path)
         new.unlink()

@@ -23,7 +23,7 @@ from msgspec import Meta
 from pg_collector.activation.elapsed import Moment
 from pg_collector.activation.signed import KeySet
 from pg_collector.errors import CollectorError, StateError
-from pg_collector.folders import sync_folder
+from pg_collector.folders import sync, sync_folder
 from pg_collector.meet import meet
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class DeviceStore:
             with os.fdopen(fd, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(fd)
+                sync(fd)
             aside.rename(path)
             sync_folder(self.directory)
         except OSError as error:

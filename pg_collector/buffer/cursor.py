@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pg_collector.folders import sync_folder
+from pg_collector.folders import sync, sync_data, sync_folder
 
 FILE_MODE: Final = 0o600
 # What the numbers of a gap were lost to. The position is what the cursor keeps: only append here.
@@ -76,7 +76,7 @@ class Cursor:
         try:
             if os.fstat(self._fd).st_size < 2 * _SLOT:
                 os.pwrite(self._fd, bytes(2 * _SLOT), 0)
-                os.fsync(self._fd)
+                sync(self._fd)
                 sync_folder(path.parent)
             found = _newest(os.pread(self._fd, 2 * _SLOT, 0))
             if found is not None:
@@ -91,7 +91,7 @@ class Cursor:
         generation = self._generation + 1
         slot = _pack(generation, state)
         os.pwrite(self._fd, slot, (generation % 2) * _SLOT)
-        os.fdatasync(self._fd)
+        sync_data(self._fd)
         self._generation, self.state = generation, state
 
     def in_place(self) -> bool:

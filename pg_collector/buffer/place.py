@@ -17,7 +17,7 @@ from typing import Final, Self
 from pg_collector.buffer.segment import FILE_MODE, FOLDER_MODE
 from pg_collector.buffer.store_trouble import translated
 from pg_collector.errors import CollectorError, StateError, StoreDown
-from pg_collector.folders import sync_folder
+from pg_collector.folders import reserve, sync, sync_folder
 
 FORMAT: Final = 1
 BALLAST: Final = 8 * 1024 * 1024  # bytes; a checkpoint and the rewriting of a segment need room
@@ -117,8 +117,8 @@ class Place:
             try:
                 fd = os.open(path, _FILE, FILE_MODE)
                 try:
-                    os.posix_fallocate(fd, 0, size)
-                    os.fsync(fd)
+                    reserve(fd, size)
+                    sync(fd)
                 finally:
                     os.close(fd)
             finally:
@@ -142,7 +142,7 @@ class Place:
         try:
             fd = os.open(path, _FILE, FILE_MODE)
             try:
-                os.posix_fallocate(fd, 0, size)
+                reserve(fd, size)
             finally:
                 os.close(fd)
         except OSError:
@@ -212,7 +212,7 @@ def _write(path: Path, text: str) -> None:
     fd = os.open(aside, _FILE | os.O_TRUNC, FILE_MODE)
     try:
         os.write(fd, text.encode("ascii"))
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
     aside.rename(path)

@@ -9,6 +9,7 @@ import msgspec
 
 from pg_collector.buffer.segment import FILE_MODE
 from pg_collector.buffer.store_trouble import translated
+from pg_collector.folders import sync
 
 QUARANTINE_MAX: Final = 10 * 1024 * 1024  # bytes; beyond it the oldest go
 
@@ -60,7 +61,7 @@ class Quarantine:
                 with open(aside, "wb", opener=_private) as file:  # its mode
                     file.write(msgspec.json.encode(refusal))
                     file.flush()
-                    os.fsync(file.fileno())
+                    sync(file.fileno())
                 aside.rename(path)
             except OSError:
                 aside.unlink(missing_ok=True)

@@ -53,6 +53,7 @@ _PRAGMAS: Final = tuple(
     for name, value in _SETTINGS.items()
     if name.startswith("sqlite_")
 )
+_THROUGH: Final = "fullfsync = ON"  # macOS: not only as far as the disk's cache
 _BUSY: Final = 2.0  # seconds
 _RANGE: Final = (
     "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key >= ? ORDER BY key LIMIT ?"
@@ -122,7 +123,7 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
             self._connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
             _stores.add(self)
             # Those that hold for one connection; what libraries are built with is not relied on.
-            for pragma in ("locking_mode = EXCLUSIVE", *_PRAGMAS):
+            for pragma in ("locking_mode = EXCLUSIVE", _THROUGH, *_PRAGMAS):
                 self._connection.execute(f"PRAGMA {pragma}")
         return self._connection
 

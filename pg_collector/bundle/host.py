@@ -56,23 +56,39 @@ def machine(environ: Mapping[str, str]) -> str:
         system = platform.freedesktop_os_release().get("PRETTY_NAME")
     except OSError:
         system = None
-    facts = dict(fields(Path("/proc/meminfo"), _MEMORY))
+    try:
+        facts = dict(fields(Path("/proc/meminfo"), _MEMORY))
+    except OSError:  # other systems than Linux have none
+        facts = {}
     return as_json(
         {
             "kernel": f"{uname.system} {uname.release} {uname.version}",
             "machine": uname.machine,
             "os": system,
             "cpus": os.cpu_count(),
-            "cpus_usable": len(os.sched_getaffinity(0)),
+            "cpus_usable": _cpus_usable(),
             "load": os.getloadavg(),
             "memory": facts,
-            "uptime_s": float(Path("/proc/uptime").read_text("ascii").split()[0]),
+            "uptime_s": _uptime(),
             "utc": dt.datetime.now(dt.UTC).isoformat(),
             "time_zone": time.tzname[0],
             "user": os.geteuid(),
             "variables_set": sorted(name for name in environ if _SETTINGS.match(name)),
         }
     )
+
+
+def _cpus_usable() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _uptime() -> float | None:
+    try:
+        return float(Path("/proc/uptime").read_text("ascii").split()[0])
+    except OSError:
+        return None
 
 
 def listing(directory: Path) -> str:

@@ -131,7 +131,12 @@ class Peer:
 
 
 def _listener(path: Path) -> int | None:
-    """Return the process that listens at a socket: the kernel tells it even where that hangs."""
+    """Return the process that listens at a socket: the kernel tells it even where that hangs.
+
+    None where nobody listens, or on systems that do not tell it so.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE)
         try:

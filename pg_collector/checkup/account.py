@@ -28,8 +28,8 @@ def become(name: str = SERVICE) -> str:
         for one in IMPORTED_LATE:
             importlib.import_module(one)
         os.initgroups(account.pw_name, account.pw_gid)
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        os.setgid(account.pw_gid)  # of root: the real, the effective and the saved one
+        os.setuid(account.pw_uid)
         os.environ.update({"HOME": account.pw_dir, "USER": account.pw_name})
         os.environ["LOGNAME"] = account.pw_name
         for one in _OWN_PLACES:

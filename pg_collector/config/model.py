@@ -323,7 +323,7 @@ class Config(Section, frozen=True):
         Path | None,
         Meta(
             description="by default $STATE_DIRECTORY, else /var/lib/pg-collector where writable, "
-            "else pg-collector in $XDG_STATE_HOME"
+            "else pg-collector in $XDG_STATE_HOME, on macOS in ~/Library/Application Support"
         ),
     ] = None
     buffers: Buffers = Buffers()

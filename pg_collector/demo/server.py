@@ -263,9 +263,13 @@ def _children(parent: int) -> list[int]:
 def _bound_to_us(how: signal.Signals) -> Callable[[], None]:
     """Return what makes a child get the signal `how` when the thread that starts it ends.
 
-    prctl(2), PR_SET_PDEATHSIG; it must follow the change of the account, which clears it.
+    prctl(2), PR_SET_PDEATHSIG; it must follow the change of the account, which clears it. Systems
+    without it have the server left over where the demo is killed.
     """
-    prctl = ctypes.CDLL(None).prctl
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except AttributeError:
+        return lambda: None
     parent = os.getpid()
 
     def bind() -> None:

@@ -82,7 +82,7 @@ class Notifier:
         if not self._address:
             return True
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
                 one.settimeout(SEND_WITHIN)
                 one.connect(self._address)
                 one.sendall(text.encode(errors="backslashreplace"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pg_collector.clock import Clock
-from pg_collector.folders import sync_folder
+from pg_collector.folders import sync_data, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class CurrentFile:
             while view:
                 view = view[os.write(self._fd, view) :]
             if sync:
-                os.fdatasync(self._fd)
+                sync_data(self._fd)
         except OSError:
             with contextlib.suppress(OSError):  # if this fails too, the next append tries again
                 self.settle()
@@ -90,7 +90,7 @@ class CurrentFile:
         """Give it the name of a complete file, which `COMPLETE` matches. Close it afterwards."""
         self.settle()
         if self._durable:
-            os.fdatasync(self._fd)
+            sync_data(self._fd)
         self.path.rename(self._complete_path())
         if self._durable:
             sync_folder(self.path.parent)
@@ -99,7 +99,7 @@ class CurrentFile:
         """Close it; what it holds now is continued next time."""
         try:
             if sync:
-                os.fdatasync(self._fd)
+                sync_data(self._fd)
         finally:
             os.close(self._fd)
 

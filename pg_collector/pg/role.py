@@ -29,10 +29,13 @@ def script(user: str, auth: str, connection_limit: int, databases: Sequence[str]
         "DO $pgc$ BEGIN",
         f"  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) THEN",
         f"    CREATE ROLE {role} LOGIN;",
+        # Only a superuser may name these, even to take them away; a cloud's administrator is none.
+        f"  ELSIF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}",
+        "      AND (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication)) THEN",
+        f"    ALTER ROLE {role} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;",
         "  END IF;",
         "END $pgc$;",
-        f"ALTER ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION"
-        f" CONNECTION LIMIT {connection_limit};",
+        f"ALTER ROLE {role} LOGIN CONNECTION LIMIT {connection_limit};",
         f"ALTER ROLE {role} SET default_transaction_read_only = on;",
         f"GRANT pg_monitor TO {role};",
     ]

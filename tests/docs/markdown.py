@@ -12,6 +12,11 @@ _FENCE = re.compile(r"^ *(```|~~~)")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
 _BETWEEN = re.compile(r"\s*(?:&&|\|\||[|;])\s*(?=\S)")
+# What runs the rest of a line: here, or in a container.
+_RUNS = re.compile(
+    r"(?:sudo (?:-u \S+ )?)?(?:env )?"
+    r"(?:docker (?:compose )?exec \S+ |kubectl [^`]*? exec [^`]*?-- )?"
+)
 
 
 class Place(NamedTuple):
@@ -64,7 +69,7 @@ def commands(page: Path, name: str) -> Iterator[tuple[Place, list[str]]]:
         code = [line] if in_block or line.startswith("    ") else _CODE.findall(line)
         for text in code:
             for part in _BETWEEN.split(text.strip().removeprefix("$ ")):
-                words = _words(part)
+                words = _words(_RUNS.sub("", part, count=1))
                 while words and "=" in words[0]:
                     words.pop(0)  # a variable before the command
                 if words and words[0].rpartition("/")[2] == name:
