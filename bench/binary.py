@@ -95,7 +95,7 @@ def starts(forms: Mapping[str, Sequence[str]], count: int) -> Figures:
 def _timed(command: Sequence[str]) -> tuple[float, float]:
     began = time.monotonic()
     nowhere = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    pid = os.posix_spawn(command[0], command, os.environ, file_actions=nowhere)
+    pid = os.posix_spawn(command[0], list(command), os.environ, file_actions=nowhere)
     _, status, used = os.wait4(pid, 0)
     assert status == 0, command
     return time.monotonic() - began, used.ru_utime + used.ru_stime
