@@ -9,7 +9,7 @@ WORKERS ?= 4
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  make demo SECONDS=20  the same, ending by itself; LOCAL=1: into files, no platform"
 
 $(READY): pyproject.toml constraints.txt

@@ -77,6 +77,8 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         self.prefix: list[str] = []  # words before the command
+        self.command = [sys.executable, "-m", "pg_collector"]
+        self.environment: dict[str, str] = {}  # more of it
         self._keys = {
             "api_key": self.platform.new_key(setting.plan),
             "platform": {"url": self.platform.url},
@@ -98,12 +100,12 @@ class Agent:
         environment = {
             "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8",
             "RUNTIME_DIRECTORY": str(self.home), "PYTHONPATH": ":".join(filter(None, sys.path)),
+            **self.environment,
         }  # fmt: skip
         with self.platform, (self.home / "log").open("wb") as log:
             self.started = time.time()
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "pg_collector", "start",
-                 "--config", str(file)],
+                [*self.prefix, *self.command, "start", "--config", str(file)],
                 env=environment, cwd=self.home, stdout=log, stderr=log,
             )  # fmt: skip
             try:

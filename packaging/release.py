@@ -29,7 +29,7 @@ import tarfile
 import tempfile
 import tomllib
 import venv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ class Heading(NamedTuple):
     day: dt.date
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Check and build; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="release.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument(
         "--only", type=_parts, default=PARTS, metavar="PARTS", help=f"of {','.join(PARTS)}"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     root = options.root.resolve()
     try:
         version = check(root)

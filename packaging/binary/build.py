@@ -183,7 +183,8 @@ def _put(directory: Path, single: Path, dist: Path) -> Path:
 
 
 def _tell(dist: Path, single: Path) -> None:
-    size = sum(one.stat().st_size for one in (dist / "pgc").rglob("*") if one.is_file())
+    files = [one for one in (dist / "pgc").rglob("*") if one.is_file() and not one.is_symlink()]
+    size = sum(one.stat().st_size for one in files)
     print(f"{dist.name}/pgc/ {size / 2**20:.1f} MB")
     print(f"{dist.name}/{single.name} {single.stat().st_size / 2**20:.1f} MB")
 
