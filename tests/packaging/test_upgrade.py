@@ -19,6 +19,7 @@ PAD = 50_000  # bytes of a line
 LINES = 100 * MB // PAD
 TARGET = "prod"  # of the planted lines
 NEWER = "0.1.1"
+FEW = 40  # lines that are on their way at any time
 
 
 def test_49_nothing_is_lost_on_the_way_to_a_newer_build_and_back(
@@ -101,4 +102,9 @@ def removed_and_installed_again(host: Host, package: Path) -> None:
 
 
 def arrived(host: Host) -> None:
-    until(lambda: waiting(host) < 20, 240.0, "what waited is delivered")
+    """Wait until what waited is delivered; the agent asks for a token every minute at least."""
+    try:
+        until(lambda: waiting(host) < FEW, 180.0, "what waited is delivered")
+    except AssertionError as error:
+        found = host.status()
+        raise AssertionError(f"{error}: {found['output']}, {found['device']}") from error
