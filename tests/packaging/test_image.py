@@ -37,7 +37,7 @@ QUICK = {f"PGC__SAMPLING__{name}": "1s" for name in ("ACTIVITY", "DATABASE", "WA
 
 def built(target: Path) -> Path:
     """Build the image, as `make image` does."""
-    command = [sys.executable, CONTAINER / "build.py", "--output", target]
+    command = [sys.executable, str(CONTAINER / "build.py"), "--output", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return target
@@ -57,7 +57,7 @@ def podman(tmp_path_factory) -> Iterator[Podman]:
 
 
 @pytest.fixture(scope="module")
-def image(podman, archive) -> str:
+def image(podman, archive):
     return podman.load(archive)
 
 
@@ -167,7 +167,7 @@ def test_it_says_what_the_dockerfile_says(podman, image):
 
 
 @pytest.fixture(scope="module")
-def files(podman, image, tmp_path_factory) -> Path:
+def files(podman, image, tmp_path_factory):
     """The image's files, laid out."""
     place = tmp_path_factory.mktemp("files")
     podman("create", "--name", "files", image)
