@@ -109,6 +109,13 @@ class Page:
     def get(self, path: str) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
 
+    def answers(self, path: str) -> bool:
+        """Whether a probe of that page is content."""
+        try:
+            return self.get(path).ok
+        except requests.ConnectionError:
+            return False
+
     def metric(self, series: str) -> float:
         try:
             lines = self.get("/metrics").text.splitlines()
