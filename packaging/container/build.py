@@ -92,8 +92,8 @@ def build(place: Path, output: Path, version: str) -> str:
         "--storage-driver", "vfs",
     ]  # fmt: skip
     _run(
-        *buildah, "build", "--quiet", "--isolation", "chroot", "--format", "docker", "--identity-label=false",
-        "--timestamp", EPOCH, "--build-context", f"root={place / 'root'}",
+        *buildah, "build", "--quiet", "--isolation", "chroot", "--format", "docker",
+        "--identity-label=false", "--timestamp", EPOCH, "--build-context", f"root={place / 'root'}",
         "--build-arg", f"VERSION={version}", "--file", dockerfile, "--tag", NAME, place / "root",
     )  # fmt: skip
     plain = place / "image.tar"

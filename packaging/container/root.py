@@ -25,7 +25,7 @@ _LIBRARIES: Final = (
 _ZONES: Final = ("UTC", "Etc/UTC")  # the agent speaks UTC; for others mount the host's
 _FILES: Final = {
     "etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\n"
-    f"pg-collector:x:{USER}:{USER}:PG Collector:/var/lib/pg-collector:/usr/sbin/nologin\n",
+    f"pg-collector:x:{USER}:{USER}:PG Collector:/:/usr/sbin/nologin\n",
     "etc/group": f"root:x:0:\npg-collector:x:{USER}:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "etc/timezone": "Etc/UTC\n",

@@ -43,7 +43,11 @@ def test_the_agents_stage_is_the_last_and_begins_with_nothing(agent):
     assert json.loads(agent.one("ENTRYPOINT")) == ["pgc"]
     assert json.loads(agent.one("CMD")) == ["start"]
     assert agent.health()[:2] == ["pgc", "health"]
-    assert agent.one("VOLUME") == agent.one("WORKDIR") == "/var/lib/pg-collector"
+    assert agent.one("VOLUME") == "/var/lib/pg-collector"
+    # The configuration is looked for in the working directory, too: that is not the volume.
+    assert "WORKDIR" not in agent.said
+    for name in ("STATE_DIRECTORY", "TMPDIR"):
+        assert agent.environment()[name] == agent.one("VOLUME")
     assert agent.environment()["HTTP_ADDRESS"] == f":{agent.one('EXPOSE')}"
     user = program("root").USER
     assert agent.one("USER") == f"{user}:{user}"

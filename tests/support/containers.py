@@ -40,6 +40,7 @@ class Podman:
     """podman with a storage of its own in a directory."""
 
     def __init__(self, place: Path) -> None:
+        self._place = place
         self._command = [
             "podman", "--root", str(place / "storage"), "--runroot", str(place / "run"),
             "--tmpdir", str(place / "tmp"), "--storage-driver", "vfs", "--runtime", "runc",
@@ -57,8 +58,9 @@ class Podman:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command of podman, whatever becomes of it."""
         return subprocess.run(
-            [*self._command, *words], capture_output=True, text=True, timeout=seconds, check=False
-        )
+            [*self._command, *words], capture_output=True, text=True, timeout=seconds, check=False,
+            cwd=self._place,
+        )  # fmt: skip
 
     def described(self, name: str) -> dict[str, Any]:
         """Return what podman knows of an image or a container."""
@@ -83,13 +85,14 @@ class Container:
         *,
         memory: str = "128m",
         options: Sequence[str] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
         self.podman = podman
         self.name = name
         words = [word for pair in environment.items() for word in ("--env", "=".join(pair))]
         podman(
             "run", "--detach", "--name", name, *POWERLESS, *HERE, f"--memory={memory}",
-            "--volume", f"{volume}:/var/lib/pg-collector", *words, *options, image,
+            "--volume", f"{volume}:/var/lib/pg-collector", *words, *options, image, *arguments,
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:

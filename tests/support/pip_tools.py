@@ -37,7 +37,7 @@ def wheel(requirement: str) -> Path:
 
 def _pip(place: Path, *words: str) -> None:
     quiet = ["--quiet", "--disable-pip-version-check"]
-    command = [place / "bin" / "python", "-m", "pip", *quiet, *words]
+    command = [str(place / "bin" / "python"), "-m", "pip", *quiet, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
