@@ -39,6 +39,17 @@ def test_every_block_is_of_a_kind_that_is_looked_at():
 
 
 @PAGES
+def test_every_step_shows_what_is_printed_when_all_is_well(page: Path):
+    text = page.read_text()
+    starts = [one.start() for one in re.finditer(r"^## \d", text, re.MULTILINE)]
+    lines = [text.count("\n", 0, start) for start in starts]
+    for begin, end in itertools.pairwise([*lines, text.count("\n") + 1]):
+        step = [one for one in SHELL if one.place.page == page and begin < one.place.line <= end]
+        done = [one for one in step if not one.values]
+        assert not done or any(one.prints for one in done), f"{page.name}:{begin + 1}"
+
+
+@PAGES
 def test_the_shell_understands_every_block(page: Path):
     text = "\n".join(block.text for block in SHELL if block.place.page == page)
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=True)
