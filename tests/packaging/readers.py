@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.packaged import Host
-
 from tests.conftest import chosen_majors
 from tests.support import containers
 from tests.support.follower import Follower
 from tests.support.lab.server import Server
+from tests.support.packaged import Host
 from tests.support.pki import Pki
 from tests.support.ports import free_port
 from tests.support.reference_platform import ReferencePlatform

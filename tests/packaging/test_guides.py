@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.packaged import Host, Packages, system
 
 from pg_collector import __version__
 from tests.docs.markdown import ROOT
@@ -32,6 +31,7 @@ from tests.packaging.readers import (
     server_in,
 )
 from tests.support import containers, kubernetes, roots
+from tests.support.packaged import Host, Packages, system
 from tests.support.until import until
 
 pytestmark = [pytest.mark.long, pytest.mark.root, pytest.mark.timeout(900)]
