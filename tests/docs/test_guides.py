@@ -22,12 +22,17 @@ from pg_collector.cli.options import _complaint as complaint
 from pg_collector.config.load import load
 from pg_collector.pg.role import AUTHENTICATION, script
 from tests.docs.guides import GUIDES, Block, blocks, matches
-from tests.docs.markdown import ROOT
+from tests.docs.markdown import ROOT, links
 from tests.support.lab.server import Server
 
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 PAGES = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+
+
+def test_the_readme_leads_to_every_guide():
+    led = {(ROOT / target).resolve() for _, target in links(ROOT / "README.md")}
+    assert set(GUIDES) <= led
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at():

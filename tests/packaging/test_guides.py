@@ -150,8 +150,10 @@ def test_in_kubernetes_as_far_as_the_manifests(tmp_path: Path) -> None:
         objects = kubernetes.rendered(place / "pg-collector")
         assert not kubernetes.complaints(objects)
         (deployment,) = (one for one in objects if one["kind"] == "Deployment")
-        (agent,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert agent["image"].startswith("registry.example/pg-collector:")
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["containers"][0]["image"].startswith("registry.example/pg-collector:")
+        named = {one["metadata"]["name"] for one in objects if one["kind"] == "Secret"}
+        assert named == {one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp", "azure"])
