@@ -22,12 +22,17 @@ from pg_collector.cli.options import _complaint as complaint
 from pg_collector.config.load import load
 from pg_collector.pg.role import AUTHENTICATION, script
 from tests.docs.guides import GUIDES, Block, blocks, matches
-from tests.docs.markdown import ROOT
+from tests.docs.markdown import ROOT, links
 from tests.support.lab.server import Server
 
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 PAGES = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+
+
+def test_the_readme_leads_to_every_guide():
+    led = {(ROOT / target).resolve() for _, target in links(ROOT / "README.md")}
+    assert set(GUIDES) <= led
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at():
@@ -36,6 +41,17 @@ def test_every_block_is_of_a_kind_that_is_looked_at():
         assert not (block.values and (block.reason or block.prints)), block.place
     for block in SHELL:
         assert block.within == 0 or block.prints, block.place
+
+
+@PAGES
+def test_every_step_shows_what_is_printed_when_all_is_well(page: Path):
+    text = page.read_text()
+    starts = [one.start() for one in re.finditer(r"^## \d", text, re.MULTILINE)]
+    lines = [text.count("\n", 0, start) for start in starts]
+    for begin, end in itertools.pairwise([*lines, text.count("\n") + 1]):
+        step = [one for one in SHELL if one.place.page == page and begin < one.place.line <= end]
+        done = [one for one in step if not one.values]
+        assert not done or any(one.prints for one in done), f"{page.name}:{begin + 1}"
 
 
 @PAGES
