@@ -16,7 +16,7 @@ PROGRAM: Final = "/usr/lib/pg-collector"
 DOC: Final = "/usr/share/doc/pg-collector"
 UNIT: Final = {"deb": "/lib/systemd/system", "rpm": "/usr/lib/systemd/system"}
 VARIABLES: Final = {"deb": "/etc/default", "rpm": "/etc/sysconfig"}
-# How many steps of each shell's completions there are, so that TAB works in a new shell at once.
+# Where each shell looks, so that TAB works in a new one at once.
 COMPLETIONS: Final = {
     "deb": {
         "bash": "/usr/share/bash-completion/completions/pgc",
@@ -36,6 +36,7 @@ DOCUMENTS: Final = {
     "docs/configuration.md": "configuration.md",
     "docs/troubleshooting.md": "troubleshooting.md",
     "docs/monitoring.md": "monitoring.md",
+    "docs/install/packages.md": "packages.md",
     "etc/grafana/pg-collector.json": "grafana/pg-collector.json",
     "etc/prometheus/alerts.yml": "prometheus/alerts.yml",
     "etc/prometheus/prometheus.yml": "prometheus/prometheus.yml",
@@ -64,7 +65,7 @@ def contents(form: str, place: Path, *, version: str, who: str, epoch: int) -> l
     moment = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for one in entries:
         one.setdefault("file_info", {})["mtime"] = moment
-        if form == "rpm" and one["dst"].startswith(DOC):
+        if form == "rpm" and one["dst"].startswith(DOC) and one["type"] == "file":
             one["type"] = "doc"
     return sorted(entries, key=lambda one: one["dst"])
 
@@ -74,12 +75,15 @@ def _program() -> Iterator[dict[str, Any]]:
     tree = DIST / "pgc"
     if not (tree / "pgc").is_file():
         raise MissingPart("dist/pgc is missing, the program itself: make binary")
+    yield _folder(PROGRAM)
     for path in sorted(tree.rglob("*")):
         target = f"{PROGRAM}/{path.relative_to(tree)}"
         if path.is_symlink():
             yield _link(str(path.readlink()), target)
         elif path.is_file():
             yield _file(path, target, 0o755 if path == tree / "pgc" else 0o644)
+        else:
+            yield _folder(target)
     yield _link("../lib/pg-collector/pgc", "/usr/bin/pgc")
     yield _link("../lib/pg-collector/pgc", "/usr/bin/pg-collector")
 
@@ -89,7 +93,7 @@ def _settings(form: str) -> Iterator[dict[str, Any]]:
     group = "pg-collector" if form == "rpm" else "root"  # a .deb makes the group, then gives it
     for name, (mode, shared) in FOLDERS.items():
         info = {"mode": mode, "group": group if shared else "root"}
-        yield {"dst": f"/etc/pg-collector{name}", "type": "dir", "file_info": info}
+        yield {**_folder(f"/etc/pg-collector{name}"), "file_info": info}
     one = _file(ROOT / "etc" / "config.yaml", "/etc/pg-collector/config.yaml", 0o640, keep=True)
     one["file_info"]["group"] = group
     yield one
@@ -119,6 +123,8 @@ def _documents(form: str, place: Path) -> Iterator[dict[str, Any]]:
     reference = place / "config.reference.yaml"
     reference.write_text(_said("config", "init", "-"))
     yield _file(reference, f"{DOC}/config.reference.yaml")
+    for folder in sorted({Path(f"{DOC}/{name}").parent for name in DOCUMENTS.values()}):
+        yield _folder(str(folder))
     for source, name in DOCUMENTS.items():
         yield _file(ROOT / source, f"{DOC}/{name}")
     yield _file(HERE / "copyright", f"{DOC}/copyright")
@@ -141,6 +147,11 @@ def _file(source: Path, target: str, mode: int = 0o644, *, keep: bool = False) -
         raise MissingPart(f"{source} is missing")
     kind = "config|noreplace" if keep else "file"
     return {"src": str(source), "dst": target, "type": kind, "file_info": {"mode": mode}}
+
+
+def _folder(target: str) -> dict[str, Any]:
+    """Return a directory, which goes with the package."""
+    return {"dst": target, "type": "dir", "file_info": {"mode": 0o755}}
 
 
 def _packed(made: Path, text: str, target: str) -> dict[str, Any]:

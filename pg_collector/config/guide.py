@@ -57,7 +57,8 @@ value can never bring in further keys. Unknown keys, and keys given twice, are e
 
 Each secret `x` may be in a file of its own: `x_file: /path` instead of `x`, and `X_FILE` instead of
 the variable `X`. Both at once is an error. systemd's `LoadCredential=api_key:…` and
-`LoadCredential=postgres_password:…` are used where nothing else is set. A password inside
+`LoadCredential=postgres_password:…` are used where nothing else is set, unless they are blank; the
+packages' unit has both ([packages](install/packages.md)). A password inside
 `conn_string` is accepted from a variable, from a file of its own, from `--set` or with
 `local.enabled`, and warned about. Secrets are in no message, and `pgc config show` prints
 `(secret)`.

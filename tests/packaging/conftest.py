@@ -1,7 +1,6 @@
 """What these tests share: the packages, and systems to install them in."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,12 +33,3 @@ def rpm_host() -> Iterator[Host]:
     """Boot a system with a network of its own, and with rpm."""
     with roots.layer(system("rpm")) as root, Host(root, own_network=True) as host:
         yield host
-
-
-@pytest.fixture
-def unpacked(packages: Packages, tmp_path: Path) -> Path:
-    """Unpack the .deb."""
-    import subprocess
-
-    subprocess.run(["dpkg-deb", "-x", packages.of("deb"), tmp_path], check=True)
-    return tmp_path

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def everything(host: Host) -> set[str]:
     """Return the names of all files, but for those of the kernel and of what merely runs."""
     found = host.said(
         "find", "/", "-xdev", "(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/dev",
-        "-o", "-path", "/tmp", "-o", "-path", "/var/tmp", "-o", "-path", "/var/log/journal",
+        "-o", "-path", "/tm*", "-o", "-path", "/var/tm*", "-o", "-path", "/var/log/journal",
         "-o", "-path", "/var/lib/postgresql", "-o", "-path", "/var/cache/apt",
         "-o", "-path", "/var/lib/systemd/catalog", ")", "-prune", "-o", "-print",
     )  # fmt: skip
@@ -129,11 +130,7 @@ def both_ways_to_log_in(host: Host) -> None:
             sampling={"database": "10s"},
         )
         host.run("systemctl", "reload-or-restart", UNIT)
-        until(
-            lambda name=name: host.run("sh", "-c", f"cat {OUTPUT}/{name}/database/*.jsonl",
-                                       check=False).stdout,
-            120.0, f"samples of {name}",
-        )  # fmt: skip
+        until(partial(host.samples, f"{OUTPUT}/{name}/database"), 120.0, f"samples of {name}")
         found = host.psql(
             "SELECT DISTINCT usename, client_addr IS NULL FROM pg_stat_activity"
             " WHERE application_name = 'pg-collector'"

@@ -5,6 +5,7 @@ The system is Debian's, which has no rpm database: what the package depends on i
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -51,11 +52,10 @@ def test_from_its_installation_to_its_end(packages: Packages, rpm_host: Host):
     erased(host)
 
 
-def rpm(host: Host, *words: object) -> str:
+def rpm(host: Host, *words: str | Path) -> str:
     """Run rpm; a package is copied into the system first."""
-    *options, package = words
-    place = host.given(package) if hasattr(package, "name") else str(package)
-    done = host.run("rpm", "--nodeps", *map(str, options), place)
+    placed = [host.given(one) if isinstance(one, Path) else one for one in words]
+    done = host.run("rpm", "--nodeps", *placed)
     return done.stdout + done.stderr
 
 

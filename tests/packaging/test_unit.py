@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_a_volume_that_is_absent_is_a_warning_and_a_stop_writes_down_what_waits(
         nothing_is_missing(platform)
 
 
-def configured(host: Host, package: Path, platform: ReferencePlatform, **keys: object) -> None:
+def configured(host: Host, package: Path, platform: ReferencePlatform, **keys: Any) -> None:
     """Install it, and do what the package says comes next."""
     host.install(package)
     host.listen_at(f"127.0.0.1:{free_port()}")
@@ -82,7 +83,7 @@ def configured(host: Host, package: Path, platform: ReferencePlatform, **keys: o
     settings(host, platform, **keys)
 
 
-def settings(host: Host, platform: ReferencePlatform, every: str = "2s", **keys: object) -> None:
+def settings(host: Host, platform: ReferencePlatform, every: str = "2s", **keys: Any) -> None:
     host.configure(
         databases=[{"name": "here", "postgres": {"conn_string": "postgresql:///postgres"}}],
         sampling={"activity": every, "database": "2s"},
@@ -107,12 +108,15 @@ def only_the_unit_has_the_key(host: Host) -> None:
 def a_changed_interval_holds_after_a_reload(host: Host) -> None:
     pid = host.shown(UNIT, "MainPID")
     text = (host.root / CONFIG.lstrip("/")).read_text()
-    (host.root / CONFIG.lstrip("/")).write_text(text.replace('"activity": "2s"', '"activity": "4s"'))
+    (host.root / CONFIG.lstrip("/")).write_text(
+        text.replace('"activity": "2s"', '"activity": "4s"')
+    )
     host.run("systemctl", "reload", UNIT)
 
     def interval() -> float:
         (target,) = host.status()["targets"]
-        return next(one["every_s"] for one in target["samplers"] if one["name"] == "activity")
+        (every,) = (one["every_s"] for one in target["samplers"] if one["name"] == "activity")
+        return float(every)
 
     until(lambda: interval() == 4.0, 30.0, "the interval is the new one")
     assert host.shown(UNIT, "MainPID") == pid

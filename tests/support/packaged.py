@@ -28,7 +28,13 @@ class Packages:
     def __init__(self, directory: Path) -> None:
         if not (ROOT / "dist" / "pgc" / "pgc").exists():
             raise FileNotFoundError("dist/pgc is missing: make binary")
-        manual = [sys.executable, "-m", "pg_collector.cli.manual", "man", ROOT / "dist" / "man"]
+        manual = [
+            sys.executable,
+            "-m",
+            "pg_collector.cli.manual",
+            "man",
+            str(ROOT / "dist" / "man"),
+        ]
         subprocess.run(manual, check=True, cwd=ROOT)
         self._directory = directory
         self._made: dict[tuple[str, str], Path] = {}
@@ -101,7 +107,9 @@ class Host(Booted):
 
     def role(self, *options: str) -> None:
         """Make the role of the agent, as the package says."""
-        made = self.said("pgc", "setup", "sql", "--user", "pg-collector", "--auth", "peer", *options)
+        made = self.said(
+            "pgc", "setup", "sql", "--user", "pg-collector", "--auth", "peer", *options
+        )
         self.psql(made)
 
     def psql(self, sql: str) -> str:
@@ -111,6 +119,10 @@ class Host(Booted):
     def page(self, path: str) -> Any:
         """Return a page of the agent's."""
         return json.loads(self.said("curl", "-s", f"http://{self.http}{path}"))
+
+    def samples(self, place: str) -> str:
+        """Return the lines of files below a directory of `local.path`."""
+        return self.run("sh", "-c", f"cat {place}/*.jsonl", check=False).stdout
 
     def status(self) -> Any:
         """Return `pgc status --json`."""
