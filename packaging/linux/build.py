@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,8 @@ def own_version() -> str:
 
 def last_commit() -> str:
     """Return when the last commit was made; without git, the day that the Unix clock began."""
+    if shutil.which("git") is None:
+        return "0"
     done = subprocess.run(
         ["git", "-C", ROOT, "log", "-1", "--format=%ct"],
         capture_output=True, text=True, check=False,
