@@ -42,6 +42,7 @@ class Given(NamedTuple):
     credentials: Mapping[str, bytes] = {}
     beyond: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # what it names and is not there, and ends the start
+    named: tuple[str, ...] = ()  # its lines that name files: no secret is in them
 
 
 def given(places: Sequence[Path] = PLACES) -> Given:
@@ -64,6 +65,14 @@ def given(places: Sequence[Path] = PLACES) -> Given:
         credentials=credentials,
         beyond=tuple(f"{key}={value}" for key in _BEYOND for value in settings.get(key, ())),
         missing=(*missing, *absent),
+        named=(
+            *(f"EnvironmentFile={one}" for one in settings.get("EnvironmentFile", ())),
+            *(
+                f"LoadCredential={one}"
+                for one in settings.get("LoadCredential", ())
+                if one.partition(":")[0] in credentials
+            ),
+        ),
     )
 
 
@@ -118,8 +127,8 @@ def findings(what: Given) -> Iterator[Finding]:
 
 
 def through_systemd(what: Given) -> str:
-    """Return the command that checks with everything that the unit gives."""
-    lines = [f"User={SERVICE}", "EnvironmentFile=-/etc/default/pg-collector", *what.beyond]
+    """Return the command that checks with every file that the unit gives."""
+    lines = [f"User={SERVICE}", *what.named, *what.beyond]
     properties = " ".join(f"-p {shlex.quote(line)}" for line in lines)
     return f"systemd-run --pty --wait --collect {properties} pgc check --config {CONFIG}"
 

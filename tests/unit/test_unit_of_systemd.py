@@ -37,7 +37,7 @@ def test_without_a_unit_nothing_is_given(tmp_path):
 
 
 def test_the_packages_unit_gives_what_is_there_and_misses_nothing(places, tmp_path):
-    assert unit.given(places)[1:] == ({}, {}, (), ()), "blank credentials count as none"
+    assert unit.given(places)[1:5] == ({}, {}, (), ()), "blank credentials count as none"
     (tmp_path / "api_key").write_text("k-1\n")
     (tmp_path / "default").write_text(
         '# a comment\nHTTPS_PROXY=http://p:3128\nQUOTED="two words"\nPLAIN=two words\nnonsense\n'
@@ -82,6 +82,7 @@ def test_what_only_systemd_reads_and_what_is_not_there_is_named(places, tmp_path
     assert "LoadCredential=prod:" in ill[1].found
     assert "LoadCredentialEncrypted=api_key" in ill[2].found
     assert ill[2].remedy.startswith("systemd-run --pty --wait")
+    assert f"EnvironmentFile=-{tmp_path}/default" in ill[2].remedy
     assert f"LoadCredentialEncrypted=api_key:{tmp_path}/api_key.cred" in ill[2].remedy
 
 
