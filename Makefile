@@ -123,7 +123,7 @@ rpm: dist/pgc/pgc man ## Build dist/*.rpm, likewise
 	@VERSION=$(VERSION) $(PYTHON) packaging/linux/build.py rpm
 
 .PHONY: packages-test
-packages-test: $(READY) ## Boot systems, install what is built, break it (root; see tests/packaging)
+packages-test: $(READY) binary ## Boot systems, install what is built, break it (root; see tests/packaging)
 	$(BIN)/pytest -m "" tests/packaging $(PYTEST)
 
 .PHONY: image

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,15 @@ def test_what_needs_no_agent_runs_from_the_binary(program, newest_server, tmp_pa
     checked = run(program, "check", "--config", file, *settings, "--json")
     assert json.loads(checked.stdout), checked.stderr
     assert "pgcollector" in run(program, "setup", "sql").stdout
+
+
+def test_no_library_looks_into_folders_of_where_it_was_built(binary):
+    for path in binary.directory.parent.rglob("*.so*"):
+        told = subprocess.run(
+            ["readelf", "--dynamic", path], check=True, capture_output=True, text=True
+        ).stdout
+        for places in re.findall(r"\(R(?:UN)?PATH\).*\[(.*)\]", told):
+            assert all(one.startswith("$ORIGIN") for one in places.split(":")), (path, places)
 
 
 def test_a_running_agent_answers_every_verb(program, newest_server, tmp_path):
