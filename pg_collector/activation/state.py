@@ -130,6 +130,13 @@ class DeviceStore:
             self._replace(path, f"{found}\n".encode("ascii"))
         return found
 
+    def activated(self) -> bool:
+        """Whether there is something to read. Raises StateError where that cannot be told."""
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise self._unusable(error) from error
+
     def read(self) -> Kept | None:
         """Return what is kept, None where nothing is. Changes nothing.
 

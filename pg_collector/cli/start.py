@@ -94,7 +94,7 @@ def _grants(config: Config, state_dir: Path, *, dry_run: bool) -> GrantSource | 
         return NoGrant()
     from pg_collector.activation.state import DeviceStore
 
-    activated = DeviceStore(state_dir).path.exists()
+    activated = DeviceStore(state_dir).activated()
     return None if activated or config.api_key is not None else NoGrant()
 
 

@@ -305,18 +305,17 @@ def streams_of(platform: ReferencePlatform) -> list[tuple[str, str]]:
     return [(stream["stream"], one["device_id"]) for one in found for stream in one["streams"]]
 
 
-@pytest.mark.parametrize(("mode", "code"), [(0o755, 73), (0o700, 77)])
-def test_a_volume_that_cannot_be_used_is_named(site, tmp_path, mode, code):
-    role = f"of_refused_{code}"
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_a_volume_that_cannot_be_used_is_named(site, tmp_path, mode):
+    role = f"of_refused_{mode:o}"
     told = site.environment(role, free_port(), API_KEY="pgc_bench_0123456789abcdef")
     volume = directory(tmp_path / "state", owner=0)
     volume.chmod(mode)
     refused = Container(site.podman, site.image, role, told, volume)
-    assert refused.ended(30) == code
+    assert refused.ended(30) == 73
     (sentence,) = (line for line in refused.log().splitlines() if line.startswith("pgc: "))
     assert re.match(r"pgc: /var/lib/pg-collector/[\w.]+: Permission denied", sentence)
-    if code == 73:
-        assert "has to be a directory that the agent's user can write to" in sentence
+    assert "has to be a directory that the agent's user can write to" in sentence
 
 
 def test_it_does_its_work_within_the_64_mib_that_are_asked_for(site, tmp_path):

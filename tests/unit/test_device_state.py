@@ -191,6 +191,16 @@ def test_a_directory_that_cannot_be_used_is_told_with_its_remedy(bench):
     assert "state_dir" in caught.value.remedy
 
 
+@pytest.mark.root
+def test_whether_there_is_a_device_cannot_be_told_of_a_directory_that_is_shut():
+    directory = new_directory("device") / "state"
+    directory.mkdir(mode=0o700)
+    assert not DeviceStore(directory).activated()
+    with pytest.raises(StateError, match="Permission denied") as caught, as_account():
+        DeviceStore(directory).activated()
+    assert "state_dir" in caught.value.remedy
+
+
 def test_grace_goes_on_over_restarts_whatever_the_wall_clock_does(bench):
     bench.activate()
     bench.advance(40)
