@@ -34,8 +34,10 @@ test: $(READY) ## Pass lint, types, import rules and all tests that can run here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) -m "not long" $(PYTEST)
+	@# types are checked while the tests wait for their servers
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/pytest -n $(WORKERS) -m "not long" $(PYTEST) && tested=0 || tested=$$?; \
+	wait $$types && exit $$tested
 
 .PHONY: lab
 lab: $(READY) ## Get PostgreSQL 12 to 18 for the tests (npm), outside the checkout
