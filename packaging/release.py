@@ -10,8 +10,8 @@ of CHANGELOG.md, `## [1.2.3] - 2026-01-31`, and the tag of the commit, `v1.2.3`;
 the newest heading is `## [Unreleased]`, and `check` is content with that.
 
 Built are: python (wheel and sdist, each twice from what is committed, and compared byte for byte),
-binary (dist/pgc/ and the one file: on Debian 11 where root and mmdebstrap are there), packages
-(.deb and .rpm), sbom. Times in them are those of the commit.
+binary (dist/pgc/ and the one file: on Debian 11 where root and mmdebstrap are there), sbom, and
+packages (.deb and .rpm, which hold the sbom). Times in them are those of the commit.
 
 Exit codes: 0 built, or all agrees; 1 not, and what mends it; 2 wrong usage.
 """
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("python", "binary", "packages", "sbom")
+PARTS = ("python", "binary", "sbom", "packages")
 RELEASED = (
     "pg_collector-*.whl", "pg_collector-*.tar.gz", "pg-collector-linux-*", "*.deb", "*.rpm",
     "sbom.cdx.json",
