@@ -125,11 +125,11 @@ rpm: dist/pgc/pgc man ## Build dist/*.rpm, likewise
 	@VERSION=$(VERSION) $(PYTHON) packaging/linux/build.py rpm
 
 .PHONY: packages-test
-packages-test: $(READY) binary ## Boot systems, install what is built, break it (root; see tests/packaging)
+packages-test: $(READY) binary image ## Boot systems, install what is built, break it (root; see tests/packaging)
 	$(BIN)/pytest -m "" tests/packaging $(PYTEST)
 
 .PHONY: image
-image: ## Build dist/pg-collector-image.tar from dist/pgc (root, mmdebstrap, buildah)
+image: dist/pgc/pgc ## Build dist/pg-collector-image.tar from dist/pgc (root, mmdebstrap, buildah)
 	@$(PYTHON) packaging/container/build.py
 
 .PHONY: sbom
