@@ -11,7 +11,8 @@ the newest heading is `## [Unreleased]`, and `check` is content with that.
 
 Built are: python (wheel and sdist, each twice from what is committed, and compared byte for byte),
 binary (dist/pgc/ and the one file: on Debian 11 where root and mmdebstrap are there), sbom, and
-packages (.deb and .rpm, which hold the sbom). Times in them are those of the commit.
+packages (.deb and .rpm, which hold the sbom), image (for docker load; as root, with buildah). Times
+in them are those of the commit.
 
 Exit codes: 0 built, or all agrees; 1 not, and what mends it; 2 wrong usage.
 """
@@ -34,10 +35,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("python", "binary", "sbom", "packages")
+PARTS = ("python", "binary", "sbom", "packages", "image")
 RELEASED = (
     "pg_collector-*.whl", "pg_collector-*.tar.gz", "pg-collector-linux-*", "*.deb", "*.rpm",
-    "sbom.cdx.json",
+    "pg-collector-image.tar", "sbom.cdx.json",
 )  # fmt: skip
 VERSION_FILE = Path("pg_collector", "__init__.py")
 _VERSION = re.compile(r'^__version__ = "([^"]*)"$', re.MULTILINE)
@@ -223,6 +224,7 @@ def build(root: Path, parts: Iterable[str]) -> None:
         "binary": lambda: _binary(root, dist, environment),
         "packages": lambda: _make(root, environment, "deb", "rpm"),
         "sbom": lambda: _make(root, environment, "sbom"),
+        "image": lambda: _image(root, environment),
     }
     for part in parts:
         print(f"building: {part}", file=sys.stderr, flush=True)
@@ -244,6 +246,17 @@ def _make(root: Path, environment: dict[str, str], *targets: str) -> None:
             old.unlink()
     command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *targets]
     subprocess.run(command, cwd=root, env=environment, check=True)
+
+
+def _image(root: Path, environment: dict[str, str]) -> None:
+    """Build the image; where that cannot be done here, say so, and release none."""
+    missing = [one for one in ("mmdebstrap", "buildah") if shutil.which(one) is None]
+    if os.geteuid() == 0 and not missing:
+        _make(root, environment, "image")
+        return
+    (root / "dist" / "pg-collector-image.tar").unlink(missing_ok=True)
+    why = f"apt-get install {' '.join(missing)}" if missing else "root builds it"
+    print(f"NO image: {why}", file=sys.stderr)
 
 
 def _python(root: Path, dist: Path, environment: dict[str, str]) -> None:

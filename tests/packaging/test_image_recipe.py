@@ -81,6 +81,8 @@ def test_what_the_build_reads_is_let_into_its_context():
 def test_compose_names_nothing_that_is_not_there(compose):
     services = compose["services"]
     targets = {stage.name for stage in stages()}
+    built = [one["image"] for one in services.values() if "build" in one]
+    assert len(built) == len(set(built)), "what is built at once must not have one name"
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= set(services), name
         assert set(service.get("secrets", [])) <= set(compose["secrets"]), name
@@ -90,6 +92,8 @@ def test_compose_names_nothing_that_is_not_there(compose):
             assert service["build"]["target"] in targets
             place = (CONTAINER / service["build"]["context"]).resolve()
             assert (place / service["build"]["dockerfile"]).is_file()
+        elif service["image"] in built:
+            assert service["pull_policy"] == "never"
         else:
             assert service["image"] == "postgres:18"
         for other, how in service.get("depends_on", {}).items():
