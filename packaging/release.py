@@ -81,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return 0
         if not options.snapshot:
             check_release(root, version)
-        build(root, options.only)
+        build(root, options.only, snapshot=options.snapshot)
     except NotReleasable as error:
         print(error, file=sys.stderr)
         return 1
@@ -213,7 +213,7 @@ def _git(root: Path, *words: str) -> str:
 # --- what is built
 
 
-def build(root: Path, parts: Iterable[str]) -> None:
+def build(root: Path, parts: Iterable[str], *, snapshot: bool) -> None:
     """Build these parts into dist, and write the checksums of all that is released."""
     dist = root / "dist"
     dist.mkdir(exist_ok=True)
@@ -221,7 +221,7 @@ def build(root: Path, parts: Iterable[str]) -> None:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": moment}
     steps = {
         "python": lambda: _python(root, dist, environment),
-        "binary": lambda: _binary(root, dist, environment),
+        "binary": lambda: _binary(root, dist, environment, snapshot=snapshot),
         "packages": lambda: _make(root, environment, "deb", "rpm"),
         "sbom": lambda: _make(root, environment, "sbom"),
         "image": lambda: _image(root, environment),
@@ -298,19 +298,25 @@ def _built(root: Path, python: Path, place: Path, environment: dict[str, str]) -
     return [*(place / "out").glob("*.whl"), *(place / "out").glob("*.tar.gz")]
 
 
-def _binary(root: Path, dist: Path, environment: dict[str, str]) -> None:
-    """Build the binary of the wheel that is released; on Debian 11 where that can be had."""
+def _binary(root: Path, dist: Path, environment: dict[str, str], *, snapshot: bool) -> None:
+    """Build the binary of the wheel that is released, on Debian 11.
+
+    A snapshot may be built here, where that cannot be had; a release has Debian's newest Python
+    and OpenSSL. Raises NotReleasable.
+    """
     programs = root / "packaging" / "binary"
-    script = programs / "portable.py"
+    command = [sys.executable, str(programs / "portable.py"), *([] if snapshot else ["--fresh"])]
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
-        print(
-            "NOT for others: the binary runs on systems as new as this one. As root, with "
-            "apt-get install mmdebstrap, it is built on Debian 11",
-            file=sys.stderr,
+        why = (
+            "the binary runs on systems as new as this one: as root, with apt-get install "
+            "mmdebstrap, it is built on Debian 11"
         )
-        script = programs / "build.py"
+        if not snapshot:
+            raise NotReleasable(why)
+        print(f"NOT for others: {why}", file=sys.stderr)
+        command = [sys.executable, str(programs / "build.py")]
     wheel = [word for file in dist.glob("pg_collector-*.whl") for word in ("--wheel", str(file))]
-    subprocess.run([sys.executable, script, "--dist", dist, *wheel], env=environment, check=True)
+    subprocess.run([*command, "--dist", dist, *wheel], env=environment, check=True)
 
 
 if __name__ == "__main__":

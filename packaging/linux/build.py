@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def main() -> int:
 
 def build(form: str, into: Path) -> Path:
     """Build one package; return its file. Raises MissingPart."""
-    version = os.environ.get("VERSION") or own_version()
+    version = in_order(os.environ.get("VERSION") or built_version())
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or last_commit())
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
@@ -147,6 +148,22 @@ def own_version() -> str:
     """Return the version of the program, which stands in one place."""
     text = (ROOT / "pg_collector" / "__init__.py").read_text()
     return text.partition('__version__ = "')[2].partition('"')[0]
+
+
+def built_version() -> str:
+    """Return the version of the program, which has to be that of dist/pgc. Raises MissingPart."""
+    version, program = own_version(), DIST / "pgc" / "pgc"
+    if not program.is_file():
+        raise MissingPart("dist/pgc is missing, the program itself: make binary")
+    done = subprocess.run([program, "version", "--json"], capture_output=True, check=True)
+    if (built := json.loads(done.stdout)["pgc"]) != version:
+        raise MissingPart(f"dist/pgc is of version {built}, not of {version}: make binary")
+    return version
+
+
+def in_order(version: str) -> str:
+    """Return a version as packages sort it: candidates come before what they are candidates of."""
+    return re.sub(r"(?<=\d)-?(?=(?:a|b|rc)\.?\d)", "~", version)
 
 
 def last_commit() -> str:

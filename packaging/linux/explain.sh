@@ -9,7 +9,7 @@ PG Collector is installed, and not running yet. Three steps:
      its own, which only root reads and only the service is given:
        sudo install -m 600 /dev/stdin /etc/pg-collector/credentials/api_key
   3. Check the whole path, then start it:
-       sudo pgc check && sudo systemctl start pg-collector
+       sudo pgc check && sudo systemctl enable --now pg-collector
 
 Then look: sudo pgc status; curl -s http://127.0.0.1:8080/healthz
 

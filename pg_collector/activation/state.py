@@ -133,9 +133,12 @@ class DeviceStore:
     def activated(self) -> bool:
         """Whether there is something to read. Raises StateError where that cannot be told."""
         try:
-            return self.path.exists()
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         except OSError as error:
             raise self._unusable(error) from error
+        return True
 
     def read(self) -> Kept | None:
         """Return what is kept, None where nothing is. Changes nothing.

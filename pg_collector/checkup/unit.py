@@ -58,12 +58,12 @@ def given(places: Sequence[Path] = PLACES) -> Given:
         for key, value in _service(text):
             settings[key] = [*settings.get(key, ()), value] if value else []
     variables, sources, missing = _variables(settings)
-    credentials, absent = _credentials(settings)
+    credentials, absent, unread = _credentials(settings)
     return Given(
         files=(*files, *sources),
         variables=variables,
         credentials=credentials,
-        beyond=tuple(f"{key}={value}" for key in _BEYOND for value in settings.get(key, ())),
+        beyond=(*(f"{key}={one}" for key in _BEYOND for one in settings.get(key, ())), *unread),
         missing=(*missing, *absent),
         named=(
             *(f"EnvironmentFile={one}" for one in settings.get("EnvironmentFile", ())),
@@ -210,14 +210,20 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _credentials(settings: Mapping[str, list[str]]) -> tuple[dict[str, bytes], list[str]]:
-    """Return the credentials, and the lines whose source cannot be read."""
+def _credentials(
+    settings: Mapping[str, list[str]],
+) -> tuple[dict[str, bytes], list[str], list[str]]:
+    """Return the credentials, lines whose source cannot be read, and lines for systemd alone."""
     found: dict[str, bytes] = {}
-    missing = []
+    missing, unread = [], []
     for line in settings.get("SetCredential", ()):
         name, _, value = line.partition(":")
-        if _SAFE.fullmatch(name):
-            found[name] = value.encode().decode("unicode_escape").encode("latin-1")
+        if not _SAFE.fullmatch(name):
+            continue
+        try:
+            found[name] = _unescaped(value)
+        except UnicodeError:
+            unread.append(f"SetCredential={name}:…")
     for line in settings.get("LoadCredential", ()):
         name, _, source = line.partition(":")
         if not source.startswith("/") or not _SAFE.fullmatch(name):
@@ -225,9 +231,16 @@ def _credentials(settings: Mapping[str, list[str]]) -> tuple[dict[str, bytes], l
         try:
             found[name] = read_bytes(Path(source), MAX_SECRET_BYTES)
         except Unreadable:
-            if name not in found:
+            # What is set in its place serves where the file is absent, not where it is unreadable.
+            if name not in found or os.path.lexists(source):
                 missing.append(f"LoadCredential={line}")
-    return {name: value for name, value in found.items() if value.strip()}, missing
+    return {name: value for name, value in found.items() if value.strip()}, missing, unread
+
+
+def _unescaped(value: str) -> bytes:
+    r"""Return the bytes that C's escapes stand for, and systemd's `\s`. Raises UnicodeError."""
+    plain = re.sub(r"\\(.)", lambda found: r"\x20" if found[1] == "s" else found[0], value)
+    return plain.encode().decode("unicode_escape").encode("latin-1")
 
 
 def _in_memory() -> Path | None:

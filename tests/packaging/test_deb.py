@@ -45,7 +45,7 @@ def test_from_its_installation_to_its_purge(packages: Packages, alone: Host):
     before = everything(host)
     said = host.install(packages.of("deb"))
     assert "Three steps" in said
-    assert "systemctl start pg-collector" in said
+    assert "systemctl enable --now pg-collector" in said
     assert host.shown(UNIT, "ActiveState") == "inactive", "nothing is started that is not set up"
     assert host.said("systemctl", "is-enabled", UNIT) == "enabled"
     what_is_where(host)

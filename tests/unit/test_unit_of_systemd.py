@@ -86,6 +86,21 @@ def test_what_only_systemd_reads_and_what_is_not_there_is_named(places, tmp_path
     assert f"LoadCredentialEncrypted=api_key:{tmp_path}/api_key.cred" in ill[2].remedy
 
 
+def test_what_is_set_is_read_as_systemd_reads_it_or_named(places):
+    drop_in(
+        places,
+        "SetCredential=a:two\\swords \\x41 \\\\s ü\nSetCredential=b:\\u20ac\nSetCredential=c:\\x",
+    )
+    found = unit.given(places)
+    assert found.credentials == {"a": b"two words A \\s " + "ü".encode()}
+    assert found.beyond == ("SetCredential=b:…", "SetCredential=c:…")
+
+
+def test_a_source_that_cannot_be_read_is_missing_whatever_is_set_in_its_place(places, tmp_path):
+    (tmp_path / "api_key").mkdir()
+    assert unit.given(places).missing == (f"LoadCredential=api_key:{tmp_path}/api_key",)
+
+
 def test_what_is_given_holds_for_a_while_and_leaves_nothing(monkeypatch):
     monkeypatch.setenv("SAME", "before")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
