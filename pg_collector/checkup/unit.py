@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,9 +81,13 @@ def given(places: Sequence[Path] = PLACES) -> Given:
 def applied(what: Given) -> Iterator[None]:
     """Have variables and credentials as the agent has them, until the end.
 
-    The credentials are files of this account alone, in memory.
+    The credentials are files of this account alone, in memory; a signal that ends the check leaves
+    none of them.
     """
-    with tempfile.TemporaryDirectory(dir=_in_memory(), prefix="pgc-check-") as place:
+    with (
+        _ended_in_order(),
+        tempfile.TemporaryDirectory(dir=_in_memory(), prefix="pgc-check-") as place,
+    ):
         for name, value in what.credentials.items():
             file = Path(place) / name
             file.touch(mode=0o400)
@@ -97,6 +102,21 @@ def applied(what: Given) -> Iterator[None]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Have what ends the process end the block as an exception does."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def findings(what: Given) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """What `pgc check` takes from the unit, as systemd would give it to the agent."""
 
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from pg_collector.checkup import unit
 from pg_collector.checkup.finding import Level
+from tests.support.until import until
 
 OURS = Path(__file__).parents[2] / "packaging" / "linux" / "pg-collector.service"
 
@@ -99,6 +101,25 @@ def test_what_is_set_is_read_as_systemd_reads_it_or_named(places):
 def test_a_source_that_cannot_be_read_is_missing_whatever_is_set_in_its_place(places, tmp_path):
     (tmp_path / "api_key").mkdir()
     assert unit.given(places).missing == (f"LoadCredential=api_key:{tmp_path}/api_key",)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_check_leaves_no_credential(number):
+    what = unit.Given(credentials={"api_key": b"k-1"})
+    before = signal.getsignal(number)
+    places = []
+
+    def check() -> None:
+        with unit.applied(what):
+            places.append(Path(os.environ["CREDENTIALS_DIRECTORY"]))
+            os.kill(os.getpid(), number)
+            until(lambda: False, what="the signal arrives")
+
+    with pytest.raises(SystemExit) as ended:
+        check()
+    assert ended.value.code == 128 + number
+    assert not places[0].exists()
+    assert signal.getsignal(number) is before
 
 
 def test_what_is_given_holds_for_a_while_and_leaves_nothing(monkeypatch):
