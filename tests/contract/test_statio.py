@@ -210,8 +210,12 @@ def test_a_reset_of_the_database_begins_the_epoch_of_its_sets(toasted):
         for name in sets:
             epoch = told[name].head["epoch"]
             assert epoch == row["stats_reset"] > before[name][0].head["epoch"], name
-        after = there.take("statio")
-        assert not any(after[name][0].head.get("epoch_changed") for name in sets)
+
+        def told_no_more():
+            after = there.take("statio")
+            return not any(after[name][0].head.get("epoch_changed") for name in sets)
+
+        assert told_no_more() or (toasted.server.major < 15 and told_no_more())
 
 
 def test_reads_of_client_backends_move_with_a_scan_from_16_on(database):
