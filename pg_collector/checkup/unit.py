@@ -106,12 +106,17 @@ def applied(what: Given) -> Iterator[None]:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Have what ends the process end the block as an exception does."""
+    """Have what ends the process end the block as an exception does; what is ignored stays so."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}
+    ending = [
+        one
+        for one in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(one) is not signal.SIG_IGN
+    ]
+    before = {one: signal.signal(one, end) for one in ending}
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """The binary: every verb of the agent runs from it, and it shows what it holds."""
 
+import contextlib
 import json
 import os
 import re
@@ -39,6 +40,11 @@ class Agent(Daemon):
                 env=self.environment, cwd=self.home, stderr=log, start_new_session=True,
             )  # fmt: skip
         return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # the one file is two processes
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def pgc(self, *words: str) -> "subprocess.CompletedProcess[str]":
         return run(self.program, *words, "--config", self.file, environment=self.environment)

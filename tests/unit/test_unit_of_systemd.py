@@ -122,6 +122,16 @@ def test_a_signal_that_ends_the_check_leaves_no_credential(number):
     assert signal.getsignal(number) is before
 
 
+def test_a_check_that_outlives_its_terminal_goes_on():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with unit.applied(unit.Given(credentials={"api_key": b"k-1"})):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert Path(os.environ["CREDENTIALS_DIRECTORY"]).exists()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_what_is_given_holds_for_a_while_and_leaves_nothing(monkeypatch):
     monkeypatch.setenv("SAME", "before")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
