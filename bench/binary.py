@@ -8,7 +8,6 @@ in with each cloud's token, from endpoints on loopback: what its SDK adds is tol
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -16,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +23,8 @@ from bench import contestants, databases, report
 from bench.contestants import Agent, Setting
 from bench.watch import Watch, rest
 from pg_collector.samplers import discover
-from tests.contract.test_iam import HOST
-from tests.support import sigv4
-from tests.support.clouds import Clouds
-from tests.support.iam_front import IamFront
 from tests.support.lab.server import Server
+from tests.support.managed import managed
 from tests.support.pki import Pki
 
 Figures = dict[str, Any]
@@ -121,46 +117,11 @@ def _agent(command: list[str], targets: dict[str, str], seconds: float, **keys: 
 
 def _login(server: Server, command: list[str], method: str, seconds: float) -> Figures:
     """Return the same for a way to log in."""
-    with _front(server, method) as (front, environment, ca):
-        where = f"host={HOST} hostaddr=127.0.0.1 port={front.port}"
-        postgres: dict[str, Any] = {
-            "conn_string": f"{where} user=pgcollector dbname={databases.DATABASE}",
-            "auth_method": method,
-            "tls": {"ca_file": ca},
-        }
-        if method == "password":
-            postgres["password_file"] = f"{ca}.password"
-            Path(postgres["password_file"]).write_text("any")
-            Path(postgres["password_file"]).chmod(0o600)
-        named = [{"name": "prod", "postgres": postgres}]
-        return _agent(command, {}, seconds, databases=named, environment=environment)
-
-
-@contextlib.contextmanager
-def _front(server: Server, method: str) -> Iterator[tuple[IamFront, dict[str, str], str]]:
-    """Give a managed server, the environment of a machine in the cloud, and an authority."""
-    with tempfile.TemporaryDirectory(prefix="pgc-bench-") as home, Clouds() as clouds:
-        pki = Pki(Path(home))
-
-        def judge(user: str, password: str) -> str | None:
-            if method == "password":
-                return None
-            if method != "aws_iam":
-                return clouds.books.judge(user, password)
-            return sigv4.fault(
-                password, clouds.books.keys, host=HOST, port=front.port, user=user,
-                region="eu-west-1",
-            )  # fmt: skip
-
-        leaf = pki.issue("rds", HOST, (HOST,))
-        with IamFront(("127.0.0.1", server.port), judge, tls=leaf) as front:
-            place = f"127.0.0.1:{clouds.port}"
-            yield front, {
-                "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{place}",
-                "GCE_METADATA_HOST": place, "GCE_METADATA_IP": place,
-                "AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://{place}",
-                "CLOUDSDK_CONFIG": home,
-            }, str(pki.ca)  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="pgc-bench-") as name:
+        home = Path(name)
+        with managed(server, method, Pki(home), home, databases.DATABASE) as there:
+            named = [{"name": "prod", "postgres": there.postgres}]
+            return _agent(command, {}, seconds, databases=named, environment=there.environment)
 
 
 def table(found: Figures) -> str:

@@ -30,11 +30,11 @@ from tests.support import sigv4
 from tests.support.clouds import ROLE, Answer, Clouds
 from tests.support.iam_front import IamFront
 from tests.support.lab.server import Server
+from tests.support.managed import HOST
 from tests.support.pki import Leaf, Pki
 from tests.support.target import target
 from tests.support.until import until
 
-HOST = "db-1.c0ffee.eu-west-1.rds.amazonaws.com"
 NONE: frozenset[str] = frozenset()
 METHODS = [AuthMethod.AWS_IAM, AuthMethod.GCP_IAM, AuthMethod.AZURE_AD]
 

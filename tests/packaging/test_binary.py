@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from pg_collector.samplers import discover
-from tests.contract.test_iam import HOST
-from tests.support import built, roots, sigv4
-from tests.support.clouds import Clouds
+from tests.support import built, roots
 from tests.support.daemon import Daemon
-from tests.support.iam_front import IamFront
 from tests.support.lab.server import Server
+from tests.support.managed import managed
 from tests.support.until import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -163,45 +161,15 @@ def mapped(pid: int) -> str:
 def test_a_login_with_a_clouds_token_is_in_it_and_loaded_when_used(
     program, newest_server, pki, tmp_path, method
 ):
-    with Clouds() as clouds:
-
-        def judge(user, password):
-            if method == "password":
-                return None
-            if method != "aws_iam":
-                return clouds.books.judge(user, password)
-            return sigv4.fault(
-                password, clouds.books.keys, host=HOST, port=front.port, user=user,
-                region="eu-west-1",
-            )  # fmt: skip
-
-        leaf = pki.issue("rds", HOST, (HOST,))
-        with IamFront(("127.0.0.1", newest_server.port), judge, tls=leaf) as front:
-            dsn = f"host={HOST} hostaddr=127.0.0.1 port={front.port} user=pgcollector"
-            postgres = {
-                "conn_string": f"{dsn} dbname=postgres",
-                "auth_method": method,
-                "tls": {"ca_file": str(pki.ca)},
-            }
-            if method == "password":
-                (tmp_path / "password").write_text("any")
-                (tmp_path / "password").chmod(0o600)
-                postgres["password_file"] = str(tmp_path / "password")
-            databases = [{"name": "prod", "postgres": postgres}]
-            agent = Agent(program, tmp_path, {}, databases=databases)
-            place = f"127.0.0.1:{clouds.port}"
-            agent.environment |= {
-                "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{place}",
-                "GCE_METADATA_HOST": place,
-                "GCE_METADATA_IP": place,
-                "AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://{place}",
-                "CLOUDSDK_CONFIG": str(tmp_path),
-            }
-            with agent:
-                until(lambda: agent.turns() > 0, 40, f"it samples: {agent.log.read_text()}")
-                assert {one.fault for one in front.tried} == {None}
-                loaded = "cryptography" in mapped(agent.process.pid)
-                assert loaded == (method in {"gcp_iam", "azure_ad"})
+    with managed(newest_server, method, pki, tmp_path) as there:
+        databases = [{"name": "prod", "postgres": there.postgres}]
+        agent = Agent(program, tmp_path, {}, databases=databases)
+        agent.environment |= there.environment
+        with agent:
+            until(lambda: agent.turns() > 0, 40, f"it samples: {agent.log.read_text()}")
+            assert {one.fault for one in there.front.tried} == {None}
+            loaded = "cryptography" in mapped(agent.process.pid)
+            assert loaded == (method in {"gcp_iam", "azure_ad"})
 
 
 def test_every_licence_is_beside_it(binary):
