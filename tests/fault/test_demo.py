@@ -116,7 +116,7 @@ class Demo:
         """Return what is left of it: processes that name or use its directory, and files there."""
         here = str(self.temporary)
         processes = [
-            " ".join(one.info["cmdline"])
+            " ".join(one.info["cmdline"] or ("about to end",))
             for one in psutil.process_iter(["cmdline", "cwd"])  # servers sit in their data
             if one.pid != self.process.pid
             and any(here in word for word in (*(one.info["cmdline"] or ()), one.info["cwd"] or ""))
