@@ -107,6 +107,10 @@ class Lab:
             self._servers[major] = self._enter(Server(major))
         return _up(self._servers[major])
 
+    def newest(self) -> Server:
+        """Return the newest version's shared server, running."""
+        return self.server(max(chosen_majors()))
+
     def pair(self, major: int) -> Pair:
         """Return the shared primary and standby of this version, running."""
         if major not in self._pairs:
@@ -143,10 +147,13 @@ def server(lab: Lab, major: int) -> Server:
     return lab.server(major)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def newest_server(lab: Lab) -> Server:
-    """The newest version's shared server, for tests that do not depend on the version."""
-    return lab.server(max(chosen_majors()))
+    """The newest version's shared server, for tests that do not depend on the version.
+
+    Who came before has left it, be it an agent that was killed.
+    """
+    return lab.newest().vacated()
 
 
 @pytest.fixture(scope="session")

@@ -180,20 +180,21 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if not complete:
                 pgconn.finish()
 
-    def leave(self, seconds: float) -> None:
+    def leave(self, seconds: float) -> bool:
         """Close, and wait that long at most until the server's process is gone: its place is free.
 
-        The server counts it among the sessions of its role and database until then.
+        The server counts it among the sessions of its role and database until then. Returns
+        whether it has gone, as far as is known.
         """
         if self.closed:
-            return
+            return False
         with socket.socket(fileno=os.dup(self.pgconn.socket)) as link:
             self.close()
             try:
                 with self.wire.holding(link.fileno()):
-                    _wait_for_end(link, time.monotonic() + seconds)
+                    return _wait_for_end(link, time.monotonic() + seconds)
             except WireCut:
-                return
+                return False
 
     def _try_cancel(self, *, timeout: float = CANCEL_WITHIN) -> None:
         """Bound psycopg's own attempts to cancel, which would take 5 s."""
@@ -304,15 +305,16 @@ def _drained(pgconn: pq.abc.PGconn, deadline: float) -> bool:
         pgconn.consume_input()
 
 
-def _wait_for_end(link: socket.socket, deadline: float) -> None:
+def _wait_for_end(link: socket.socket, deadline: float) -> bool:
     poll = select.poll()
     poll.register(link, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0 and poll.poll(math.ceil(left * 1000)):
         try:
             if not link.recv(4096):
-                return
+                return True
         except OSError:
-            return
+            return True
+    return False
 
 
 def connect(conninfo: str, deadline: float, wire: Wire) -> Connection:

@@ -5,6 +5,7 @@ old one's socket is closed, and never sooner than its back-off allows. What both
 the server, a breaker keeps: once it is open, it says when one of them may try again.
 """
 
+import itertools
 import math
 import random
 import threading
@@ -18,7 +19,7 @@ from pg_collector.config.model import Database
 from pg_collector.errors import BreakerOpen, LoginRefused, TargetDown, TargetError, TargetRefused
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth.login import Login, Plain, Sign
-from pg_collector.pg.session import Session, prepared
+from pg_collector.pg.session import LEAVE_WITHIN, Session, prepared
 from pg_collector.resolve import Resolver
 from pg_collector.trust import Stamp, stamp
 from pg_collector.wire import Wire
@@ -27,10 +28,12 @@ LIFETIME = 2 * 3600.0  # seconds; the catalog caches of the server's backend nev
 LIFETIME_JITTER = 0.1
 STEADY = 60.0  # a session that lived this long ends a row of failures
 DOWN = (1.0, 60.0)  # seconds of back-off: first, longest
+ROOM = 0.02  # seconds until the server is asked for a place again, growing
 REFUSED = (120.0, 600.0)
 # At the start of a session these may concern its database alone: its limit of connections, a lock
 # on its catalogs, a statement that took too long there. Of the server the own database tells.
 _OF_ONE_DATABASE = frozenset(("53300", "55P03", "57014"))
+_FULL = "53300"
 
 
 Stamps = dict[Path, Stamp | None]
@@ -95,6 +98,7 @@ class Lane:
         self._lifetime = LIFETIME
         self._failures = 0
         self._not_before = 0.0
+        self._let_go_at = -math.inf  # of a process of the server that may still have its place
         self._last: TargetError | None = None
         self.preparing = 0.0  # seconds spent before a server was asked, all in all
         self.weakness = ""  # of the last route: what somebody on the way could do
@@ -126,8 +130,8 @@ class Lane:
             if not session.alive:
                 self.drop(TargetDown(f"{self._database.name}: the session was lost"))
             else:
-                session.leave()  # the role may have no more places than there are lanes
-                self._end(session, follows=lasts)
+                # The role may have no more places than there are lanes.
+                self._end(session, follows=lasts, gone=session.leave())
         self._wait_is_over(dbname)
         try:
             return self._let_in(dbname)
@@ -215,7 +219,7 @@ class Lane:
         """Ask the server. Raises LoginRefused before anything follows from it."""
         try:
             with self._breaker.guard():
-                return self._open(dbname, wire, route)
+                return self._open_in_turn(dbname, wire, route)
         except LoginRefused:
             raise
         except TargetError as error:
@@ -226,6 +230,24 @@ class Lane:
         """Back off after an attempt that failed, unless it concerns one visited database."""
         if dbname is None or not isinstance(error, TargetRefused):
             self._failed(error)
+
+    def _open_in_turn(self, dbname: str | None, wire: Wire, route: conninfo.Route) -> Session:
+        """Open it; a want of places is no answer while the lane's last process may hold one.
+
+        A process that refused, or that was left without waiting, counts until it has ended.
+        """
+        until = self._let_go_at + LEAVE_WITHIN
+        pauses = (ROOM * 2.0**number for number in itertools.count())
+        while True:
+            try:
+                return self._open(dbname, wire, route)
+            except TargetError as error:
+                if error.sqlstate != _FULL:
+                    if error.sqlstate is not None:
+                        self._let_go_at = self._clock.monotonic()
+                    raise
+                if self._clock.monotonic() >= until or self._stopping.wait(next(pauses)):
+                    raise
 
     def _open(self, dbname: str | None, wire: Wire, route: conninfo.Route) -> Session:
         try:
@@ -252,12 +274,14 @@ class Lane:
         self._tell(connected=True)
         return session
 
-    def _end(self, session: Session, *, follows: bool = False) -> None:
-        """Close it; `follows`: the next one goes on where it left off."""
+    def _end(self, session: Session, *, follows: bool = False, gone: bool = False) -> None:
+        """Close it; `follows`: the next goes on where it left off; `gone`: its process, too."""
         if not follows:
             self._lineage = object()
         self._session = None
         session.close()
+        if not gone:
+            self._let_go_at = self._clock.monotonic()
         self._tell(connected=False)
 
     def _failed(self, error: TargetError) -> None:

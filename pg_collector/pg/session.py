@@ -215,9 +215,19 @@ class Session:
         """
         self._end(self._connection.close)
 
-    def leave(self) -> None:
-        """End it, and wait a moment until another session may take its place on the server."""
-        self._end(lambda: self._connection.leave(LEAVE_WITHIN))
+    def leave(self) -> bool:
+        """End it, and wait a moment until another session may take its place on the server.
+
+        Returns whether it may.
+        """
+        gone = False
+
+        def close() -> None:
+            nonlocal gone
+            gone = self._connection.leave(LEAVE_WITHIN)
+
+        self._end(close)
+        return gone
 
     def interrupt(self) -> None:
         """Free the thread that waits on this session, now. The session is lost. Any thread."""

@@ -9,7 +9,6 @@ from tests.support.lab.replication import Pair
 from tests.support.lab.server import Server
 from tests.support.pki import Pki
 from tests.support.sampling import RELATIONS, target
-from tests.support.until import until
 
 
 def examined(dsn: str) -> Examination:
@@ -20,13 +19,8 @@ def examined(dsn: str) -> Examination:
         session.leave()
 
 
-def alone(server: Server) -> None:
-    mine = "select 1 from pg_stat_activity where usename = 'pgcollector'"
-    until(lambda: not server.query(mine), what="both places of the role are free")
-
-
 def test_a_monitoring_role_is_shown_everything(server: Server):
-    alone(server)
+    server.vacated()
     numbers = "select txid_snapshot_xmax(txid_current_snapshot())"
     before = server.value(numbers)
     found = examined(server.dsn())
@@ -63,7 +57,7 @@ def test_a_plain_role_is_shown_that_something_is_hidden(server: Server):
 
 
 def test_a_standby_answers_as_well(pair: Pair):
-    alone(pair.standby)
+    pair.standby.vacated()
     found = examined(pair.standby.dsn())
     assert found.in_recovery
     assert found.standing is not None

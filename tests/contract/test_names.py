@@ -31,9 +31,9 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def shop(newest_server):
+def shop(lab):
     """A database in which everything has a name of its own, and a session at work in it."""
-    server = newest_server
+    server = lab.newest()
     server.query("create role shop_clerk login superuser")
     server.query("create database shop_base owner shop_clerk")
     with server.connect("shop_base", user="shop_clerk", application_name="till 7") as session:

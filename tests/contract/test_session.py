@@ -55,7 +55,7 @@ def session(server: Server) -> Iterator[Session]:
 @pytest.fixture
 def newest(lab: Lab) -> Server:
     """For what does not depend on the version."""
-    return lab.server(max(chosen_majors()))
+    return lab.newest()
 
 
 # --- what it may do

@@ -89,11 +89,11 @@ class Agent:
 
 
 @pytest.fixture(scope="module")
-def walled(newest_server, tmp_path_factory) -> Iterator[Agent]:
+def walled(lab, tmp_path_factory) -> Iterator[Agent]:
     """An agent that lets nobody in but who is listed."""
     daemon = Daemon(
         tmp_path_factory.mktemp("agent"),
-        {"prod": newest_server.dsn("pgcollector")},
+        {"prod": lab.newest().vacated().dsn("pgcollector")},
         security={"ip_allowlist": {"enabled": True, "allowlist": [LISTED]}},
     )
     daemon.keys["http"] |= {"trusted_proxies": [PROXY], "read_timeout": "2s"}

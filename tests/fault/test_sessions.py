@@ -30,10 +30,7 @@ GRACE = 0.5
 @pytest.fixture
 def server(lab: Lab) -> Server:
     """The newest server: what happens on the wire does not depend on the version."""
-    server = lab.server(max(chosen_majors()))
-    mine = "select 1 from pg_stat_activity where usename = 'pgcollector'"
-    until(lambda: not server.query(mine), what="both places of the role are free")
-    return server
+    return lab.newest().vacated()
 
 
 class Opener:

@@ -17,7 +17,7 @@ from pg_collector.errors import CollectorError, TargetDown, TargetRefused
 from pg_collector.pg import lanes
 from pg_collector.pg.lanes import Lane
 from pg_collector.pg.session import LEAVE_WITHIN, Session
-from tests.conftest import Lab, chosen_majors
+from tests.conftest import Lab
 from tests.support.lab.replication import Pair
 from tests.support.lab.server import Database, Server
 from tests.support.proxy import FaultProxy, Mode
@@ -42,9 +42,7 @@ class HandClock(SystemClock):
 
 @pytest.fixture
 def server(lab: Lab) -> Server:
-    server = lab.server(max(chosen_majors()))
-    until(lambda: not server.query(MINE), what="both places of the role are free")
-    return server
+    return lab.newest().vacated()
 
 
 @pytest.fixture
@@ -383,6 +381,41 @@ def test_a_role_over_its_limit_comes_back_when_there_is_room(lane: Make, server:
     assert down.value.sqlstate == "53300"
     taken[0].close()
     recovered(third)
+
+
+@pytest.mark.parametrize("ended", ["refused", "at rest"])
+def test_a_place_that_its_own_last_process_may_hold_is_waited_for(
+    lane: Make, server: Server, clock: HandClock, ended: str
+):
+    first, second, third = (lane(quick(server.dsn())) for _ in range(3))
+    first.session()
+    if ended == "refused":
+        with pytest.raises(TargetRefused, match="does not exist"):
+            third.session("nope")
+    else:
+        third.session()
+        third.rest()
+    clock.ahead -= 60  # the moment in which it may be so lasts as long as the test needs
+    recovered(second)  # now both places are taken
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(third.session)
+        assert not wait([waiting], 0.3).done
+        first.close()
+        waiting.result(timeout=20).fetch("select 1")
+
+
+def test_once_it_must_be_gone_a_want_of_places_is_told(
+    lane: Make, server: Server, clock: HandClock
+):
+    first, second, third = (lane(quick(server.dsn())) for _ in range(3))
+    first.session()
+    with pytest.raises(TargetRefused, match="does not exist"):
+        third.session("nope")
+    clock.ahead += LEAVE_WITHIN
+    recovered(second)
+    with pytest.raises(TargetDown) as down:
+        third.session()
+    assert down.value.sqlstate == "53300"
 
 
 def test_a_restart_of_the_server_is_survived(lane: Make, fresh_server: Server):

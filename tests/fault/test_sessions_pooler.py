@@ -5,21 +5,17 @@ import pytest
 
 from pg_collector.errors import TargetRefused
 from pg_collector.pg.session import Session
-from tests.conftest import Lab, chosen_majors
+from tests.conftest import Lab
 from tests.support.lab.server import Server
 from tests.support.pgbouncer import PgBouncer, start_pgbouncer
 from tests.support.target import target
-from tests.support.until import until
 
 NONE: frozenset[str] = frozenset()
 
 
 @pytest.fixture
 def server(lab: Lab) -> Server:
-    server = lab.server(max(chosen_majors()))
-    mine = "select 1 from pg_stat_activity where usename = 'pgcollector'"
-    until(lambda: not server.query(mine), what="both places of the role are free")
-    return server
+    return lab.newest().vacated()
 
 
 def settings(bouncer: PgBouncer) -> list[tuple[str, ...]]:

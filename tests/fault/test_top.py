@@ -23,9 +23,9 @@ from tests.support.vt import Running
 
 
 @pytest.fixture(scope="module")
-def database(newest_server):
+def database(lab):
     """A database of its own; statistics are the server's."""
-    return newest_server.database()
+    return lab.newest().vacated().database()
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +166,9 @@ def test_an_agent_that_ends_meanwhile_is_told_and_found_again(database, tmp_path
 
 
 def test_nothing_is_kept_when_nobody_watches_any_more_and_no_session_more_is_used(
-    newest_server, database, fault_proxy, tmp_path
+    database, fault_proxy, tmp_path
 ):
-    proxy = fault_proxy(newest_server)
+    proxy = fault_proxy(database.server)
     path = tmp_path / "pgc.sock"
     dsn = database.dsn("plain", port=proxy.port)  # pgcollector may have two sessions only
     with running(configuration({"prod": dsn}, tmp_path / "out", every=30.0), path) as one:

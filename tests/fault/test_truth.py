@@ -27,14 +27,15 @@ ROOT = os.geteuid() == 0
 
 
 @pytest.fixture(scope="module")
-def bench(newest_server, pki, tmp_path_factory) -> Iterator[Rig]:
+def bench(lab, pki, tmp_path_factory) -> Iterator[Rig]:
     """One agent for the whole table, whose watchdog has more patience than the slowest probe.
 
     What it does about a lost thread, and how soon, is shown in test_watchdog.py.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watchdog, "LOOKS", 100)
-        with rig(newest_server, pki, tmp_path_factory.mktemp("truth"), volume=ROOT) as bench:
+        server, home = lab.newest().vacated(), tmp_path_factory.mktemp("truth")
+        with rig(server, pki, home, volume=ROOT) as bench:
             yield bench
 
 

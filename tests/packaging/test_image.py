@@ -94,10 +94,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(podman, image, newest_server, tmp_path_factory) -> Iterator[Site]:
+def site(podman, image, lab, tmp_path_factory) -> Iterator[Site]:
     place = tmp_path_factory.mktemp("site")
     with ReferencePlatform(place) as platform:
-        yield Site(podman, image, newest_server, platform, place)
+        yield Site(podman, image, lab.newest(), platform, place)
 
 
 class Page:

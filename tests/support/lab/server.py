@@ -21,6 +21,7 @@ from tests.support.lab.binaries import Binaries
 from tests.support.lab.postmaster import Postmaster
 from tests.support.pki import Pki
 from tests.support.scratch import new_directory
+from tests.support.until import until
 
 # What every server has. `plain` can do nothing but log in.
 SETUP = """
@@ -91,6 +92,12 @@ class Server(Postmaster):
     def database(self, name: str = "postgres") -> "Database":
         """Return one of its databases, which must exist."""
         return Database(self, name)
+
+    def vacated(self) -> Self:
+        """Wait until the collector's role, which has two places, has no session here any more."""
+        mine = "select pid from pg_stat_activity where usename = 'pgcollector'"
+        until(lambda: not self.query(mine), what="both places of the role are free")
+        return self
 
     def _write_hba(self, lines: Sequence[str]) -> None:
         (self.data / "pg_hba.conf").write_text("\n".join([*_LOCAL, *lines, ""]))
