@@ -343,13 +343,19 @@ def test_a_held_lock_costs_a_tenth_of_a_second(database: Database):
 # --- who is let in
 
 
-@pytest.fixture
-def guarded(fresh_server: Server) -> Server:
+@pytest.fixture(scope="module")
+def asking(major: int) -> Iterator[Server]:
     """A server that asks for passwords on loopback."""
-    method = "scram-sha-256" if fresh_server.major >= 14 else "md5"
-    fresh_server.query(f"alter role pgcollector password '{PASSWORD}'")
-    fresh_server.allow([f"host all pgcollector 127.0.0.1/32 {method}"])
-    return fresh_server
+    method = "scram-sha-256" if major >= 14 else "md5"
+    with Server(major, hba=[f"host all pgcollector 127.0.0.1/32 {method}"]) as server:
+        yield server
+
+
+@pytest.fixture
+def guarded(asking: Server) -> Server:
+    """The same, with the password as it should be."""
+    asking.query(f"alter role pgcollector password '{PASSWORD}'")
+    return asking
 
 
 def test_the_password_comes_from_the_file_and_may_change(guarded: Server, tmp_path: Path):

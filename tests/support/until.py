@@ -6,7 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-INTERVAL = 0.02  # seconds between two looks
+INTERVAL = 0.02  # seconds between two looks, at first
+LONGEST = 0.1  # to look is work that what is waited for could do
+PART = 0.05  # of the time so far, between the two
 
 
 def until(
@@ -21,7 +23,8 @@ def until(
     `deadline` is in seconds; `not_yet` names exceptions that mean "look again".
     Raises AssertionError with `what` and what was seen last.
     """
-    end = time.monotonic() + deadline
+    begun = time.monotonic()
+    end = begun + deadline
     while True:
         try:
             seen: object = look()
@@ -30,9 +33,10 @@ def until(
         else:
             if seen:
                 return seen  # type: ignore[return-value]
-        if time.monotonic() >= end:
+        now = time.monotonic()
+        if now >= end:
             raise AssertionError(
                 f"not within {deadline:g} s: {what or getattr(look, '__qualname__', look)}; "
                 f"last seen: {seen!r}"
             )
-        time.sleep(INTERVAL)
+        time.sleep(min(max(PART * (now - begun), INTERVAL), LONGEST))

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -95,14 +96,13 @@ STORMS = (
 )
 
 
-def _seconds(text: str, source: Source) -> float:
-    best = 1e9
+def _seconds(text: str, source: Source) -> Iterator[float]:
+    """Yield how long each of three attempts takes; what disturbs one makes it longer only."""
     for _ in range(3):
         masker = Masker(cache_bytes=0, budget_seconds=100)
         started = time.process_time()
         masker.mask(text, source)
-        best = min(best, time.process_time() - started)
-    return best
+        yield time.process_time() - started
 
 
 @pytest.mark.parametrize("source", ["activity", "statements", "error"])
@@ -114,7 +114,8 @@ def test_time_grows_no_faster_than_the_text(unit: str, source: Source) -> None:
     ):
         small = (beginning + unit * 16_384)[:16_384]
         large = (beginning + unit * 65_536)[:65_536]
-        assert _seconds(large, source) < 12 * max(_seconds(small, source), 0.001)
+        most = 12 * max(min(_seconds(small, source)), 0.001)
+        assert any(taken < most for taken in _seconds(large, source))
 
 
 def test_only_the_first_64_kib_are_read() -> None:
