@@ -135,7 +135,7 @@ class Device:
                 return self._token
             trouble = self._trouble
             raise Deferred(
-                f"no access token: {trouble or now.reason or 'it is being asked for'}",
+                f"no access token ({trouble or now.reason or 'it is being asked for'})",
                 remedy=trouble.remedy if trouble else "",
             )
 

@@ -133,7 +133,7 @@ def _sentence(text: str, scan: Scan) -> str:
     """
     clean, _, remains = _clean(text, Kind.TEXT, scan)
     if remains:
-        raise CollectorError("the manifest would hold a secret: nothing is written")
+        raise CollectorError("the manifest would hold a secret, so nothing is written")
     return clean.encode("utf-8", "backslashreplace").decode()
 
 

@@ -171,7 +171,7 @@ def names(
 def _token(text: str) -> str:
     token = text.strip('"')
     if not TOKEN.fullmatch(token):
-        raise typer.BadParameter(f"{text!r} is no token: i_ and eight hexadecimal digits")
+        raise typer.BadParameter(f"{text!r} is no token, which is i_ and eight hexadecimal digits")
     return token
 
 

@@ -104,7 +104,7 @@ def _over_http(
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
         raise AgentUnreachable(
-            f"no agent answers at {where}: {why or type(error).__name__}", remedy=_REMEDY
+            f"no agent answers at {where} ({why or type(error).__name__})", remedy=_REMEDY
         ) from None
     return PageTold(status=reply.status, body=body)
 

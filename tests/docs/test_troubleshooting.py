@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from pg_collector.privacy.scrub import scrub
 from tests.docs.markdown import ROOT
 from tests.docs.messages import Message, messages
 from tests.docs.texts import HOLE
@@ -97,6 +98,13 @@ def test_every_entry_means_a_message_of_the_source(page: list[Entry], source: li
     ]
     assert not stale, "\n\n".join(["", *stale])
     assert set(INSIDE) <= texts, "INSIDE names a message that is gone"
+
+
+def test_no_message_looks_as_if_it_held_a_secret(source: list[Message]):
+    """The log takes what follows `token:` and the like for one, and a message loses a word."""
+    for one in source:
+        said = one.text.replace(f"://{HOLE}:{HOLE}", "://word:1").replace(HOLE, "word")
+        assert scrub(said) == said, one.place
 
 
 def test_every_entry_says_something_and_stands_there_once(page: list[Entry]):

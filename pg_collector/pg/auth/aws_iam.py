@@ -67,7 +67,7 @@ class Source:
             raise self._denied(error) from None
         except botocore.exceptions.BotoCoreError as error:
             raise TargetDown(
-                f"{self._target}: no AWS credentials: {_told(error)}", remedy=_NO_CREDENTIALS
+                f"{self._target}: no AWS credentials ({_told(error)})", remedy=_NO_CREDENTIALS
             ) from None
         credentials = botocore.credentials.Credentials(*frozen)
 

@@ -82,7 +82,8 @@ class Source:
             self._credential = None  # it would remember the failure, and not ask again for a while
             if "AADSTS" in error.message:
                 raise LoginRefused(
-                    f"{self._target}: Entra gives no token: {_told(error.message)}", remedy=_REFUSED
+                    f"{self._target}: Entra gives no token ({_told(error.message)})",
+                    remedy=_REFUSED,
                 ) from None
             raise TargetDown(
                 f"{self._target}: no Azure identity: {_told(error.message)}", remedy=_NO_IDENTITY

@@ -57,10 +57,10 @@ class Source:
             self._credentials.refresh(ask)
         except google.auth.exceptions.DefaultCredentialsError as error:
             raise TargetDown(
-                f"{self._target}: no Google credentials: {_told(error)}", remedy=_NO_CREDENTIALS
+                f"{self._target}: no Google credentials ({_told(error)})", remedy=_NO_CREDENTIALS
             ) from None
         except google.auth.exceptions.GoogleAuthError as error:
-            said = f"{self._target}: Google gives no token: {_told(error)}"
+            said = f"{self._target}: Google gives no token ({_told(error)})"
             if getattr(error, "retryable", False) or not _is_refusal(error):
                 raise TargetDown(said, remedy=_NO_CREDENTIALS) from None
             raise LoginRefused(said, remedy=_REFUSED) from None
