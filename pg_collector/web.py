@@ -310,7 +310,7 @@ def _proxy(platform: Platform, environ: Mapping[str, str]) -> Secret | None:
         return Secret(parse(proxy.reveal()))
     except ValueError as error:
         raise ConfigurationError(
-            f"the proxy is {error}", remedy="Write platform.proxy as http://host:port."
+            f"the proxy is {error}", remedy="Write platform.proxy as http://host:3128."
         ) from None
 
 

@@ -126,7 +126,7 @@ class Rules:
             try:
                 proxy.parse(config.platform.proxy.reveal())
             except ValueError as error:
-                self._fault("platform.proxy", str(error), "write http://host:port")
+                self._fault("platform.proxy", str(error), "write http://host:3128")
         timeout = config.platform.timeout
         if timeout.connect > timeout.total:
             self._fault(

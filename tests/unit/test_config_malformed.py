@@ -245,7 +245,7 @@ CASES: list[tuple[str, str, str, str]] = [
     (f"{DB}platform: {{url: 'http://p.example'}}\n", "3:17", "platform.url", "not encrypted"),
     (f"{DB}platform: {{url: 'https://p.example:99999'}}\n", "3:17", "platform.url", "write https"),
     (f"{DB}platform: {{proxy: 'socks5://u:hunter2@p:3128'}}\n", "3:19", "platform.proxy",
-     "not an address; write http://host:port"),
+     "not an address; write http://host:3128"),
     (f"{DB}platform: {{proxy: 'u:hunter2@p:312800'}}\n", "3:19", "platform.proxy",
      "not an address"),
     (f"{DB}platform: {{timeout: {{connect: 40s}}}}\n", "3:31", "platform.timeout.connect",
