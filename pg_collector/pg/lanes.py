@@ -98,7 +98,7 @@ class Lane:
         self._lifetime = LIFETIME
         self._failures = 0
         self._not_before = 0.0
-        self._let_go_at = -math.inf  # of a process of the server that may still have its place
+        self._let_go_at = -math.inf  # when a process of the server was left that may have a place
         self._last: TargetError | None = None
         self.preparing = 0.0  # seconds spent before a server was asked, all in all
         self.weakness = ""  # of the last route: what somebody on the way could do
@@ -234,7 +234,7 @@ class Lane:
     def _open_in_turn(self, dbname: str | None, wire: Wire, route: conninfo.Route) -> Session:
         """Open it; a want of places is no answer while the lane's last process may hold one.
 
-        A process that refused, or that was left without waiting, counts until it has ended.
+        A process that refused, or that was left without a wait, counts until it has ended.
         """
         until = self._let_go_at + LEAVE_WITHIN
         pauses = (ROOM * 2.0**number for number in itertools.count())
@@ -243,8 +243,7 @@ class Lane:
                 return self._open(dbname, wire, route)
             except TargetError as error:
                 if error.sqlstate != _FULL:
-                    if error.sqlstate is not None:
-                        self._let_go_at = self._clock.monotonic()
+                    self._let_go_at = self._clock.monotonic()
                     raise
                 if self._clock.monotonic() >= until or self._stopping.wait(next(pauses)):
                     raise
