@@ -297,12 +297,13 @@ class Sender:
         if sync is None or self._trouble:
             return
         took = self._clock.monotonic() - sync.since
-        of_the_start, self._synced = not self._synced and sync.batches > 1, True
+        of_the_start = not self._synced and sync.batches > 1
         if sync.after_outage or of_the_start or took >= OUTAGE:
             log.info(
                 "sync complete: %d lines in %.1f s", sync.lines, took,
                 extra={"lines": sync.lines, "seconds": round(took, 3)},
             )  # fmt: skip
+        self._synced = True
 
     def _narrow(self, batch: Batch, reason: Refused) -> Step:
         """Halve a refused batch until it is one line, and set that one aside."""

@@ -404,6 +404,19 @@ def test_a_place_that_its_own_last_process_may_hold_is_waited_for(
         waiting.result(timeout=20).fetch("select 1")
 
 
+def test_a_database_without_places_is_asked_once_where_the_last_process_is_gone(
+    lane: Make, server: Server, database: Database, fault_proxy: Callable[[Server], FaultProxy]
+):
+    database.query(f"alter database {database.name} connection limit 0")
+    proxy = fault_proxy(server)
+    one = lane(quick(server.dsn(port=proxy.port)))
+    one.session()
+    with pytest.raises(TargetRefused) as refused:
+        one.session(database.name)
+    assert refused.value.sqlstate == "53300"
+    assert proxy.accepted == 2
+
+
 def test_once_it_must_be_gone_a_want_of_places_is_told(
     lane: Make, server: Server, clock: HandClock
 ):
