@@ -18,7 +18,7 @@ from pg_collector.health.vitals import Vitals
 from pg_collector.lifetime import Ending, Lifetime
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Outlet, RemoteOutlet
-from pg_collector.pacing import Pacing
+from pg_collector.pacing import Backoff, Pacing
 from pg_collector.sender import Sender
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Delivery:
             self._metrics,
             clock=self._clock,
             pacing=(Pacing.of if remote else _unhurried)(config.platform, self._clock),
+            backoff=Backoff(config.platform.retry_max),
             breaker=breaker,
             linger=config.platform.linger if remote else FILE_LINGER,
             # An attempt may wait for another token, which takes as long again.

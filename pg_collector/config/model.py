@@ -188,6 +188,10 @@ class Platform(Section, frozen=True):
         Seconds,
         Meta(ge=0, le=3600, description="random, so that a fleet does not return at once"),
     ] = 30.0
+    retry_max: Annotated[
+        Seconds,
+        Meta(ge=1, le=3600, description="longest pause between two attempts while none succeeds"),
+    ] = 60.0
     timeout: PlatformTimeout = PlatformTimeout()
     compression: Annotated[Compression, Meta(description="of a request's body")] = Compression.ZSTD
 

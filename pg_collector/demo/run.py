@@ -62,7 +62,7 @@ from pg_collector.secret import Secret
 USUAL_HTTP: Final = ("127.0.0.1", 8080)
 _OFTEN: Final = {"activity": 2.0}  # seconds
 _AT_MOST: Final = 5.0  # seconds between two turns of any other sampler
-_TRIED_EVERY: Final = 2.0  # seconds, while the platform is away
+_TRIED_WITHIN: Final = 2.0  # seconds between two attempts while the platform is away
 
 
 class Options(NamedTuple):
@@ -221,12 +221,14 @@ def _config(
             buffers=Buffers(durability=Durability.MEMORY),
             local=Local(enabled=True, path=options.output.absolute()),
         )
-    soon = Breaker(failures=3, reset=_TRIED_EVERY)
+    soon = Breaker(failures=3, reset=_TRIED_WITHIN)
     return msgspec.structs.replace(
         config,
         api_key=Secret(far.api_key),
         state_dir=server.place.path / "state",
-        platform=Platform(url=far.url, no_proxy="*", linger=1.0, resume_delay_max=0.5),
+        platform=Platform(
+            url=far.url, no_proxy="*", linger=1.0, resume_delay_max=0.5, retry_max=_TRIED_WITHIN
+        ),
         breakers=Breakers(platform=soon, identity=soon),
     )
 

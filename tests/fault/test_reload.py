@@ -283,6 +283,22 @@ def test_another_platform_is_sent_to_from_the_next_batch_on(newest_server, tmp_p
         assert not agent.buffer.account().lost
 
 
+def test_the_longest_pause_between_two_attempts_follows_the_configuration(newest_server, tmp_path):
+    with FarSide() as far:
+        config = replace(
+            configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path),
+            local=Local(),
+            platform=Platform(url=far.url, linger=0.1, retry_max=1.0),
+            breakers=Breakers(platform=Breaker(failures=1000)),
+        )
+        agent = Agent(config, OpenGrant(), token=lambda: "token", state_dir=tmp_path / "state")
+        far.answer(*[Answer(status=503)] * 12)  # two minutes and more with the usual pauses
+        with agent:
+            until(lambda: far.ledger.lines, deadline=20, what="lines arrive")
+        assert far.statuses()[:13] == [503] * 12 + [200]
+        assert agent.buffer.account().balanced
+
+
 def test_the_breaker_of_the_endpoint_that_gives_tokens_follows_the_configuration(
     newest_server, tmp_path
 ):

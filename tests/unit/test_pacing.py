@@ -41,6 +41,11 @@ def test_agents_that_failed_together_return_spread_evenly(failures: int):
     assert steepest(pauses, high) < 1.63 / math.sqrt(100), "at 1 % of doubt"
 
 
+def test_the_longest_pause_is_the_one_that_was_asked_for():
+    pauses = [Backoff(5.0, uniform=lambda _low, high: high).pause(n) for n in range(5)]
+    assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
 def test_agents_that_were_held_return_spread_evenly():
     low, high = HELD
     pauses = [Backoff(uniform=random.Random(n).uniform).held() for n in range(100)]  # noqa: S311
