@@ -4,6 +4,7 @@ Precedence, the highest first: flags, variables, `config.d/*.yaml` in the order 
 the file, defaults. Everything that is wrong is told at once.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,14 +38,15 @@ def find(environ: Mapping[str, str]) -> Path | None:
     """
     if environ.get(environment.WHOLE):
         return None
-    home = environ.get("XDG_CONFIG_HOME") or (
-        f"{environ['HOME']}/.config" if environ.get("HOME") else ""
-    )
-    candidates = [Path("pg-collector.yaml")]
-    if home:
-        candidates.append(Path(home) / "pg-collector" / "config.yaml")
-    candidates.append(Path("/etc/pg-collector/config.yaml"))
-    return next((path for path in candidates if _exists(path)), None)
+    candidates = [(".", "pg-collector.yaml")]
+    if home := environ.get("XDG_CONFIG_HOME"):
+        candidates.append((home, "pg-collector/config.yaml"))
+    elif home := environ.get("HOME"):
+        candidates.append((home, ".config/pg-collector/config.yaml"))
+    # Somebody else's home, where `sudo -u` leaves one, has nothing for this user.
+    found = [Path(place, name) for place, name in candidates if os.access(place, os.X_OK)]
+    found.append(Path("/etc/pg-collector/config.yaml"))
+    return next((path for path in found if _exists(path)), None)
 
 
 def load(

@@ -1,5 +1,6 @@
 """Where a configuration comes from: files, drop-ins, variables, flags; and which goes first."""
 
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -21,6 +22,7 @@ from pg_collector.config.model import (
 )
 from pg_collector.errors import ConfigurationError
 from pg_collector.samplers import discover
+from tests.support.rights import as_account
 
 ONE = "databases:\n  - name: prod\n"
 
@@ -160,6 +162,25 @@ def test_the_users_configuration_is_found_without_xdg(
     theirs.parent.mkdir(parents=True)
     theirs.touch()
     assert find({"HOME": str(tmp_path)}) == theirs
+
+
+def test_a_directory_that_one_may_not_enter_holds_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sudo -u` and `runuser -u` leave one in the home of another."""
+    (tmp_path / ".config" / "pg-collector").mkdir(parents=True)
+    for name in ("pg-collector.yaml", ".config/pg-collector/config.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o700 if os.geteuid() == 0 else 0)
+    theirs = (None, Path("/etc/pg-collector/config.yaml"))
+    try:
+        with as_account() if os.geteuid() == 0 else contextlib.nullcontext():
+            assert find({"HOME": str(tmp_path)}) in theirs
+            assert find({"XDG_CONFIG_HOME": str(tmp_path)}) in theirs
+    finally:
+        tmp_path.chmod(0o700)
+    assert find({}) == Path("pg-collector.yaml")
 
 
 # precedence and origins
