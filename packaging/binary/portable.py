@@ -18,6 +18,7 @@ from pathlib import Path
 
 import debian
 import wheels
+
 from build import DIST, HERE
 
 FLOOR = (2, 30)

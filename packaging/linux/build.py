@@ -93,7 +93,9 @@ def package(form: str, version: str, epoch: int, place: Path) -> dict[str, Any]:
     machine = platform.machine()
     glibc = floor(DIST / "pgc")
     if form == "deb":
-        depends, extra = [f"libc6 (>= {glibc})", "zlib1g", "adduser"], {"compression": "gzip"}
+        # procps has /bin/kill, with which the unit reloads.
+        depends = [f"libc6 (>= {glibc})", "zlib1g", "adduser", "procps"]
+        extra: dict[str, Any] = {"compression": "gzip"}
     else:
         depends = [f"glibc >= {glibc}", "zlib", "shadow-utils"]
         extra = {
@@ -128,8 +130,10 @@ def package(form: str, version: str, epoch: int, place: Path) -> dict[str, Any]:
 def script(form: str, name: str, place: Path) -> Path:
     """Return a maintainer script, whole."""
     text = (HERE / form / name).read_text()
+    for part in ("explain", "places"):
+        text = text.replace(f"#{part.upper()}#\n", (HERE / f"{part}.sh").read_text())
     made = place / f"{form}-{name}"
-    made.write_text(text.replace("#EXPLAIN#\n", (HERE / "explain.sh").read_text()))
+    made.write_text(text)
     return made
 
 

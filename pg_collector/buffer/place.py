@@ -179,7 +179,8 @@ def _check(directory: Path) -> None:
     if status.st_uid != os.geteuid():
         raise StateError(
             f"{directory} belongs to user {status.st_uid}, not to {os.geteuid()}",
-            remedy="Run the agent as that user, or set another buffers.disk_path.",
+            remedy="Run the agent as that user, or set another buffers.disk_path; or make it this "
+            f"one's, as root: chown -R {os.geteuid()} {directory}",
         )
     if mode & 0o022:
         raise StateError(

@@ -35,6 +35,16 @@ def test_a_credential_that_is_loaded_has_something_to_fall_back_on():
     assert loaded == {"api_key", "postgres_password"}
 
 
+def test_systemd_never_gives_up_on_it():
+    """A taken address, or a volume that comes late, is no reason to stay away for ever."""
+    text = UNIT.read_text()
+    assert "\nRestart=always\n" in text
+    assert "\nStartLimitIntervalSec=0\n" in text
+    assert re.search(r"^RestartSec=[1-9]", text, re.MULTILINE), (
+        "and none that fails is started fast"
+    )
+
+
 def test_everything_that_is_shipped_from_the_sources_is_there():
     listed = subprocess.run(
         [sys.executable, "-c",

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import roots
 from tests.support.packaged import CONFIG, UNIT, Host, Packages
 from tests.support.until import until
 
 pytestmark = [pytest.mark.long, pytest.mark.root, pytest.mark.timeout(900)]
 
 OUTPUT = "/var/lib/pg-collector/output"
+BUFFER = "/var/lib/pg-collector/buffer"
 
 
 def test_lintian_has_nothing_against_it(packages: Packages):
@@ -184,3 +186,45 @@ def removed_then_purged(host: Host, before: set[str]) -> None:
     assert host.said("getent", "passwd", "pg-collector").startswith("pg-collector:")
     listed = host.run("systemctl", "list-unit-files", "pg-collector*", check=False).stdout
     assert "0 unit files listed" in listed
+
+
+def test_what_was_there_before_it_is_the_services_afterwards(packages: Packages, alone: Host):
+    """An account without a group of its name; state of the number that the account had before."""
+    host = alone
+    host.run("useradd", "--system", "--gid", "nogroup", "pg-collector")
+    host.install(packages.of("deb"))
+    host.run("systemctl", "start", UNIT)
+    assert host.active()
+    host.apt("remove", "pg-collector")
+    assert host.said("stat", "-c", "%U:%G", BUFFER) == "pg-collector:pg-collector"
+    host.run("chown", "-R", "4711:4711", "/var/lib/pg-collector")
+    host.install(packages.of("deb"))
+    found = host.said("find", "/var/lib/pg-collector", "!", "-user", "pg-collector")
+    assert found == ""
+    host.run("systemctl", "start", UNIT)
+    assert host.active()
+    host.run("systemctl", "stop", UNIT)
+    host.run("mount", "-t", "tmpfs", "none", "/var/lib/pg-collector")
+    host.run("touch", "/var/lib/pg-collector/what-waits")
+    host.run("mount", "-o", "remount,ro", "/var/lib/pg-collector")
+    assert "could not be emptied" in host.apt("purge", "pg-collector")
+    host.run("mount", "-o", "remount,rw", "/var/lib/pg-collector")
+    host.install(packages.of("deb"))
+    assert "is empty, and stays where it is mounted" in host.apt("purge", "pg-collector")
+
+
+def test_without_systemd_it_is_installed_and_its_places_are_made(packages: Packages):
+    with roots.layer(roots.base("bookworm", "adduser", "procps", "zlib1g")) as root:
+        shutil.copyfile(packages.of("deb"), root / "it.deb")
+
+        def inside(*words: str) -> str:
+            return subprocess.run(
+                ["/usr/sbin/chroot", root, *words], capture_output=True, text=True, check=True
+            ).stdout
+
+        assert "Three steps" in inside("dpkg", "--install", "/it.deb")
+        places = ("/var/lib/pg-collector", "/var/log/pg-collector")
+        found = inside("stat", "-c", "%a %U:%G", *places).splitlines()
+        assert found == ["700 pg-collector:pg-collector", "750 pg-collector:pg-collector"]
+        inside("dpkg", "--purge", "pg-collector")
+        assert not [one for one in places if (root / one.lstrip("/")).exists()]
