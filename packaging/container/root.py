@@ -41,7 +41,6 @@ def lay_out(debian: Path, program: Path, target: Path) -> None:
     for folder in ("etc/pg-collector", "etc/ssl/certs", "proc", "run", "usr/bin", "var/lib"):
         (target / folder).mkdir(parents=True)
     (target / "tmp").mkdir()
-    (target / "tmp").chmod(0o1777)
     _put_program(program, target)
     _put_libraries(debian, target)
     loader = _interpreter(program / "pgc")
@@ -58,6 +57,8 @@ def lay_out(debian: Path, program: Path, target: Path) -> None:
         copyright_ = Path("usr/share/doc") / package / "copyright"
         _put(debian / copyright_, target / copyright_)
     _put(_LICENCE, documents / "pg-collector" / "LICENSE")
+    _let_read(target)
+    (target / "tmp").chmod(0o1777)
 
 
 def state(target: Path) -> None:
@@ -110,11 +111,18 @@ def _put_certificates(debian: Path, target: Path) -> None:
     (target / "etc/ssl/certs/ca-certificates.crt").write_text("\n".join([*texts, ""]))
 
 
+def _let_read(target: Path) -> None:
+    """Let every user read all of it, whatever the umask that it was made under."""
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            runs = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if runs else 0o644)
+
+
 def _put(source: Path, target: Path) -> None:
     """Copy a file with its mode; of a link, what it leads to."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+    shutil.copy(source, target)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Nothing is built here: test_image.py does that. `long`: what other programs say 
 
 import importlib.util
 import json
+import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -76,6 +78,36 @@ def test_what_the_build_reads_is_let_into_its_context():
     project = ("pg_collector", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
     programs = ("packaging/binary", "packaging/container/root.py")
     assert {*project, *programs} <= set(let_in)
+
+
+def test_whoever_runs_it_may_read_all_of_it_whatever_the_umask_of_the_build(tmp_path: Path):
+    root = program("root")
+    debian, made = tmp_path / "debian", tmp_path / "dist" / "pgc"
+    needed = [f"usr/share/doc/{name}/copyright" for name in root.PACKAGES]
+    needed += [f"lib/x86_64-linux-gnu/{name}" for name in root._LIBRARIES]
+    needed += [f"usr/share/zoneinfo/{zone}" for zone in root._ZONES]
+    needed += ["lib64/ld-linux-x86-64.so.2", "usr/share/ca-certificates/mozilla/a.crt"]
+    before = os.umask(0o077)
+    try:
+        for name in needed:
+            (debian / name).parent.mkdir(parents=True, exist_ok=True)
+            (debian / name).write_text(name)
+        (made / "_internal").mkdir(parents=True)
+        (made / "_internal" / "plans.yaml").touch()
+        (made / "pgc").write_bytes(b"/lib64/ld-linux-x86-64.so.2\0")
+        (made / "pgc").chmod(0o700)
+        root.lay_out(debian, made, tmp_path / "image")
+    finally:
+        os.umask(before)
+    modes = {
+        str(path.relative_to(tmp_path / "image")): stat.S_IMODE(path.stat().st_mode)
+        for path in (tmp_path / "image", *(tmp_path / "image").rglob("*"))
+        if path.exists()  # not the links that lead into the running image
+    }
+    assert modes.pop("tmp") == 0o1777
+    assert modes["usr/lib/pg-collector/pgc"] == modes["usr/lib/pg-collector"] == modes["."] == 0o755
+    assert modes["usr/lib/pg-collector/_internal/plans.yaml"] == 0o644
+    assert set(modes.values()) == {0o755, 0o644}
 
 
 def test_compose_names_nothing_that_is_not_there(compose):
