@@ -139,8 +139,7 @@ def check_release(root: Path, version: str) -> None:
         )
     if releases[0].day > dt.datetime.now(dt.UTC).date():
         raise NotReleasable(f"CHANGELOG.md: {version} is of {releases[0].day}, which is to come")
-    if not (root / ".git").exists():
-        raise NotReleasable("a release is built from a git checkout: clone the repository")
+    _refuse_archive(root)
     if changed := _git(root, "status", "--porcelain").splitlines():
         raise NotReleasable(
             f"{len(changed)} files are not as they were committed ({changed[0][3:]}): commit them, "
@@ -153,6 +152,14 @@ def check_release(root: Path, version: str) -> None:
                 "in CHANGELOG.md"
             )
         raise NotReleasable(f"this commit has no tag: git tag -a v{version} -m {version}")
+
+
+def _refuse_archive(root: Path) -> None:
+    if not (root / ".git").exists():
+        raise NotReleasable(
+            "a release, or a snapshot, is built from a git checkout: clone the repository; in a "
+            "source archive make binary, make deb rpm and make image work"
+        )
 
 
 def headings(text: str) -> tuple[bool, list[Heading]]:
@@ -215,6 +222,7 @@ def _git(root: Path, *words: str) -> str:
 
 def build(root: Path, parts: Iterable[str], *, snapshot: bool) -> None:
     """Build these parts into dist, and write the checksums of all that is released."""
+    _refuse_archive(root)
     dist = root / "dist"
     dist.mkdir(exist_ok=True)
     moment = _git(root, "log", "-1", "--format=%ct")

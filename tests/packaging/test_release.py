@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +95,26 @@ def test_a_release_is_a_tagged_commit_with_nothing_beside_it(release, tmp_path):
     assert "git tag -a v1.2.3" in release("--root", root, "--only", "python").err
     git(root, "tag", "v1.2.3", "HEAD~1")
     assert "v1.2.3 is another commit" in release("--root", root, "--only", "python").err
+
+
+def test_a_source_archive_is_told_what_it_can_build(release, tmp_path):
+    done = release("--root", checkout(tmp_path), "--snapshot", "--only", "python")
+    assert (done.code, done.out) == (1, "")
+    assert "make deb rpm" in done.err
+
+
+def test_the_source_archive_holds_what_is_built_tested_and_read():
+    """All that is committed, but for what is of the repository alone."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("this is no git checkout")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    taken = {*project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"], "pyproject.toml"}
+    there = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert there - taken == {".ci", ".gitignore"}
+    assert taken <= there
 
 
 @pytest.mark.long
