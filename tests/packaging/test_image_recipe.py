@@ -6,8 +6,10 @@ Nothing is built here: test_image.py does that. `long`: what other programs say 
 import importlib.util
 import json
 import os
+import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,29 @@ def test_whoever_runs_it_may_read_all_of_it_whatever_the_umask_of_the_build(tmp_
     assert modes["usr/lib/pg-collector/pgc"] == modes["usr/lib/pg-collector"] == modes["."] == 0o755
     assert modes["usr/lib/pg-collector/_internal/plans.yaml"] == 0o644
     assert set(modes.values()) == {0o755, 0o644}
+
+
+@pytest.mark.root
+def test_the_first_process_of_a_container_is_ended_while_it_still_loads(tmp_path: Path):
+    package = tmp_path / "pg_collector"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text(
+        "import sys, time\nprint('loading', flush=True)\ntime.sleep(60)\n"
+    )
+    begins = ROOT / "packaging" / "binary" / "main.py"
+    with subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", sys.executable, begins],
+        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}, stdout=subprocess.PIPE,
+    ) as outer:  # fmt: skip
+        try:
+            assert outer.stdout is not None
+            assert outer.stdout.readline() == b"loading\n"
+            children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text()
+            os.kill(int(children), signal.SIGTERM)
+            assert outer.wait(10.0) == 128 + signal.SIGTERM
+        finally:
+            outer.kill()
 
 
 def test_compose_names_nothing_that_is_not_there(compose):
