@@ -18,7 +18,6 @@ from pathlib import Path
 
 import debian
 import wheels
-
 from build import DIST, HERE
 
 FLOOR = (2, 30)
