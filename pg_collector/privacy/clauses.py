@@ -272,8 +272,9 @@ def _secret_settings(text: str, start: int, end: int) -> Iterator[tuple[int, int
             if _SECRET_SETTING.search(clause[0]):
                 yield clause.span(2)
     # Which setting it is stands in a string.
-    for call in _CALL.finditer(text, start, end):
-        yield call.end(), _call_end(text, call.end(), end)
+    while call := _CALL.search(text, start, end):
+        start = _call_end(text, call.end(), end)
+        yield call.end(), start
 
 
 def apart(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -287,10 +288,16 @@ def apart(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-_CALL = re.compile(rf"{BEGINS}set_config\s*+\(", FLAGS)
+_CALL = re.compile(rf"{BEGINS}set_config\"?+\s*+\(", FLAGS)
+_PARENTHESIS = re.compile(rf"{_QUOTED}|([()])")
 
 
 def _call_end(text: str, start: int, end: int) -> int:
-    """Return where the arguments that begin at `start` end."""
-    closing = _next(_CLOSING, text, start, end)
-    return closing.start() if closing else end
+    """Return where the arguments that begin at `start` end: calls may stand among them."""
+    depth = 1
+    for found in _PARENTHESIS.finditer(text, start, end):
+        if found[1]:
+            depth += 1 if found[1] == "(" else -1
+            if not depth:
+                return found.start()
+    return end

@@ -58,6 +58,12 @@ def test_time_grows_no_faster_than_the_text(level: str, unit: str) -> None:
         assert _seconds(level, large) < 12 * max(_seconds(level, small), 0.001)
 
 
+@pytest.mark.parametrize("unit", ["set_config(", "set_config(a,", "set_config(a),"])
+def test_time_to_find_credentials_grows_no_faster_than_the_text(unit: str) -> None:
+    small, large = (("select " + unit * length)[:length] for length in (16_384, 65_536))
+    assert _seconds("none", large) < 12 * max(_seconds("none", small), 0.001)
+
+
 # Level full.
 
 
@@ -254,6 +260,8 @@ def test_none_shows_texts_as_they_are(text: str) -> None:
         "create function f() returns int set app.encryption_key to 'hunter2' as 'select 1'",
         "select set_config('app.api_key', 'hunter2', false)",
         "select set_config($1, 'hunter2', false)",
+        "select set_config('a', concat(b, (c)) || 'hunter2', false)",
+        "select pg_catalog.\"set_config\"(a, 'hunter2', false)",
     ],
 )
 def test_none_shows_no_credential(text: str) -> None:
