@@ -21,6 +21,9 @@ METHODS: Final = ("GET", "HEAD")
 
 _LINGER: Final = 0.1  # seconds
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+# Not everybody ends a line at a CR alone, or takes what is indented for part of the line above:
+# what a proxy passed on as one header may be two here, or two one (RFC 9112, 2.2 and 5.2).
+_AMBIGUOUS: Final = re.compile(rb"\r(?!\n)|\n[ \t]|\0")
 
 
 def head_end(heard: bytes) -> int:
@@ -100,6 +103,12 @@ class Conversation(BaseHTTPRequestHandler):
         self._send(self.wfile.getvalue())
 
     def _reply(self, head: bytes) -> None:
+        if len(head) > MAX_HEAD_BYTES:
+            self.send_error(431 if head.index(b"\n") < MAX_HEAD_BYTES else 414)
+            return
+        if _AMBIGUOUS.search(head):
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
         self.rfile = BytesIO(head)
         self.raw_requestline = self.rfile.readline()
         if not self.parse_request():

@@ -18,6 +18,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 FORWARDED: Final = "X-Forwarded-For"
 _MOST_HOPS: Final = 32
+_WRAPPED: Final = 96  # bits before an IPv4 address that IPv6 wraps: ::ffff:192.0.2.7
 
 
 class Guests:
@@ -75,7 +76,16 @@ def read(text: str) -> Address | None:
 
 
 def _networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+    return tuple(_plain(ipaddress.ip_network(text, strict=False)) for text in texts)
+
+
+def _plain(network: Network) -> Network:
+    """Return a network of IPv4 addresses as such where IPv6 wraps them, as `read` does."""
+    first = network.network_address
+    mapped = first.ipv4_mapped if isinstance(first, ipaddress.IPv6Address) else None
+    if mapped is None or network.prefixlen < _WRAPPED:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - _WRAPPED))
 
 
 def _among(address: Address, networks: Iterable[Network]) -> bool:

@@ -246,6 +246,8 @@ def test_old_and_lazy_clients_are_served(bench: Bench):
         (b"GET http://[bad HTTP/1.1\r\nConnection: close\r\n\r\n", b"400"),
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"414"),
         (b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 20_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 8_192 + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"a" * 8_192 + b" HTTP/1.1\r\n\r\n", b"414"),
         (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 500 + b"\r\n", b"431"),
         (b"GET /livez HTTP/1.1\r\nConnection: close\r\n: \xff\x00\r\n\r\n", b"400"),
         (b"GET /healthz?" + b"a&" * 50 + b" HTTP/1.1\r\nConnection: close\r\n\r\n", b"400"),

@@ -79,6 +79,17 @@ def test_a_line_that_hides_the_rest_of_the_head_is_refused(bench: Bench, line: s
         assert rest(client)[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 403"}
 
 
+@pytest.mark.parametrize("line", ["\r\n\t, {}", "\r\n  , {}", "\r\nX: a\rX-Forwarded-For: {}"])
+def test_what_a_proxy_may_have_read_otherwise_is_refused(bench: Bench, line: str):
+    theirs = line.format(LISTED)
+    head = (
+        f"GET /livez HTTP/1.1\r\nX-Forwarded-For: {STRANGER}{theirs}\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(bench.where, 5, source_address=(PROXY, 0)) as client:
+        client.sendall(head.encode())
+        assert rest(client).startswith(b"HTTP/1.1 400 ")
+
+
 def test_the_list_may_change_while_it_runs(bench: Bench):
     assert get(bench, STRANGER).status == 403
     bench.server.admit(IpAllowlist(enabled=True, allowlist=(STRANGER,)))

@@ -46,6 +46,13 @@ def test_addresses_and_networks(peer, enters):
     assert listed.may_knock(peer) is enters
 
 
+@pytest.mark.parametrize("written", ["::ffff:192.0.2.7", "::ffff:192.0.2.0/120", "::ffff:c000:207"])
+def test_a_list_may_wrap_addresses_of_ipv4(written):
+    assert guests(written).may_enter("192.0.2.7", [])
+    assert guests(written).may_enter("::ffff:192.0.2.7", [])
+    assert not guests(written).may_enter("192.0.3.7", [])
+
+
 @pytest.mark.parametrize(
     ("forwarded", "enters"),
     [
