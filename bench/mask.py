@@ -32,6 +32,8 @@ STORMS = {
     "numbers": "1 ",
     "read twice": "E'\\'' 1 ",
     "in 4 readings": "E'\\'' \u2018 1 \u2019 2 ",
+    "in many readings": "\\'='\u201c",
+    "touched quotes": "e'",
     "strings": "'a',",
     "quotes": "'",
     "backslashes": "'\\'",

@@ -14,14 +14,16 @@ begins at each place in doubt, and goes on until a literal ends in both at the s
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
-from pg_collector.privacy.endings import CURLY, continues
+from pg_collector.privacy.endings import CURLY, MOST_DOUBTS, continues
 from pg_collector.privacy.scanner import COMMENT, STRING, Reading, Span, Way, is_curly, scan
 
 _MOST_ROUNDS: Final = 8  # two or three suffice; a text that needs more is not masked but refused
 _STRICT: Final = Way()  # as a server reads
 _CURLY = re.compile(f"[{CURLY}]")
+_DOUBTFUL = re.compile(rf"\\'|[{CURLY}]")
 # What begins with these reads the same whether backslashes escape in plain strings or not.
 _NOT_PLAIN: Final = frozenset('eE$"-/.0123456789')
 
@@ -141,7 +143,25 @@ def _union(found: list[Span]) -> list[Span]:
 
 
 def readings(text: str) -> tuple[list[Span], bool]:
-    """Return the union of the spans of all readings of `text`, and whether they agree."""
+    """Return the union of the spans of all readings of `text`, and whether they agree.
+
+    What follows too many places in doubt is one string: it takes long to read, and is no statement.
+    """
+    if (end := _surveyed(text)) < len(text):
+        found, _ = _readings(text[:end])
+        return _union([*found, (end, len(text), STRING)]), False
+    return _readings(text)
+
+
+def _surveyed(text: str) -> int:
+    """Return where the last place in doubt stands that is looked at, or the end of the text."""
+    if text.isascii() and "\\'" not in text:
+        return len(text)
+    last = next(islice(_DOUBTFUL.finditer(text), MOST_DOUBTS, None), None)
+    return last.start() if last else len(text)
+
+
+def _readings(text: str) -> tuple[list[Span], bool]:
     strict = read(text, escapes=False, curly=False)
     first = _merged(strict.spans)
     escapes = "\\'" in text  # elsewhere a backslash cannot change where a string ends

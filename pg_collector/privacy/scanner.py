@@ -161,6 +161,8 @@ def _string(
         plain = not escapes
     if endings.touches(text, end) and not (plain and way.curly and is_curly(text[end])):
         touched.append(end)
+        if len(touched) > endings.MOST_DOUBTS:
+            return start, len(text), STRING
         if way.loose:
             end = endings.past_apostrophes(text, end, escapes=escapes)
     return start, end, STRING

@@ -118,6 +118,16 @@ def test_time_grows_no_faster_than_the_text(unit: str, source: Source) -> None:
         assert any(taken < most for taken in _seconds(large, source))
 
 
+@pytest.mark.parametrize(
+    "unit", ["\\'='\u201c", "\u2018\\'='", "\u2018\\'='a ", "'a'a\u2018\u2039", "e'"]
+)
+def test_what_can_be_read_in_many_ways_takes_no_longer_than_other_texts(unit: str) -> None:
+    longest = min(_seconds("set a=b;" * 8_192, "statements"))
+    text = ("select " + unit * 65_536)[:65_000]
+    assert min(_seconds(text, "statements")) < longest
+    assert "hunter" not in fresh().mask(f"{text} hunter2", "statements")
+
+
 def test_only_the_first_64_kib_are_read() -> None:
     masker = fresh()
     assert masker.mask("select '" + "x" * TEXT_LIMIT, "activity") == "select '?'"
