@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
@@ -177,10 +177,8 @@ def _may_be_shown(text: str) -> bool:
     """Say whether it is a connection string, or a URL, without anything secret."""
     if conninfo.may_be_shown(text):
         return True
-    try:
-        return "://" in text and "@" not in urlsplit(text).netloc
-    except ValueError:
-        return False
+    # A password may hold what ends the name of a host: `?` and `#`.
+    return "://" in text and "@" not in text.partition("://")[2].partition("/")[0]
 
 
 def _keys(text: str) -> Iterator[Known]:

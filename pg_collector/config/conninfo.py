@@ -93,7 +93,8 @@ def add(text: str, parameters: Mapping[str, str]) -> str:
         return text
     if text.startswith(_SCHEMES):
         added = "&".join(f"{key}={quote(value, safe='')}" for key, value in parameters.items())
-        return f"{text}{'&' if '?' in text else '?'}{added}"
+        mark = _halves(text.split("://", 1)[1])[1]
+        return f"{text}{'&' if mark else '?'}{added}"
     pairs = [f"{key}='{_escaped(value)}'" for key, value in parameters.items()]
     return " ".join([text, *pairs] if text.strip() else pairs)
 
@@ -107,9 +108,20 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
+def _halves(rest: str) -> tuple[str, str, str]:
+    """Split what follows the scheme at the `?` before the parameters: a password may hold one.
+
+    For libpq credentials end at the first `@`, if no `/` stands before it.
+    """
+    at = rest.find("@")
+    start = at if "/" not in rest[: max(at, 0)] else 0
+    mark = rest.find("?", max(start, 0))
+    return (rest, "", "") if mark < 0 else (rest[:mark], "?", rest[mark + 1 :])
+
+
 def _parse_uri(rest: str) -> dict[str, str]:
     """Read what follows the scheme. The last `@` ends the credentials, to be on the safe side."""
-    front, _, query = rest.partition("?")
+    front, _, query = _halves(rest)
     credentials, _, place = front.rpartition("@")
     user, _, password = credentials.partition(":")
     hosts, _, dbname = place.partition("/")

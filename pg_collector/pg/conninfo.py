@@ -276,6 +276,11 @@ def _endpoints(target: str, values: Mapping[str, str]) -> tuple[Endpoint, ...]:
             f"{target}: a port of the connection is not a number from 1 to {_PORTS}",
             remedy="Check conn_string and PGPORT; percent-encode special characters of a password",
         )
+    if any("@" in host[1:] and host[0] != "/" for host in hosts):  # what follows may be shown
+        raise ConfigurationError(
+            f"{target}: a host of the connection holds an @, and may be part of a password",
+            remedy="Percent-encode special characters of a password: @ is %40",
+        )
     if len(ports) == 1:
         ports *= count
     hosts += [""] * (count - len(hosts))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pg_collector.config import conninfo as strings
 from pg_collector.config.model import AuthMethod, Database, Postgres, Tls, TlsMode
 from pg_collector.errors import ConfigurationError, TargetDown
 from pg_collector.pg import conninfo
@@ -282,6 +283,8 @@ PASSWORD = "hunter2"  # noqa: S105
         f"postgresql://u:{PASSWORD}%zz@db/x",
         f"postgresql://u:{PASSWORD}@db:{PASSWORD}/x",
         f"postgresql://u:a@{PASSWORD}:b@c/x?nope=1",
+        f"postgresql://u:a@{PASSWORD}@db/x",
+        f"postgresql://u:@{PASSWORD}@db,other/x",
         f"host=a,b port=1,2,3 password={PASSWORD}",
         f"host=db password={PASSWORD} sslmode={PASSWORD}",
         f"service={PASSWORD} password={PASSWORD}",
@@ -294,6 +297,17 @@ def test_a_wrong_connection_string_is_refused_without_quoting_it(text: str):
     assert PASSWORD not in refused.value.sentence()
     assert refused.value.remedy
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("start", ["?", "a?", "?a=b&", "?user=me@"])
+def test_a_question_mark_in_a_password_ends_no_credentials(start: str):
+    text = f"postgresql://u:{start}{PASSWORD}@127.0.0.1:5433/shop"
+    assert strings.has_password(text)
+    assert not strings.may_be_shown(text)
+    added = strings.add(text, {"sslmode": "require"})
+    assert conninfo_to_dict(added)["sslmode"] == "require"
+    assert strings.parse(added)["sslmode"] == "require"
+    assert strings.parse("postgresql://db/x?user=me@corp")["user"] == "me@corp"
 
 
 def test_a_misspelt_parameter_is_recognised():
