@@ -19,10 +19,17 @@ from typing import Final
 
 from pg_collector.privacy.endings import CURLY, MOST_DOUBTS, continues
 from pg_collector.privacy.scanner import COMMENT, STRING, Reading, Span, Way, is_curly, scan
+from pg_collector.privacy.segments import BEGINS
 
 _MOST_ROUNDS: Final = 8  # two or three suffice; a text that needs more is not masked but refused
 _STRICT: Final = Way()  # as a server reads
 _CURLY = re.compile(f"[{CURLY}]")
+# Typographic quotes of another database, as bytes that are no UTF-8 are read, or as a LATIN1 or a
+# WIN1252 database shows those of UTF-8. Behind a point stands a name.
+_LOST = re.compile(
+    rf'"[^"]*+"|{BEGINS}(?<!\.)(\ufffd|\xe2?[\x80-\x9f]|\xe2\u20ac[\u02dc\u2122\u0153\u009d])',
+    re.ASCII,
+)
 _DOUBTFUL = re.compile(rf"\\'|[{CURLY}]")
 # What begins with these reads the same whether backslashes escape in plain strings or not.
 _NOT_PLAIN: Final = frozenset('eE$"-/.0123456789')
@@ -197,6 +204,17 @@ def render(text: str, found: list[Span]) -> str:
     return "".join(parts)
 
 
+def _without_lost_quotes(hidden: str) -> str:
+    """Return a text without literals up to where a word begins with what another encoding made.
+
+    That may have been a typographic quote, and where what it quotes ends cannot be told.
+    """
+    if hidden.isascii():
+        return hidden
+    lost = next((found for found in _LOST.finditer(hidden) if found[1]), None)
+    return f"{hidden[: lost.start()]}{STRING}" if lost else hidden
+
+
 def hide(text: str) -> str:
     """Return `text` with every literal and comment replaced.
 
@@ -207,6 +225,6 @@ def hide(text: str) -> str:
         found, agreed = readings(text)
         hidden = render(text, found)
         if agreed or hidden == text:
-            return hidden
+            return _without_lost_quotes(hidden)
         text = hidden
     raise ValueError("the readings do not settle")

@@ -59,3 +59,22 @@ def test_a_session_of_another_encoding_spoils_nothing(server):
         found = {row["pid"]: row for row in there.rows("activity", "activity.sessions")}
         assert found[session.pid]["query"].startswith("select '?', pg_sleep(?)")
         assert found[session.pid]["wait_event"] == "PgSleep"
+
+
+def test_typographic_quotes_of_another_encoding_are_no_letters(newest_server):
+    """A value pasted with them, in a session of the bytes that WIN1252 has for them."""
+    newest_server.query(
+        "create database bytes template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'"
+    )
+    there = newest_server.database("bytes")
+    try:
+        with there.connect(client_encoding="SQL_ASCII") as session:
+            pid = session.info.backend_pid
+            session.pgconn.exec_(b"begin")
+            session.pgconn.exec_(b"select \x91hunter2\x92, \x93hunter2\x94")
+            with sampling(newest_server.dsn("pgcollector")) as sampler:
+                rows = sampler.rows("activity", "activity.sessions")
+        found = {row["pid"]: row["query"] for row in rows}
+        assert found[pid] == "select '?'"
+    finally:
+        there.drop()

@@ -58,6 +58,15 @@ CASES = [
     # typographic quotes: letters for the server, quotes for the author
     ("where a = \u2018secret value\u2019 and b", "where a = '?' and b"),
     ("where a = \u201csecret value\u201d and b", "where a = '?' and b"),
+    # those of another encoding: replaced, WIN1252's in LATIN1, UTF-8's in LATIN1 and WIN1252
+    ("where a = \ufffdsecret value\ufffd and b", "where a = '?'"),
+    ("where a = (\x91secret value\x92) and b", "where a = ('?'"),
+    ("where a = \xe2\x80\x98secret value\xe2\x80\x99 and b", "where a = '?'"),
+    ("where a = \xe2\u20ac\u02dcsecret value\xe2\u20ac\u2122 and b", "where a = '?'"),
+    (
+        "where \"\ufffda\" = '\ufffdb' and t.\ufffdt\ufffd = caf\ufffd",
+        "where \"\ufffda\" = '?' and t.\ufffdt\ufffd = caf\ufffd",
+    ),
     ("where a = \u2018O\u2019Brien Secret\u2019 and b", "where a = '?' and b"),
     ("where a = \u2018secret value", "where a = '?'"),
     ("where a = \u2018x\u2018\u2019\u201c \u2019 and b", "where a = '?' and b"),
