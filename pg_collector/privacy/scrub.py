@@ -16,20 +16,24 @@ LOG_LIMIT: Final = 65_536  # code points kept of a log message
 
 _FLAGS: Final = re.ASCII | re.IGNORECASE
 _LABEL = (
-    r"(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"(?:password|passwd|passphrase|pwd|token|secret"
+    r"|(?:api|access|private|client|server|account)[_-]?key|identity[_-]header"
     r"|signature|credentials?|authorization|cookie)"
 )
 # One of these is in every label, in lower case: a search for it is quicker than a pattern.
 _LABEL_PARTS: Final = (
     *("passw", "passphrase", "pwd", "token", "secret", "key", "signature", "credential"),
-    *("authorization", "cookie"),
+    *("authorization", "cookie", "identity"),
 )
 _QUOTED = r"(?:'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*'?|\"[^\"\\]*+(?:\\.[^\"\\]*+)*\"?)"
 _KEY_VALUE = re.compile(
     rf"({_LABEL}(?![_-]file(?![a-z0-9]))(?:[_-][a-z0-9]++)?[\"']?[ \t]*+[=:][ \t]*+)"
-    rf"(?:(?:bearer|basic|digest)[ \t]++)?(?:{_QUOTED}|[^\s\"']\S*+)",
+    # A string within a string has its quotes doubled; libpq takes a space behind a backslash.
+    rf"(?:(?:bearer|basic|digest)[ \t]++)?(?:''[^\s',;)\]}}][^\s']*+'*+|{_QUOTED}"
+    r"|(?:[^\s\"'\\]|\\.?)[^\s\\]*+(?:\\.[^\s\\]*+)*\\?)",
     _FLAGS | re.DOTALL,
 )
+_COOKIES = re.compile(r"(\bcookie[ \t]*+:[ \t]*+)[^\r\n\"']++", _FLAGS)
 _PASSWORD_LITERAL = re.compile(
     rf"\b(password|identified[ \t]++by)[ \t]++{_QUOTED}", _FLAGS | re.DOTALL
 )
@@ -147,6 +151,8 @@ def without_credentials(text: str) -> str:
     if "://" in text:
         text = _RUN.sub(_hide_userinfo, text)
     low = text.lower()
+    if "cookie" in low:
+        text = _COOKIES.sub(r"\1?", text)
     if any(word in low for word in _LABEL_PARTS):
         text = _KEY_VALUE.sub(r"\1?", text)
     if "password" in low or "identified" in low:
