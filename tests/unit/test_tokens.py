@@ -1,8 +1,10 @@
 """Tokens: kept, renewed in time, forgotten when refused; nobody waits for ever."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from pg_collector.breaker import Breaker, State
 from pg_collector.errors import ConfigurationError, TargetDown, TargetRefused
 from pg_collector.metrics import Metrics
-from pg_collector.pg.auth.tokens import ABANDONED, MOST_LOST, Ticket, Tokens
+from pg_collector.pg.auth.tokens import ABANDONED, MOST_LOST, Ticket, Tokens, as_given, told
 from pg_collector.wire import Wire
 from tests.support.hand_clock import HandClock
 from tests.support.until import until
@@ -222,6 +224,60 @@ def test_what_a_source_raises_arrives_with_a_remedy_and_without_what_it_holds(
     assert told.value.remedy
     assert "hunter2" not in told.value.sentence()
     assert type(told.value) is kind
+
+
+@pytest.mark.parametrize(
+    "token", [None, "", 12345, ["a"], "hunter2\n", "hunter2\0x", "\ud800hunter2", "hunter2é"]
+)
+def test_what_can_be_no_token_is_not_shown_to_a_server(token: object):
+    with pytest.raises(TargetDown) as refused:
+        as_given("lab", token, "ask somebody")
+    assert "hunter2" not in refused.value.sentence()
+    assert as_given("lab", "eyJ.a-b_c", "") == "eyJ.a-b_c"
+
+
+def test_what_an_sdk_says_is_told_without_what_the_endpoint_sent_or_heard(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("IDENTITY_HEADER", "hunter2")
+    assert told('Unexpected answer: {"access_token": "eyJ"}') == "Unexpected answer:"
+    assert told("Received 400 from container metadata: hunter3") == (
+        "Received 400 from container metadata"
+    )
+    assert told("who is hunter2?") == "who is ??"
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Sends who asks for `/moved` to `/here`, and whoever asks for `/long` a megabyte."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.send_response(307 if self.path == "/moved" else 200)
+        self.send_header("Location", "/here")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"a" * (1 << 20 if self.path == "/long" else 10))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_googles_endpoint_sends_nobody_elsewhere_and_answers_briefly():
+    from pg_collector.pg.auth.gcp_iam import _Once  # noqa: PLC0415
+
+    ask = _Once("lab")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as far:
+        far.asked = []  # type: ignore[attr-defined]
+        threading.Thread(target=far.serve_forever, name="far").start()
+        try:
+            where = f"http://127.0.0.1:{far.server_port}"
+            assert ask(f"{where}/here").data == b"a" * 10
+            assert ask(f"{where}/moved").status == 307
+            with pytest.raises(TargetDown):
+                ask(f"{where}/long")
+        finally:
+            far.shutdown()
+        assert far.asked == ["/here", "/moved", "/long"]  # type: ignore[attr-defined]
 
 
 def test_the_sdks_loggers_are_quiet_whatever_level_the_agent_has():

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from pg_collector.config.model import AwsIam
 from pg_collector.errors import ConfigurationError, LoginRefused, TargetDown
-from pg_collector.pg.auth.tokens import Ticket
+from pg_collector.pg.auth.tokens import Ticket, told
 
 try:
     import botocore.config
@@ -161,4 +161,4 @@ class Source:
 
 def _told(error: Exception) -> str:
     """Return the first line of what the SDK says, which names no secrets."""
-    return (str(error).splitlines() or [""])[0][:200]
+    return told((str(error).splitlines() or [""])[0])

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pg_collector.config.model import AzureAd
 from pg_collector.errors import ConfigurationError, LoginRefused, TargetDown
-from pg_collector.pg.auth.tokens import Ticket
+from pg_collector.pg.auth.tokens import Ticket, as_given, told
 
 try:
     import azure.core.exceptions
@@ -94,7 +94,7 @@ class Source:
                 f"{self._target}: Entra cannot be reached: {_told(error.message)}",
                 remedy=_NO_IDENTITY,
             ) from None
-        text = token.token
+        text = as_given(self._target, token.token, _NO_IDENTITY)
         return Ticket(lambda _host, _port, _user: text, token.expires_on - time.time())
 
 
@@ -104,4 +104,4 @@ def _told(message: str) -> str:
     tried = [line for line in lines if "Credential:" in line]
     telling = [line for line in tried if "unavailable" not in line]
     said = [line for line in lines if "AADSTS" in line] or telling or tried[-1:] or lines or [""]
-    return said[0][:200]
+    return told(said[0])

@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pg_collector.errors import ConfigurationError, LoginRefused, TargetDown
-from pg_collector.pg.auth.tokens import Ticket
+from pg_collector.pg.auth.tokens import Ticket, as_given, told
 
 try:
     import google.auth
@@ -27,6 +27,7 @@ except ImportError as error:
 SCOPE: Final = "https://www.googleapis.com/auth/sqlservice.login"
 _LASTS: Final = 300.0  # seconds, of a token that does not say it
 _TIMEOUT: Final = 3.0  # seconds for one request
+_LONGEST: Final = 256 * 1024  # bytes of an answer, of which a token takes two thousand
 _NO_CREDENTIALS: Final = (
     "Attach a service account to this VM or pod, or name a key file in "
     "GOOGLE_APPLICATION_CREDENTIALS"
@@ -64,7 +65,7 @@ class Source:
             if getattr(error, "retryable", False) or not _is_refusal(error):
                 raise TargetDown(said, remedy=_NO_CREDENTIALS) from None
             raise LoginRefused(said, remedy=_REFUSED) from None
-        token = self._credentials.token
+        token = as_given(self._target, self._credentials.token, _NO_CREDENTIALS)
         return Ticket(lambda _host, _port, _user: token, _left(self._credentials.expiry))
 
 
@@ -74,10 +75,12 @@ class _Once(google.auth.transport.Request):
     def __init__(self, target: str) -> None:
         self._target = target
         self._request = google.auth.transport.requests.Request()
+        self._request.session.hooks["response"] = [_bounded]
 
     def __call__(self, url: str, *arguments: Any, **options: Any) -> Any:
         """Be a request as the SDK makes them. Raises `TargetDown`."""
-        options["timeout"] = _TIMEOUT
+        # Whoever is asked gives the token, or nobody does: a key's signature goes nowhere else.
+        options |= {"timeout": _TIMEOUT, "allow_redirects": False, "stream": True}
         place = urlsplit(url).netloc
         try:
             response = self._request(url, *arguments, **options)
@@ -92,6 +95,18 @@ class _Once(google.auth.transport.Request):
                 remedy=_NO_CREDENTIALS,
             )
         return response
+
+
+def _bounded(response: Any, **_: Any) -> None:
+    """Read an answer, as the SDK would without a bound."""
+    body = b""
+    for chunk in response.iter_content(8192):
+        body += chunk
+        if len(body) > _LONGEST:
+            response.close()
+            said = "an answer with a token is shorter"
+            raise google.auth.exceptions.TransportError(said)  # type: ignore[no-untyped-call]
+    response._content = body  # noqa: SLF001  # there is nothing public for it
 
 
 def _left(expiry: dt.datetime | None) -> float:
@@ -113,4 +128,4 @@ def _is_refusal(error: Exception) -> bool:
 def _told(error: Exception) -> str:
     """Return the first line of what the SDK says, which names no secrets."""
     said = error.args[0] if error.args else ""
-    return (str(said).splitlines() or [""])[0][:200]
+    return told((str(said).splitlines() or [""])[0])

@@ -7,6 +7,8 @@ too often. Nothing is ever written to disk.
 """
 
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,6 +27,11 @@ MOST_LOST: Final = 3  # threads that may be lost in an SDK
 EARLY: Final = 300.0  # seconds before its end that a token is replaced, at most half of its life
 LATEST: Final = 5.0  # seconds before its end that one is used at all
 _JUST_FETCHED: Final = 10.0  # seconds: refused within them, another one would fare no better
+_TOLD: Final = ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_SESSION_TOKEN", "IDENTITY_HEADER")
+_BODY: Final = re.compile(
+    r"[{<]|(?<=container metadata): "
+)  # of JSON, HTML, or whatever a container said
+_LONGEST: Final = 200
 
 
 class Ticket(NamedTuple):
@@ -47,6 +54,24 @@ class TokenSource(Protocol):
         Raises `ConfigurationError`, `TargetDown` (try again), `TargetRefused` (somebody has to
         change something).
         """
+
+
+def as_given(target: str, token: object, remedy: str) -> str:
+    """Return a token that an endpoint gave. Raises `TargetDown` for what can be none.
+
+    Without a password of ours libpq would look for one: in a passfile, in PGPASSWORD.
+    """
+    if isinstance(token, str) and token and token.isascii() and token.isprintable():
+        return token
+    raise TargetDown(f"{target}: what should be a token is none", remedy=remedy)
+
+
+def told(said: str) -> str:
+    """Return what an SDK says, without the body of an answer, and what the endpoint was told."""
+    for name in _TOLD:
+        if secret := os.environ.get(name):
+            said = said.replace(secret, "?")
+    return _BODY.split(said, maxsplit=1)[0].rstrip()[:_LONGEST]
 
 
 class Guard(Protocol):
