@@ -21,7 +21,7 @@ _OPTION_WORDS: Final = frozenset(
 _CUT_WORDS: Final = _OPTION_WORDS | {"where"}
 
 _COPY = re.compile(rf"{BEGINS}copy{ENDS}", FLAGS)
-_FROM_STDIN = re.compile(rf"{BEGINS}from\s++stdin{ENDS}", FLAGS)
+_FROM_STDIN = re.compile(rf"{BEGINS}from\s++std(?:in|out){ENDS}", FLAGS)  # the grammar takes both
 _NAME = rf"(?:\"[^\"]*+\"|{WORD})"
 _NAMES = rf"{_NAME}(?:\s*+,\s*+{_NAME})*"
 _OPTION = re.compile(

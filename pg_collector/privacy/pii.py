@@ -187,8 +187,8 @@ def _luhn(digits: str) -> bool:
 
 _SSN = re.compile(rf"{_BEFORE}([0-9]{{3}})-([0-9]{{2}})-([0-9]{{4}}){_AFTER}")
 _NAMED_SSN = re.compile(
-    r"(?:(?<![^\W_])ssn|social[ _-]{0,2}security)[^\w\n]{0,4}"
-    r"(?:(?:number|num|no|nr)[^\w\n]{1,4})?"
+    r"(?:(?<![^\W_])ssn|social[ _-]{0,2}security)(?:_|[^\w\n]{0,4})"
+    r"(?:(?:number|num|no|nr)(?:_|[^\w\n]{1,4}))?"
     rf"([0-9]{{3}})[ -]?([0-9]{{2}})[ -]?([0-9]{{4}}){_AFTER}",
     re.IGNORECASE,
 )

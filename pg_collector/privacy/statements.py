@@ -128,7 +128,7 @@ def apply_rules(masked: str, *, activity: bool) -> str:
 def _without_secrets(masked: str) -> str:
     """Return `masked` after the rules for statements whose secrets are not literals."""
     low = masked.lower()
-    if "stdin" in low:
+    if "stdin" in low or "stdout" in low:
         masked = drop_copy_data(masked)
     if "password" in low or "identified" in low:
         masked = mask_role_password(masked)

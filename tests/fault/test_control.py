@@ -246,6 +246,41 @@ def test_a_socket_of_a_dead_agent_is_replaced_and_nonsense_is_answered(server, t
         assert "not a request" in reply.error
 
 
+def test_who_drips_its_question_keeps_nobody_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(control._Connection, "timeout", 0.5)
+    path, stopping = tmp_path / "pgc.sock", threading.Event()
+    server = control.ControlServer({control.ReloadRequest: lambda _: control.Reply()}, [path])
+    server.start()
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(control.CONNECTIONS)]
+
+    def drip(client):
+        with contextlib.suppress(OSError):
+            _dripping(client, stopping)
+
+    threads = [threading.Thread(target=drip, args=(one,), name="drip") for one in clients]
+    try:
+        for client, thread in zip(clients, threads, strict=True):
+            client.connect(str(path))
+            thread.start()
+        assert server._server is not None
+        places = server._server.places
+        until(lambda: not places._value, what="every place is taken")
+        until(lambda: _answers(path), 5, "somebody else is answered")
+    finally:
+        stopping.set()
+        for client, thread in zip(clients, threads, strict=True):
+            thread.join(5)
+            client.close()
+        server.stop()
+
+
+def _answers(path):
+    try:
+        return control.ask(control.ReloadRequest(), path, 1.0) is not None
+    except AgentUnreachable:
+        return False
+
+
 def _silent(_connection, stopping):
     stopping.wait(5)
 

@@ -165,6 +165,8 @@ STATEMENTS = [
         "copy t (a) from stdin with (format csv);<inline copy data>",
     ),
     ("copy t from stdin\nhunter2", "copy t from stdin;<inline copy data>"),
+    ("copy t from stdout\nhunter2", "copy t from stdout;<inline copy data>"),
+    ("copy t to stdout csv; copy u to stdout", "copy t to stdout csv; copy u to stdout"),
     ("copy t from stdin csv;", "copy t from stdin csv;"),
     (
         "COPY t FROM STDIN WITH CSV HEADER\nhunter2,foo",

@@ -112,6 +112,8 @@ def test_what_is_no_card(text):
     [
         "219-09-9999",
         "ssn 219099999",
+        "ssn_219099999",
+        "customer_ssn_no_219099999",
         "SSN: 219 09 9999",
         "social security number 219099999",
         "social_security_no=219-09-9999",
