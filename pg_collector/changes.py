@@ -13,6 +13,7 @@ from pg_collector.samplers._sampler import BUCKETS
 _NOTHING: Final = "0"  # the sum of a bucket without rows
 LEAST_BATCH = 20  # values that are asked for at once, however slow that is
 FULL_EVERY = 900.0  # seconds: a full line follows at least that often (docs/specs/samples.md)
+CROWD: Final = 1_000  # what went away and is remembered does no harm where all is less than this
 
 
 class Changes:
@@ -44,6 +45,10 @@ class Changes:
     def full(self) -> bool:
         """Whether this turn's line is to be a full one."""
         return self._full
+
+    def expire(self) -> None:
+        """Have the next line be a full one: too much went away since the last."""
+        self._full_at = -math.inf
 
     def changed(self, row: Sequence[Any]) -> bool:
         """Remember the row; return whether it has to be sent."""
@@ -125,7 +130,10 @@ class Moved(Changes):
         return self._reset
 
     def commit(self, now: float, at: str) -> None:
-        """Remember this turn: its line is in the buffer. What went away stays until a full one."""
+        """Remember this turn: its line is in the buffer. What went away stays until a full one.
+
+        That one comes sooner where most of what is remembered went away.
+        """
         if self._full:
             self._sums = [_NOTHING] * BUCKETS
             self._moved = {}
@@ -135,6 +143,8 @@ class Moved(Changes):
         for bucket, total in self._sums_next.items():
             self._sums[bucket] = total
         self._visible = self._visible_next
+        if _crowded(len(self._moved), self._visible):
+            self.expire()
 
 
 class Chosen:
@@ -275,10 +285,12 @@ class Known:
         self._wanted: dict[int, Any] = {}
         self._seen: set[int] = set()
         self._partly = False
+        self._complete = False  # whether all rows of the turn were shown
 
     def begin(self, *, partly: bool) -> None:
         """Begin a turn; `partly`: only rows that moved are shown, the others are as they were."""
         self._partly = partly
+        self._complete = False
         if not partly:
             self._wanted.clear()
             self._seen.clear()
@@ -286,13 +298,21 @@ class Known:
     def note(self, key: tuple[Any, ...], value: object, now: float) -> bool:
         """See a key; `value` is what to ask for. Return whether it is of our own making."""
         hashed = hash(key)
+        self._seen.add(hashed)
         if hashed in self._own:
             self._wanted.pop(hashed, None)
             return True
-        self._seen.add(hashed)
         if now - self._known.get(hashed, -math.inf) >= self._refresh:
             self._wanted[hashed] = value
         return False
+
+    def end(self) -> None:
+        """End a turn: all of its rows were shown."""
+        self._complete = True
+
+    def crowded(self, rows: int) -> bool:
+        """Whether most keys are of rows that went away, where there are so many rows."""
+        return _crowded(len(self._known) + len(self._wanted) + len(self._own), rows)
 
     def wanted(self) -> list[Any]:
         """Return what to ask for now, without doubles, at most `batch` of them."""
@@ -322,12 +342,19 @@ class Known:
     def commit(self, asked: Collection[Any], now: float, left: Collection[int] = ()) -> None:
         """Remember what was asked: the answers are in the buffer, or there were none.
 
-        `left` are the hashes of keys whose answer was left behind for want of room.
+        `left` are the hashes of keys whose answer was left behind for want of room. Keys of rows
+        that went away are forgotten where all rows were shown.
         """
         for hashed, value in tuple(self._wanted.items()):
             if value in asked and hashed not in left:
                 self._known[hashed] = now
                 del self._wanted[hashed]
-        if not self._partly:
+        if self._complete and not self._partly:
             self._known = {key: at for key, at in self._known.items() if key in self._seen}
+            self._own &= self._seen
+        self._complete = False
         self._seen.clear()
+
+
+def _crowded(kept: int, there: int) -> bool:
+    return kept > max(2 * there, CROWD)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from pg_collector.changes import Chosen, Moved, Ranks
+from pg_collector.changes import Changes, Chosen, Moved, Ranks
 from pg_collector.pg.session import Session
 from pg_collector.privacy.mask import Masker
 from pg_collector.privacy.utility import command_alone
@@ -84,6 +84,7 @@ class Reader:
             moved = changes.changed(row) if changes is not None else True
             if moved and (ranks is None or ranks.moved(row)):
                 reading.body.add(prepared.row(row))
+        _shown_all(turn, statement, changes, reading)
         if statement.began is not None and not reading.tells_epoch:
             ((reading.epoch,),) = session.fetch(statement.began).rows
             reading.tells_epoch = True
@@ -135,6 +136,16 @@ class Reader:
         # A text that is not masked tells what it is only once it is: a comment may stand first.
         masked = self.masker.basic(raw) if self.masker.level == "none" else text
         return command_alone(masked) or text
+
+
+def _shown_all(turn: Turn, statement: Statement, changes: Changes | None, reading: Reading) -> None:
+    """Tell the look-ups of a set that they saw its rows; a full line lets them forget others."""
+    for search in turn.searches:
+        if search.lookup.of != statement.query.set:
+            continue
+        search.known.end()
+        if changes is not None and not changes.full and search.known.crowded(reading.total):
+            changes.expire()
 
 
 def _choose(session: Session, statement: Statement, chosen: Chosen, now: float) -> None:

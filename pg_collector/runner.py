@@ -261,11 +261,13 @@ class Runner:
         statement = search.statement
         wanted = search.known.wanted()
         if statement is None or not wanted or asking.now < search.retry_at:
+            search.known.commit((), asking.now)
             return
         try:
             self._find(asking, search, statement, wanted)
         except SamplerError as error:
             asking.tray.failed += 1
+            search.known.commit((), asking.now)
             # Too much for the time there is: next turn less. Anything else will take a while.
             smaller = isinstance(error, SamplerTimeout) and search.known.shrink()
             search.retry_at = asking.now if smaller else asking.now + RECHECK

@@ -4,10 +4,12 @@ import re
 
 import pytest
 
+from pg_collector.changes import CROWD
 from tests.support.conditions.statements import (
     distinct_statement,
     evicted_statements,
     reset_statements,
+    run_distinct,
     statements,
 )
 from tests.support.sampling import SAMPLERS, sampling, strictly, told
@@ -197,3 +199,22 @@ def test_utility_statements_are_sent_as_their_command_and_passwords_never(databa
         assert any(re.fullmatch("CREATE <[0-9a-f]{16}>", text) for text in texts)
         raw = b"".join(line.raw for found in lines.values() for line in found)
         assert b"canary" not in raw
+
+
+def test_entries_that_come_and_go_bring_a_full_line_before_its_time(newest_server):
+    """What went away is forgotten with it, and not remembered for a quarter of an hour."""
+    database, few = newest_server.database(), CROWD * 2 // 5
+    evicted = (
+        "select count(pg_stat_statements_reset(userid, dbid, queryid)) from (select *"
+        f" from pg_stat_statements where query like 'select $1 %' limit {few}) as found"
+    )
+    with sampling(database.dsn()) as there, statements(database, CROWD):
+        assert "delta" not in there.take("statements")["statements"][0].head
+        deltas: list[bool] = []
+        for turn in range(6):  # a minute each
+            assert database.value(evicted) == few
+            run_distinct(database, few, first=CROWD + turn * few)
+            deltas += {"delta" in line.head for line in there.take("statements")["statements"]}
+    assert len(deltas) == 6
+    assert deltas[:2] == [True, True]
+    assert not all(deltas)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_collector.changes import FULL_EVERY, Changes, Known
+from pg_collector.changes import CROWD, FULL_EVERY, Changes, Known
 
 
 def turn(changes, now, rows, *, full=False):
@@ -114,9 +114,51 @@ def test_an_entry_that_was_evicted_is_looked_up_when_it_is_back():
     known = Known(refresh=100, batch=10)
     known.note((1,), "id1", 0)
     known.commit({"id1"}, 0)
-    known.commit((), 1)
+    shown(known, [], 1)
     known.note((1,), "id1", 2)
     assert known.wanted() == ["id1"]
+
+
+def shown(known, keys, now, *, partly=False):
+    """Take a turn that shows these keys, and looks everything up."""
+    known.begin(partly=partly)
+    for key in keys:
+        known.note((key,), key, now)
+    known.end()
+    wanted = known.wanted()
+    known.commit(frozenset(wanted), now)
+    return wanted
+
+
+def test_a_turn_that_broke_off_forgets_nothing():
+    known = Known(refresh=100, batch=10)
+    assert shown(known, [1, 2], 0) == [1, 2]
+    known.begin(partly=False)
+    known.note((1,), 1, 1)
+    known.commit((), 1)
+    assert shown(known, [1, 2], 2) == []
+
+
+def test_entries_of_our_own_making_are_forgotten_when_they_went_away():
+    known = Known(refresh=100, batch=10)
+    shown(known, [1, 2], 0)
+    for key in (1, 2):
+        known.found((key,), own=True)
+    shown(known, [2], 1)
+    assert known.note((2,), 2, 2)
+    assert not known.note((1,), 1, 2)
+
+
+def test_keys_of_rows_that_went_away_are_a_crowd_until_all_rows_are_shown():
+    known = Known(refresh=100, batch=2 * CROWD)
+    rows = CROWD
+    shown(known, range(rows), 0)
+    for turn in range(1, 3):
+        assert not known.crowded(rows)
+        shown(known, range(turn * rows, turn * rows + rows), turn, partly=True)
+    assert known.crowded(rows)
+    shown(known, range(2 * rows, 3 * rows), 3)
+    assert not known.crowded(rows)
 
 
 def test_a_batch_shrinks_to_a_least_and_no_further():
