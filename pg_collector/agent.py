@@ -172,6 +172,7 @@ class Agent:
             self.stopping,
             essential=self.life.essential,
             beat=self.vitals.heart("scheduler").beat,
+            after=self._come_back,
         )
         self._own_outlet = outlet is None
         self._orders = Orders(
@@ -468,6 +469,12 @@ class Agent:
 
     def _take(self, job: Job) -> None:
         self.life.essential(partial(self.targets[job.target].take, job))
+
+    def _come_back(self, job: Job) -> None:
+        """Leave the database that the last turns of a round were taken in."""
+        target = self.targets.get(job.target)  # it may have been taken away meanwhile
+        if target is not None:
+            self.life.essential(partial(target.come_back, job.lane))
 
     def _stop_sampling(self) -> None:
         """End the turns: politely first, then by shutting their sockets."""

@@ -12,6 +12,7 @@ CollectorError                 carries a remedy: what the reader can do about it
 │   └── SamplerUnavailable     the server will not answer this until something changes there
 ├── TargetError                the target cannot be used now; reconnect with back-off
 │   ├── TargetDown             nobody answers, or the session was lost
+│   │   └── SessionUnfinished  the log-in began and did not end: of a visited database, leave it out
 │   └── TargetRefused          the server says no (password, pg_hba, pooler, version): back off long
 │       └── LoginRefused       it is about who we are: told to the audit log
 ├── DeliveryError
@@ -129,6 +130,10 @@ class TargetError(CollectorError):
 
 class TargetDown(TargetError):
     """The server does not answer, or the session is lost: reconnect with back-off."""
+
+
+class SessionUnfinished(TargetDown):
+    """The server took the connection, and gave no session in time: its database may be locked."""
 
 
 class TargetRefused(TargetError):

@@ -141,14 +141,17 @@ class Scheduler:
         *,
         essential: Callable[[Callable[[], None]], object] = lambda work: work(),
         beat: Callable[[float], None] = lambda _within: None,
+        after: Callable[[Job], None] = lambda _job: None,
     ) -> None:
         """Build it; nothing runs before `start`.
 
-        `run` is called in the lane's thread and must not raise. `essential` runs the scheduling
+        `run` is called in the lane's thread and must not raise; nor `after`, which hears there of
+        the last job of each round. `essential` runs the scheduling
         thread: an exception there says that nothing is scheduled any more. That thread calls `beat`
         with the seconds that it will be silent.
         """
         self._run = run
+        self._after = after
         self._metrics = metrics
         self._clock = clock
         self._stopping = stopping
@@ -324,6 +327,7 @@ class Scheduler:
                 self._skipped(job, "lane_busy")
             elif is_here:
                 self._counted(partial(self._run, job))
+        self._counted(partial(self._after, one.jobs[-1]))
 
     def _shut_down(self) -> None:
         """Stop scheduling. APScheduler joins its thread without a bound, and that may be stuck."""

@@ -244,7 +244,8 @@ class Target:
     def spare_lane(self) -> LaneName:
         """The lane for what may take long: the slow one, where it has a session."""
         slow = self._lanes.get(LaneName.SLOW)
-        return LaneName.SLOW if slow is not None and slow.connected else LaneName.FAST
+        well = slow is not None and (slow.connected or slow.between)
+        return LaneName.SLOW if well else LaneName.FAST
 
     @property
     def lanes(self) -> tuple[LaneName, ...]:
@@ -291,6 +292,12 @@ class Target:
         if self._token_breaker is not None:
             component = {"component": self._token_breaker.component}
             self._metrics.circuit_breaker_state.remove_by_labels(component)
+
+    def come_back(self, name: LaneName) -> None:
+        """Have a lane leave the database that it visited; in the thread of the lane."""
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.come_back()
 
     def rest_lane(self, name: LaneName) -> None:
         """Close one lane's session until a turn needs it again; in the thread of the lane."""
@@ -372,6 +379,8 @@ class Target:
         lane.drop(error)
         if place is not None:
             tour.again(job.sampler)
+        else:
+            tour.pardon()
         self._missed(job, error)
 
     def _turn(self, job: Job, place: str | None) -> Turn:

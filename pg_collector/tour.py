@@ -34,6 +34,7 @@ class Tour:
         self._learnt_at = -math.inf
         self._turns: dict[str, int] = {}
         self._refused: dict[str, float] = {}  # until when
+        self._newest: str | None = None  # of these
 
     @property
     def enabled(self) -> bool:
@@ -84,6 +85,13 @@ class Tour:
     def refused(self, name: str, now: float) -> None:
         """Leave a database out for a while."""
         self._refused[name] = now + AGAIN_AFTER
+        self._newest = name
+
+    def pardon(self) -> None:
+        """Leave out the newest no more: the server as a whole was not to be had."""
+        if self._newest is not None:
+            self._refused.pop(self._newest, None)
+            self._newest = None
 
     def _wanted(self, name: str) -> bool:
         if name in MANAGED:

@@ -45,6 +45,14 @@ class ConnectTimeout(Exception):
     """The attempt did not end before its deadline; the text says in which phase it was."""
 
 
+class SessionTimeout(ConnectTimeout):
+    """The log-in began, and the session did not before the deadline.
+
+    The server's process may wait for a lock on the database, as while that is copied; it notices
+    only then that nobody is there any more.
+    """
+
+
 class DeadlineExceeded(psycopg.OperationalError):
     """The server did not answer in time; the connection is closed."""
 
@@ -354,7 +362,8 @@ def _handshake(pgconn: pq.abc.PGconn, deadline: float, wire: Wire) -> None:
         if wire.is_cut:
             raise WireCut
         if not ready:
-            raise ConnectTimeout(_PHASES.get(pq.ConnStatus(pgconn.status), "log-in"))
+            phase = _PHASES.get(pq.ConnStatus(pgconn.status))
+            raise SessionTimeout("log-in") if phase is None else ConnectTimeout(phase)
         status = pgconn.connect_poll()
 
 

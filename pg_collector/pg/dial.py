@@ -4,12 +4,23 @@ import random
 import time
 from typing import NamedTuple
 
-from pg_collector.errors import TargetDown, TargetError, TargetRefused
+from pg_collector.errors import SessionUnfinished, TargetDown, TargetError, TargetRefused
 from pg_collector.pg import tls, trouble
-from pg_collector.pg.connection import ConnectFailed, Connection, ConnectTimeout, connect
+from pg_collector.pg.connection import (
+    ConnectFailed,
+    Connection,
+    ConnectTimeout,
+    SessionTimeout,
+    connect,
+)
 from pg_collector.pg.conninfo import Endpoint, Route
 from pg_collector.resolve import Resolver
 from pg_collector.wire import Wire, WireCut
+
+_UNFINISHED = (
+    "Is the server up and not overloaded? Is the database being copied, moved or renamed, or does "
+    "a firewall drop packets on the way?"
+)
 
 
 class _Attempt(NamedTuple):
@@ -53,9 +64,11 @@ def _try(route: Route, attempt: _Attempt, deadline: float, wire: Wire) -> Connec
             text = tls.explained(text, route, (attempt.endpoint, attempt.address), deadline, wire)
         raise trouble.connection_failed(text, peer, scrub=route.scrub) from None
     except ConnectTimeout as error:
+        text = f"{peer.place}: no answer within {bound:.1f} s (waited for: {error})"
+        if isinstance(error, SessionTimeout):
+            raise SessionUnfinished(text, remedy=_UNFINISHED) from None
         raise TargetDown(
-            f"{peer.place}: no answer within {bound:.1f} s (waited for: {error})",
-            remedy="Is the server up, and does a firewall drop packets on the way?",
+            text, remedy="Is the server up, and does a firewall drop packets on the way?"
         ) from None
 
 
@@ -95,7 +108,8 @@ def _together(failures: list[TargetError]) -> TargetError:
     if len(failures) == 1:
         return failures[0]
     remedies = dict.fromkeys(one.remedy for one in failures if one.remedy)
-    return TargetDown(
+    kind = type(failures[-1]) if isinstance(failures[-1], TargetDown) else TargetDown
+    return kind(
         "; ".join(dict.fromkeys(map(str, failures))),
         remedy=next(iter(remedies), ""),
         sqlstate=failures[-1].sqlstate,

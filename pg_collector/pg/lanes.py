@@ -16,7 +16,14 @@ from typing import Protocol
 
 from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Database
-from pg_collector.errors import BreakerOpen, LoginRefused, TargetDown, TargetError, TargetRefused
+from pg_collector.errors import (
+    BreakerOpen,
+    LoginRefused,
+    SessionUnfinished,
+    TargetDown,
+    TargetError,
+    TargetRefused,
+)
 from pg_collector.pg import conninfo
 from pg_collector.pg.auth.login import Login, Plain, Sign
 from pg_collector.pg.session import LEAVE_WITHIN, Session, prepared
@@ -100,6 +107,7 @@ class Lane:
         self._not_before = 0.0
         self._let_go_at = -math.inf  # when a process of the server was left that may have a place
         self._last: TargetError | None = None
+        self.between = False  # whether it came back from a visit, and nothing went wrong since
         self.preparing = 0.0  # seconds spent before a server was asked, all in all
         self.weakness = ""  # of the last route: what somebody on the way could do
         self._named: tuple[Path, ...] | None = None  # files that logging in depends on
@@ -148,6 +156,16 @@ class Lane:
             self._failures = 0
         self._end(session)
         self._failed(error)
+
+    def come_back(self) -> None:
+        """Close a session in another database than the target's own; in the thread of the lane.
+
+        Nobody can drop that database, or take it for a template, as long as a session is there.
+        """
+        session = self._session
+        if session is not None and self._place is not None:
+            self._end(session, follows=session.alive, gone=session.leave())
+            self.between = True
 
     def rest(self) -> None:
         """Close the session until it is needed again; in the thread of the lane."""
@@ -261,13 +279,14 @@ class Lane:
                 resolver=self._resolver,
             )
         except TargetDown as error:
-            if dbname is None or error.sqlstate not in _OF_ONE_DATABASE:
+            if dbname is None or not _concerns_one_database(error):
                 raise
             raise TargetRefused(str(error), remedy=error.remedy, sqlstate=error.sqlstate) from error
         session.lineage = self._lineage
         if self._well_since is None:
             self._well_since = self._clock.monotonic()
         self._session, self._place = session, dbname
+        self.between = False
         self._lifetime = LIFETIME * random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311
         self._last = None
         self._tell(connected=True)
@@ -291,6 +310,7 @@ class Lane:
         delay = min(first * 2.0 ** min(self._failures, 16), longest)
         self._failures += 1
         self._well_since = None
+        self.between = False
         self._last = error
         # Half of it is certain, the rest is chance: agents must not come back all at once.
         self._not_before = self._clock.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311
@@ -314,6 +334,10 @@ class Lane:
     def _tell(self, *, connected: bool) -> None:
         if self._on_change is not None:
             self._on_change(connected)
+
+
+def _concerns_one_database(error: TargetDown) -> bool:
+    return isinstance(error, SessionUnfinished) or error.sqlstate in _OF_ONE_DATABASE
 
 
 def _stamps(files: Iterable[Path]) -> Stamps:

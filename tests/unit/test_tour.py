@@ -34,6 +34,15 @@ def test_what_a_service_keeps_for_itself_is_never_visited():
     assert not MANAGED & set(places(tour(exclude=()), "vacuum", 20))
 
 
+def test_the_newest_refusal_is_pardoned_where_the_whole_server_was_away():
+    one = tour()
+    one.refused("app", 0.0)
+    one.refused("billing", 1.0)
+    one.pardon()
+    one.pardon()
+    assert places(one, "vacuum", 4, 2.0) == [None, "billing", "shop_1", "shop_2"]
+
+
 def test_a_database_that_refuses_is_left_out_for_a_while():
     one = tour()
     one.refused("app", 0.0)

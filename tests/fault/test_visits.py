@@ -1,0 +1,86 @@
+"""What a visit leaves behind in a database: nothing that stands in its owner's way."""
+
+import threading
+
+import pytest
+from msgspec.structs import replace
+
+from pg_collector.config.model import Discover
+from pg_collector.metrics import Metrics
+from pg_collector.privacy.mask import Masker
+from pg_collector.runner import Runner
+from pg_collector.samplers._sampler import LaneName
+from pg_collector.schedule import Job
+from pg_collector.spot import Tray
+from pg_collector.target import Target
+from tests.support.agents import configuration, running
+from tests.support.conditions.session import sessions
+from tests.support.hand_clock import HandClock
+from tests.support.sampling import SAMPLERS, Line
+from tests.support.target import target
+from tests.support.until import until
+
+NAME = 'A "Näme" to quote'
+QUOTED = '"A ""Näme"" to quote"'
+WAITING = "select count(*) from pg_locks where classid = 'pg_database'::regclass and not granted"
+
+
+@pytest.fixture
+def visited(newest_server):
+    """A server with a database to visit."""
+    newest_server.query(f"create database {QUOTED}")
+    yield newest_server
+    newest_server.vacated().query(f"drop database if exists {QUOTED} with (force)")
+
+
+def test_a_visited_database_is_left_after_the_round_and_can_be_dropped(visited, tmp_path):
+    config = configuration({"prod": visited.dsn("pgcollector")}, tmp_path, every=0.5)
+    one = replace(
+        config.databases[0], samplers=("vacuum",), discover=Discover(enabled=True, include=(NAME,))
+    )
+    with running(replace(config, databases=(one,))) as agent:
+        there = agent.targets["prod"]
+        until(
+            lambda: there.connections == 0 and there.spare_lane is LaneName.SLOW,
+            what="its one session was in the visited database, and is closed",
+        )
+        agent.scheduler.withdraw("prod")
+        visited.query(f"drop database {QUOTED}")
+
+
+def test_a_database_that_lets_no_session_begin_is_left_out_and_costs_one_wait(visited):
+    """As while it is copied or moved: each attempt leaves a process behind that waits there."""
+    clock, tray = HandClock(), Tray()
+    database = replace(
+        target(visited.dsn("pgcollector"), connect_timeout=0.5),
+        discover=Discover(enabled=True, include=(NAME,)),
+    )
+    metrics = Metrics(clock)
+    there = Target(
+        database, SAMPLERS, Runner(tray, Masker(), metrics, clock),
+        buffer=tray, metrics=metrics, clock=clock, stopping=threading.Event(),
+    )  # fmt: skip
+
+    def take():
+        clock.advance(10)
+        tray.lines.clear()
+        there.take(Job("lab", "vacuum", 10.0, LaneName.SLOW))
+        return [Line(raw) for raw in tray.lines]
+
+    with sessions(visited.database(), "mover") as (mover,):
+        take()
+        mover.do("begin")
+        mover.do(f"alter database {QUOTED} rename to elsewhere")
+        visited.query("alter role pgcollector connection limit -1")
+        try:
+            ((state,),) = [line.rows for line in take() if line.head.get("database") == NAME]
+            assert (state["state"], state["reason"]) == ("down", "refused")
+            assert "waited for: log-in" in state["message"]
+            assert "copied, moved or renamed" in state["remedy"]
+            for _ in range(2):
+                assert {line.head.get("database") for line in take()} >= {"postgres"}
+            assert there.trouble is None
+            assert visited.query(WAITING) == [(1,)]
+        finally:
+            visited.query("alter role pgcollector connection limit 2")
+            there.close()
