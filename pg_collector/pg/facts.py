@@ -37,7 +37,7 @@ class Identity(NamedTuple):
     database: str
     role: str
     in_recovery: bool
-    superuser: bool
+    superuser: str  # on or off
     read_only: str
     statement_timeout: str
     search_path: str
@@ -46,13 +46,16 @@ class Identity(NamedTuple):
 _IDENTITY = """SELECT /* pgc:facts */ pg_catalog.pg_backend_pid(),
  pg_catalog.current_setting('server_version_num')::int, pg_catalog.current_database(),
  current_user, pg_catalog.pg_is_in_recovery(),
- pg_catalog.current_setting('is_superuser') = 'on',
+ pg_catalog.current_setting('is_superuser'),
  pg_catalog.current_setting('default_transaction_read_only'),
  pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('search_path')"""
 
 
 def identify(run: Run) -> Identity:
-    """Ask who is there. Names are qualified: the search path may not be ours yet."""
+    """Ask who is there. Names are qualified: the search path may not be ours yet.
+
+    So there is no operator: anybody's could come before the system's.
+    """
     return Identity(*run(_IDENTITY, None).rows[0])
 
 
@@ -129,7 +132,7 @@ def read(run: Run, relations: frozenset[str]) -> Facts:
         database=identity.database,
         role=identity.role,
         in_recovery=identity.in_recovery,
-        superuser=identity.superuser,
+        superuser=identity.superuser == "on",
         columns={name: frozenset(found) for name, found in columns.items()},
         extensions={name: Extension(*found) for name, found in extensions.items()},
         settings=parts["settings"] or {},

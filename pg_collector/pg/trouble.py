@@ -113,7 +113,8 @@ def statement_failed(
     code = error.sqlstate
     text = scrub(_primary(error))
     if not alive or _lost(code):
-        return TargetDown(f"the session was lost: {text}", remedy=_lost_remedy(code), sqlstate=code)
+        remedy = _lost_remedy(code, text)
+        return TargetDown(f"the session was lost: {text}", remedy=remedy, sqlstate=code)
     if code == "57014":
         return SamplerTimeout(
             f"the statement took too long: {text}",
@@ -164,10 +165,18 @@ def _lost(code: str | None) -> bool:
 _LOST = {"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"}
 
 
-def _lost_remedy(code: str | None) -> str:
-    if code == "57P05":
-        return "The server's idle_session_timeout ended it: ALTER ROLE ... SET it to 0 for the role"
+def _lost_remedy(code: str | None, text: str) -> str:
+    """Name the setting that ended a session. One found dead has only the server's words left."""
+    for each, words, setting in _ENDED_BY:
+        if code == each or (code is None and words in text):
+            return f"The server's {setting} ended it: ALTER ROLE ... SET it to 0 for the role"
     return ""
+
+
+_ENDED_BY = (
+    ("57P05", "idle-session timeout", "idle_session_timeout"),
+    ("25P04", "transaction timeout", "transaction_timeout"),
+)
 
 
 # --- a connection failed
@@ -199,6 +208,8 @@ def _refusal(code: str, text: str, message: str, peer: Peer) -> TargetError:
     kind: type[TargetError] = TargetDown
     if code.startswith("28"):
         kind = LoginRefused
+    elif code == "55P03":
+        kind = TargetDown  # a lock on catalogs passes
     elif code.startswith(("3D", "22", "42", "0A", "55")) or code == "57P04":
         kind = TargetRefused
     return kind(message, remedy=remedy, sqlstate=code)
@@ -261,6 +272,8 @@ _REMEDIES = {
     "57P03": _STARTS,
     "42704": "Check `options` of conn_string and PGOPTIONS: the server knows no such setting",
     "22023": "Check `options` of conn_string and PGOPTIONS: the server refuses the value",
+    "25006": "An event trigger on login writes: let it do nothing in a read-only transaction",
+    "55P03": "Nothing to do unless it lasts: DDL or VACUUM FULL holds a catalog of {dbname}",
 }
 
 # Words of libpq itself, and those of an English server where the SQLSTATE could not be had.

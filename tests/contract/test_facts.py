@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from pg_collector.errors import SamplerError, SamplerUnavailable
@@ -189,3 +190,25 @@ def test_facts_take_three_round_trips_at_most():
 
     facts.read(run, RELATIONS)
     assert len(asked) == 2
+
+
+def test_who_is_there_is_asked_without_anything_that_a_search_path_can_replace(newest_server):
+    """As behind a pooler that drops our settings: the owner of a database may set its path."""
+    database = newest_server.database()
+    database.query(
+        """create schema hostile;
+        create function hostile.says(text, text) returns boolean language plpgsql
+         as $$ begin raise exception 'hostile'; end $$;
+        create operator hostile.= (leftarg = text, rightarg = text, function = hostile.says)"""
+    )
+    try:
+        with database.connect(options="-c search_path=hostile,pg_catalog") as session:
+
+            def run(sql, _parameters):
+                return Answer((), session.execute(sql).fetchall())
+
+            assert facts.identify(run).superuser == "on"
+            with pytest.raises(psycopg.errors.RaiseException):
+                session.execute("select current_user::text = 'x'::text")
+    finally:
+        database.query("drop schema hostile cascade")

@@ -65,6 +65,24 @@ def test_whatever_happens_to_a_dead_connection_is_an_outage():
     assert type(statement_failed(psycopg.OperationalError("gone"), alive=False)) is TargetDown
 
 
+@pytest.mark.parametrize(
+    ("error", "setting"),
+    [
+        (failed("57P05"), "idle_session_timeout"),
+        (failed("25P04"), "transaction_timeout"),
+        # It had ended before we asked: libpq hands on the server's words alone.
+        (
+            psycopg.OperationalError(
+                "consuming input failed: terminating connection due to idle-session timeout"
+            ),
+            "idle_session_timeout",
+        ),
+    ],
+)
+def test_a_session_that_a_setting_ended_names_it(error, setting):
+    assert f"{setting} ended it: ALTER ROLE" in statement_failed(error, alive=False).remedy
+
+
 def test_a_library_that_is_not_loaded_is_recognised_in_any_language():
     text = "pg_stat_statements muss über »shared_preload_libraries« geladen werden"
     error = statement_failed(failed("55000", text), alive=True)
@@ -100,6 +118,9 @@ def test_errors_that_show_another_shape_make_the_facts_stale():
         ("FATAL:  42501: keine Berechtigung", TargetRefused, "GRANT CONNECT ON DATABASE shop"),
         ("FATAL:  53300: zu viele Verbindungen", TargetDown, "CONNECTION LIMIT"),
         ("FATAL:  57P03: das Datenbanksystem startet", TargetDown, "starts or recovers"),
+        ("FATAL:  55P03: Anweisung wird abgebrochen", TargetDown, "holds a catalog of shop"),
+        ("FATAL:  55000: nimmt keine Verbindungen an", TargetRefused, "shop"),
+        ("FATAL:  25006: kann INSERT nicht ausführen", TargetDown, "event trigger on login"),
         ("FATAL:  08P01: unsupported startup parameter: options", TargetRefused, "directly"),
         ("FATAL: password authentication failed for user", LoginRefused, "password of"),
         ('FATAL: role "watcher" does not exist', TargetRefused, "CREATE ROLE"),
