@@ -46,6 +46,11 @@ class Changes:
         """Whether this turn's line is to be a full one."""
         return self._full
 
+    @property
+    def size(self) -> int:
+        """How many rows it remembers."""
+        return len(self._seen)
+
     def expire(self) -> None:
         """Have the next line be a full one: too much went away since the last."""
         self._full_at = -math.inf
@@ -177,6 +182,11 @@ class Chosen:
         """What is chosen."""
         return self._ids if self._next is None else self._next[0]
 
+    @property
+    def size(self) -> int:
+        """How many objects it remembers."""
+        return len(self._ids)
+
     def commit(self) -> None:
         """Remember this turn."""
         if self._next is not None:
@@ -211,6 +221,11 @@ class Ranks(Chosen):
         self._fell = 0
         self._rows_next = {}
         return super().begin(now, turn)
+
+    @property
+    def size(self) -> int:
+        """How many objects it remembers."""
+        return len(self._before)
 
     @property
     def total(self) -> int:

@@ -40,7 +40,10 @@ audit = logging.getLogger("pg_collector.audit")
 
 T = TypeVar("T")
 
-VISITS_KEPT = 64  # databases whose last lines a sampler remembers; others are sent whole
+# Of how many visited databases a sampler remembers its lines, and how many rows all of them may
+# have. Those that came first stay: of a round that is longer, the last ones seen come last again.
+VISITS_KEPT = 64
+ROWS_KEPT = 50_000
 
 
 class Tally(NamedTuple):
@@ -361,6 +364,7 @@ class Target:
         turn = self._turn(job, place)
         if place is not None:
             outcome = self._runner.take(turn, session)
+            self._forget_beyond(job, place)
         else:
             self.facts = session.facts
             outcome = self._runner.take(turn, session, partial(self._introduction.tell, job))
@@ -387,19 +391,24 @@ class Target:
         with self._lock:
             if job.lane not in self._idle:
                 self._turning.add(job.lane)
-            turn = self._turns.pop((job.sampler, place), None)
+            turn = self._turns.get((job.sampler, place))
             if turn is None:
                 sampler = self._samplers[job.sampler]
                 turn = Turn(sampler, self.name, job.every, self.states, database=place)
-            self._turns[job.sampler, place] = turn  # the newest last
-            visited = [key for key in self._turns if key[0] == job.sampler and key[1] is not None]
-            if len(visited) > VISITS_KEPT:
-                del self._turns[visited[0]]
+                self._turns[job.sampler, place] = turn
             factor = self._budget.factor(job.sampler)
             turn.every = job.every * factor * self._round(job)
             turn.slowed = self._slowed.get(job.sampler) if factor > 1 else None
             self._metrics.of_turns(self.name, job.sampler).paced(job.every, turn.every)
             return turn
+
+    def _forget_beyond(self, job: Job, place: str) -> None:
+        """Forget a visit where more is remembered than may be: the next one sends all rows."""
+        with self._lock:
+            visits = {key: turn for key, turn in self._turns.items() if key[1] is not None}
+            count = sum(sampler == job.sampler for sampler, _ in visits)
+            if count > VISITS_KEPT or sum(turn.size for turn in visits.values()) > ROWS_KEPT:
+                self._turns.pop((job.sampler, place), None)
 
     def _say(self, slowed: Slowed) -> None:
         """Tell that a sampler's turns have become rarer, or more frequent again."""

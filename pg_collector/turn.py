@@ -155,6 +155,12 @@ class Turn:
         self._losses: int | None = None  # of the turn before
         self._losing = False
 
+    @property
+    def size(self) -> int:
+        """How many rows and objects its sets remember, at some hundred bytes each."""
+        kept = (part for one in self.memories.values() for part in (one.changes, one.chosen))
+        return sum(part.size for part in kept if part is not None)
+
     def gates(self, query: Query) -> list[str]:
         """Return the columns of a set that decide whether another set is asked."""
         return [column for name, column in self._gates if name == query.set]

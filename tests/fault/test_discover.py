@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
+from pg_collector import target as module
 from pg_collector.config.model import Breaker, Discover
 from pg_collector.metrics import Metrics
 from pg_collector.pg.auth.login import Plain
@@ -227,6 +228,28 @@ def test_a_database_that_is_gone_is_forgotten_until_it_is_back(database, visits)
     assert told(back) == [(name, "ok", None)]
     full, changes = full_and_changes(line for line in back if line.set == "vacuum.tables")
     assert (len(full), len(changes)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "bound", [pytest.param(("VISITS_KEPT", 1), marks=pytest.mark.long), ("ROWS_KEPT", 300)]
+)
+def test_of_more_databases_than_can_be_remembered_the_first_ones_are(
+    database, visits, monkeypatch, bound
+):
+    """With the last ones, none would ever be known when its turn comes again."""
+    monkeypatch.setattr(module, *bound)
+    others = [f"{database.name}_{letter}" for letter in "ab"]
+    for one in others:
+        database.server.query(f"create database {one} template {database.name}")
+    try:
+        there = visits(database.server.dsn("pgcollector"), include=tuple(others))
+        for full in ((True, True), (False, True)):
+            there.tables()  # at home
+            assert [*there.tables(), *there.tables()] == list(zip(others, full, strict=True))
+        there.target.close()
+    finally:
+        for one in others:
+            database.server.database(one).drop()
 
 
 def test_a_visit_that_a_lost_server_spoilt_is_made_up_for(database, visits, fault_proxy):
