@@ -34,6 +34,9 @@ _SWITCHES: Final = {
 }
 
 
+_OUR_ROLES: Final = frozenset(("user", "database user"))
+
+
 def findings(target: str, examined: Examination) -> Iterator[Finding]:
     """Judge each setting; one line where all are as they should be."""
     worse = [*_switches(target, examined), *_cut(target, examined)]
@@ -49,6 +52,8 @@ def findings(target: str, examined: Examination) -> Iterator[Finding]:
 def _switches(target: str, examined: Examination) -> Iterator[Finding]:
     for name, switch in _SWITCHES.items():
         found = examined.settings.get(name)
+        if name == "pg_stat_statements.track" and found is not None and found.source in _OUR_ROLES:
+            continue  # the agent's own statements are not counted; those of others are
         if found is not None and found.setting in switch.off:
             yield Finding(
                 section="settings",

@@ -12,8 +12,8 @@ from pg_collector.sample import Answer, Extension, Facts
 
 Run = Callable[[str, Mapping[str, Any] | None], Answer]
 
-# Settings that change what a sample means. Those that this role may not read, or that this
-# server does not have, are missing from the facts.
+# Settings that change what a sample means. Those that this role may not read, that this server does
+# not have, or that ALTER ROLE gave our role alone, are missing from the facts.
 SETTINGS = (
     "archive_mode", "autovacuum", "autovacuum_freeze_max_age", "autovacuum_max_workers",
     "autovacuum_multixact_freeze_max_age", "autovacuum_naptime", "autovacuum_worker_slots",
@@ -109,7 +109,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "shared_stats_reset": ("(SELECT stats_reset FROM pg_stat_bgwriter)",),
     "reads_all_stats": ("pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')",),
     "settings": (
-        "(SELECT json_object_agg(name, setting) FROM pg_settings WHERE name = ANY(%(settings)s))",
+        "(SELECT json_object_agg(name, setting) FROM pg_settings WHERE name = ANY(%(settings)s)"
+        " AND source NOT IN ('user', 'database user'))",
     ),
     "extensions": (_EXTENSIONS,),
     "columns": (_COLUMNS,),

@@ -212,3 +212,20 @@ def test_who_is_there_is_asked_without_anything_that_a_search_path_can_replace(n
                 session.execute("select current_user::text = 'x'::text")
     finally:
         database.query("drop schema hostile cascade")
+
+
+def test_what_our_role_alone_has_is_no_fact_of_the_server(newest_server):
+    """So that its own statements can be left out of pg_stat_statements."""
+    dsn, name = newest_server.dsn("pgcollector"), "pg_stat_statements.track"
+    with opened(dsn) as session:
+        assert session.facts.settings[name] == newest_server.settings.get(name, "top")
+    newest_server.query(f"alter role pgcollector set {name} = 'none'")
+    try:
+        newest_server.query("select pg_stat_statements_reset()")
+        with opened(dsn) as session:
+            assert name not in session.facts.settings
+            assert "track_counts" in session.facts.settings
+        mine = "select count(*) from pg_stat_statements where userid = 'pgcollector'::regrole"
+        assert newest_server.query(mine) == [(0,)]
+    finally:
+        newest_server.query(f"alter role pgcollector reset {name}")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from typer.testing import CliRunner
 
-from pg_collector.checkup import clock, disk, grants, login, pgss, platform, run, target
+from pg_collector.checkup import clock, disk, grants, login, pgss, platform, run, settings, target
 from pg_collector.checkup.finding import Finding, Level, Part, exit_code
 from pg_collector.cli import app
 from pg_collector.pg.examination import Examination, Role, Sessions, Setting, Trouble
@@ -245,3 +245,22 @@ def test_libraries_that_the_role_may_not_see_are_not_written_over():
 def test_sql_that_a_standby_refuses_is_for_its_primary(remedy, there):
     one = Finding(section="grants", level=Level.FAIL, found="bad", remedy=remedy)
     assert target.on_primary(one).remedy == there
+
+
+@pytest.mark.parametrize(
+    ("source", "levels"),
+    [
+        ("user", [Level.OK]),
+        ("database user", [Level.OK]),
+        ("database", [Level.WARN]),
+        ("configuration file", [Level.WARN]),
+    ],
+)
+def test_that_our_own_statements_are_not_counted_is_well(source, levels):
+    name = "pg_stat_statements.track"
+    one = Setting(name=name, setting="none", source=source, pending_restart=False)
+    examined = Examination(
+        version=170000, database="shop", role="watcher", in_recovery=False, superuser=False,
+        reads_all_stats=True, round_trip_ms=1.0, skew_s=0.0, settings={name: one},
+    )  # fmt: skip
+    assert [found.level for found in settings.findings("prod", examined)] == levels
