@@ -359,6 +359,8 @@ class Target:
         """Take a turn in a database. Raises TargetError, ConfigurationError."""
         # Of the time to open a session, what was waited for a token costs the server nothing.
         began = self._clock.monotonic() - lane.preparing
+        if place is not None and not lane.is_in(place):
+            databases.refuse_occupied(lane.session().fetch, self.name, place)
         session = lane.session(place)
         opening = self._clock.monotonic() - lane.preparing - began
         turn = self._turn(job, place)
@@ -376,7 +378,7 @@ class Target:
         """Hear that a session, or the attempt to have one, came to nothing."""
         tour = self._tours[job.lane]
         if place is not None and isinstance(error, TargetRefused):  # that database alone
-            tour.refused(place, self._clock.monotonic())
+            tour.refused(place, self._clock.monotonic(), error.retry_in)
             self._failed(job, "refused")
             self._tell(job, _down(error), place)
             return

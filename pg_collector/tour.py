@@ -82,9 +82,9 @@ class Tour:
         """Go there once more the next time: it came to nothing, and not because of the database."""
         self._turns[sampler] = max(self._turns.get(sampler, 0) - 1, 0)
 
-    def refused(self, name: str, now: float) -> None:
-        """Leave a database out for a while."""
-        self._refused[name] = now + AGAIN_AFTER
+    def refused(self, name: str, now: float, seconds: float | None = None) -> None:
+        """Leave a database out for so many seconds, by default for AGAIN_AFTER."""
+        self._refused[name] = now + (AGAIN_AFTER if seconds is None else seconds)
         self._newest = name
 
     def pardon(self) -> None:

@@ -119,6 +119,10 @@ class Lane:
         session = self._session
         return session is not None and session.alive
 
+    def is_in(self, dbname: str) -> bool:
+        """Whether a session stands in that database, as far as is known."""
+        return self.connected and self._place == dbname
+
     def session(self, dbname: str | None = None) -> Session:
         """Return the live session, or open one; with `dbname` in another database of the server.
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from functools import partial
 
 import psycopg
 import pytest
@@ -239,8 +240,14 @@ def test_of_more_databases_than_can_be_remembered_the_first_ones_are(
     """With the last ones, none would ever be known when its turn comes again."""
     monkeypatch.setattr(module, *bound)
     others = [f"{database.name}_{letter}" for letter in "ab"]
+    reset = (
+        "select stats_reset is not null from pg_stat_database where datname = current_database()"
+    )
     for one in others:
         database.server.query(f"create database {one} template {database.name}")
+        place = database.server.database(one)
+        place.query("select pg_stat_reset()")  # what counts from another time on is sent whole
+        until(partial(place.value, reset), what="it counts from now on")
     try:
         there = visits(database.server.dsn("pgcollector"), include=tuple(others))
         for full in ((True, True), (False, True)):

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from pg_collector.config.model import Discover
 from pg_collector.metrics import Metrics
+from pg_collector.pg import databases
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
 from pg_collector.samplers._sampler import LaneName
@@ -48,15 +49,16 @@ def test_a_visited_database_is_left_after_the_round_and_can_be_dropped(visited, 
         visited.query(f"drop database {QUOTED}")
 
 
-def test_a_database_that_lets_no_session_begin_is_left_out_and_costs_one_wait(visited):
-    """As while it is copied or moved: each attempt leaves a process behind that waits there."""
+@pytest.fixture
+def there(visited):
+    """Its target, and what takes a turn of `vacuum` there: the first in its own database."""
     clock, tray = HandClock(), Tray()
     database = replace(
         target(visited.dsn("pgcollector"), connect_timeout=0.5),
         discover=Discover(enabled=True, include=(NAME,)),
     )
     metrics = Metrics(clock)
-    there = Target(
+    one = Target(
         database, SAMPLERS, Runner(tray, Masker(), metrics, clock),
         buffer=tray, metrics=metrics, clock=clock, stopping=threading.Event(),
     )  # fmt: skip
@@ -64,23 +66,59 @@ def test_a_database_that_lets_no_session_begin_is_left_out_and_costs_one_wait(vi
     def take():
         clock.advance(10)
         tray.lines.clear()
-        there.take(Job("lab", "vacuum", 10.0, LaneName.SLOW))
+        one.take(Job("lab", "vacuum", 10.0, LaneName.SLOW))
         return [Line(raw) for raw in tray.lines]
 
-    with sessions(visited.database(), "mover") as (mover,):
-        take()
-        mover.do("begin")
-        mover.do(f"alter database {QUOTED} rename to elsewhere")
-        visited.query("alter role pgcollector connection limit -1")
-        try:
-            ((state,),) = [line.rows for line in take() if line.head.get("database") == NAME]
-            assert (state["state"], state["reason"]) == ("down", "refused")
-            assert "waited for: log-in" in state["message"]
-            assert "copied, moved or renamed" in state["remedy"]
-            for _ in range(2):
-                assert {line.head.get("database") for line in take()} >= {"postgres"}
-            assert there.trouble is None
-            assert visited.query(WAITING) == [(1,)]
-        finally:
-            visited.query("alter role pgcollector connection limit 2")
-            there.close()
+    take()
+    yield one, take
+    one.close()
+
+
+@pytest.fixture
+def renamed(visited):
+    """Somebody renames the database, and has not committed it."""
+    with sessions(visited.database(), "owner") as (owner,):
+        owner.do("begin")
+        owner.do(f"alter database {QUOTED} rename to elsewhere")
+        yield owner
+
+
+def told(lines):
+    """Return what was told of the visited database."""
+    return [row for line in lines if line.head.get("database") == NAME for row in line.rows]
+
+
+def test_a_database_that_is_being_copied_or_moved_is_not_entered_until_it_is_free(
+    visited, there, renamed
+):
+    one, take = there
+    (state,) = told(take())
+    assert (state["state"], state["reason"]) == ("down", "refused")
+    assert "a lock keeps sessions out" in state["message"]
+    assert {line.head.get("database") for line in take()} >= {"postgres"}
+    assert visited.query(WAITING) == [(0,)], "it would keep a place of the role"
+    assert one.trouble is None
+    renamed.do("rollback")
+    until(lambda: {line.set for line in take() if line.head.get("database") == NAME}
+          >= {"vacuum.tables"}, what="it is visited")  # fmt: skip
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_database_that_lets_no_session_begin_is_left_out_and_costs_one_wait(
+    visited, there, monkeypatch
+):
+    """Where it was locked just after the look: each attempt leaves a process that waits there."""
+    one, take = there
+    monkeypatch.setattr(databases, "refuse_occupied", lambda *_: None)
+    visited.query("alter role pgcollector connection limit -1")
+    try:
+        (state,) = told(take())
+        assert (state["state"], state["reason"]) == ("down", "refused")
+        assert "waited for: log-in" in state["message"]
+        assert "copied, moved or renamed" in state["remedy"]
+        for _ in range(2):
+            assert {line.head.get("database") for line in take()} >= {"postgres"}
+        assert one.trouble is None
+        assert visited.query(WAITING) == [(1,)]
+    finally:
+        visited.query("alter role pgcollector connection limit 2")
