@@ -8,6 +8,7 @@ exists there. What is missing is left out and named; the server's version number
 
 import enum
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -276,14 +277,17 @@ def compose(sampler: str, query: Query, facts: Facts) -> Statement | None:
     sql = f"{tag} {', '.join(wanted)} {source}"
     ranking, choice, probe = query.ranking, query.choice, query.probe
     moves = [one for one in (probe.moves if probe else ()) if _available(one, query, facts)]
+    # Interned: of many databases, the texts are the same.
     return Statement(
         query,
-        sql if query.cap is None else f"{sql} LIMIT {query.cap}",
+        sys.intern(sql if query.cap is None else f"{sql} LIMIT {query.cap}"),
         tuple(chosen),
         _sent(query, chosen, missing),
         tuple(missing),
-        None if ranking is None else f"{tag} {ranking.key}, {ranking.measure} {ranking.source}",
-        None if choice is None else f"{tag} * FROM ({choice.sql}) AS chosen",
+        None
+        if ranking is None
+        else sys.intern(f"{tag} {ranking.key}, {ranking.measure} {ranking.source}"),
+        None if choice is None else sys.intern(f"{tag} * FROM ({choice.sql}) AS chosen"),
         None if query.began is None else f"{tag} {query.began}",
         None if probe is None else _probing(probe, tag, sql, source, moves),
     )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pg_collector.changes import CROWD
+from pg_collector import changes
 from tests.support.conditions.statements import (
     distinct_statement,
     evicted_statements,
@@ -201,19 +201,38 @@ def test_utility_statements_are_sent_as_their_command_and_passwords_never(databa
         assert b"canary" not in raw
 
 
-def test_entries_that_come_and_go_bring_a_full_line_before_its_time(newest_server):
+def test_long_texts_are_read_without_a_temporary_file(newest_server):
+    """The server gives all texts, whichever are wanted."""
+    database = newest_server.database()
+    written = "select temp_files from pg_stat_database where datname = current_database()"
+    reset_statements(database)
+    with database.connect() as app:
+        for number in range(200):
+            app.execute(f"{distinct_statement(number)} /* {'x' * 100_000} */ + 0", prepare=False)
+    before = database.value(written)
+    with sampling(database.dsn()) as there:
+        texts = [row for line in there.take("statements")["query_text"] for row in line.rows]
+    assert sum(row["query_truncated"] for row in texts) == 200
+    newest_server.vacated()
+    assert database.value(written) == before
+    reset_statements(database)
+
+
+def test_entries_that_come_and_go_bring_a_full_line_before_its_time(newest_server, monkeypatch):
     """What went away is forgotten with it, and not remembered for a quarter of an hour."""
-    database, few = newest_server.database(), CROWD * 2 // 5
+    crowd = 200
+    monkeypatch.setattr(changes, "CROWD", crowd)
+    database, few = newest_server.database(), crowd * 2 // 5
     evicted = (
         "select count(pg_stat_statements_reset(userid, dbid, queryid)) from (select *"
         f" from pg_stat_statements where query like 'select $1 %' limit {few}) as found"
     )
-    with sampling(database.dsn()) as there, statements(database, CROWD):
+    with sampling(database.dsn()) as there, statements(database, crowd):
         assert "delta" not in there.take("statements")["statements"][0].head
         deltas: list[bool] = []
         for turn in range(6):  # a minute each
             assert database.value(evicted) == few
-            run_distinct(database, few, first=CROWD + turn * few)
+            run_distinct(database, few, first=crowd + turn * few)
             deltas += {"delta" in line.head for line in there.take("statements")["statements"]}
     assert len(deltas) == 6
     assert deltas[:2] == [True, True]
