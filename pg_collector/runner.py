@@ -21,6 +21,7 @@ from pg_collector.turn import Outcome, Search, SetMemory, Tray, Turn
 RECHECK = 600.0  # seconds until a server is looked at again for what it lacked
 RESET_IS_NULL_SINCE = 15  # the first version where a database without a reset says so
 HEAD_BYTES = 16 * 1024  # of a line, beside its rows, at most
+RESTS = 20  # times as long as a look-up took, none follows: it costs in proportion to all texts
 RETRY = 3_600.0  # seconds until a statement is repeated that the server refused
 
 
@@ -263,14 +264,16 @@ class Runner:
         if statement is None or not wanted or asking.now < search.retry_at:
             search.known.commit((), asking.now)
             return
+        started = self._clock.monotonic()
         try:
             self._find(asking, search, statement, wanted)
         except SamplerError as error:
             asking.tray.failed += 1
             search.known.commit((), asking.now)
-            # Too much for the time there is: next turn less. Anything else will take a while.
+            # Too much for the time there is: next time less. Anything else will take a while.
             smaller = isinstance(error, SamplerTimeout) and search.known.shrink()
-            search.retry_at = asking.now if smaller else asking.now + RECHECK
+            rest = RESTS * (self._clock.monotonic() - started) if smaller else RECHECK
+            search.retry_at = asking.now + rest
             self._tell(asking, statement.query, self._failure(asking, error))
         else:
             self._tell(asking, statement.query, OK)
@@ -297,7 +300,7 @@ class Runner:
                     left.add(hash(found))
         took = self._clock.monotonic() - started
         # Reading texts costs the server in proportion to the whole file: leave it in peace after.
-        search.retry_at = asking.now + 20 * took
+        search.retry_at = asking.now + RESTS * took
         search.known.fit(body.rows, all_fitted=not left)
         if body.rows:
             took_ms = round(took * 1000, 3)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pg_collector import changes
+from pg_collector.errors import Reason, SamplerTimeout
 from tests.support.conditions.statements import (
     distinct_statement,
     evicted_statements,
@@ -216,6 +217,26 @@ def test_long_texts_are_read_without_a_temporary_file(newest_server):
     newest_server.vacated()
     assert database.value(written) == before
     reset_statements(database)
+
+
+def test_texts_that_took_too_long_leave_the_server_in_peace(newest_server, monkeypatch):
+    """It reads all of them each time, be it for one: 900 MB of them took it twice the memory."""
+    database, asked = newest_server.database(), []
+    with sampling(database.dsn()) as there, statements(database, 100):
+        stream = there.session.stream
+
+        def slow(sql, params=None, **options):
+            if "(true)" in sql:
+                asked.append(there.clock.monotonic())
+                there.clock.ahead += 4.0
+                raise SamplerTimeout("too long", reason=Reason.TIMEOUT)
+            return stream(sql, params, **options)
+
+        monkeypatch.setattr(there.session, "stream", slow)
+        for _ in range(4):  # a minute each
+            there.take("statements")
+    first, second = asked
+    assert second - first >= 80
 
 
 def test_entries_that_come_and_go_bring_a_full_line_before_its_time(newest_server, monkeypatch):
