@@ -138,8 +138,8 @@ class Target:
 
     @property
     def connected(self) -> bool:
-        """Whether at least one lane has a session."""
-        return any(lane.connected for lane in self._lanes.values())
+        """Whether at least one lane has a session, or gave up one that was well."""
+        return any(lane.connected or lane.between for lane in self._lanes.values())
 
     @property
     def connections(self) -> int:
@@ -485,7 +485,7 @@ class Target:
             sum(lane.connected for lane in lanes)
         )
         if not self._resting:
-            self._metrics.pg_up.labels(target=self.name).set(any(lane.connected for lane in lanes))
+            self._metrics.pg_up.labels(target=self.name).set(self.connected)
 
 
 def _down(error: TargetError) -> State:

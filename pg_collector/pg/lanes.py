@@ -144,11 +144,14 @@ class Lane:
             else:
                 # The role may have no more places than there are lanes.
                 self._end(session, follows=lasts, gone=session.leave())
-        self._wait_is_over(dbname)
         try:
+            self._wait_is_over(dbname)
             return self._let_in(dbname)
         except BreakerOpen as error:
             raise self._left_alone(error) from None
+        finally:
+            if self._session is None:
+                self._no_longer_between()
 
     def drop(self, error: TargetError) -> None:
         """Close the session after `error`; the next one comes after the back-off."""
@@ -168,14 +171,15 @@ class Lane:
         """
         session = self._session
         if session is not None and self._place is not None:
+            self.between = session.alive
             self._end(session, follows=session.alive, gone=session.leave())
-            self.between = True
 
     def rest(self) -> None:
         """Close the session until it is needed again; in the thread of the lane."""
         session = self._session
         if session is not None:
             self._end(session)
+        self._no_longer_between()
 
     def interrupt(self) -> None:
         """Free the thread that opens or uses the session now; the session is lost."""
@@ -314,7 +318,6 @@ class Lane:
         delay = min(first * 2.0 ** min(self._failures, 16), longest)
         self._failures += 1
         self._well_since = None
-        self.between = False
         self._last = error
         # Half of it is certain, the rest is chance: agents must not come back all at once.
         self._not_before = self._clock.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311
@@ -334,6 +337,11 @@ class Lane:
         if isinstance(self._last, TargetDown):
             return _again(self._last, error.retry_in)
         return TargetDown(str(error), remedy=error.remedy, retry_in=error.retry_in)
+
+    def _no_longer_between(self) -> None:
+        if self.between:
+            self.between = False
+            self._tell(connected=False)
 
     def _tell(self, *, connected: bool) -> None:
         if self._on_change is not None:

@@ -5,7 +5,9 @@ import threading
 import pytest
 from msgspec.structs import replace
 
+from pg_collector.breaker import State
 from pg_collector.config.model import Discover
+from pg_collector.errors import TargetDown
 from pg_collector.metrics import Metrics
 from pg_collector.pg import databases
 from pg_collector.privacy.mask import Masker
@@ -17,6 +19,7 @@ from pg_collector.target import Target
 from tests.support.agents import configuration, running
 from tests.support.conditions.session import sessions
 from tests.support.hand_clock import HandClock
+from tests.support.proxy import Mode
 from tests.support.sampling import SAMPLERS, Line
 from tests.support.target import target
 from tests.support.until import until
@@ -45,16 +48,25 @@ def test_a_visited_database_is_left_after_the_round_and_can_be_dropped(visited, 
             lambda: there.connections == 0 and there.spare_lane is LaneName.SLOW,
             what="its one session was in the visited database, and is closed",
         )
+        assert up(agent.metrics) == 1, "nothing is wrong"
         agent.scheduler.withdraw("prod")
         visited.query(f"drop database {QUOTED}")
 
 
+def up(metrics):
+    """Return `pg_up` of the one target."""
+    ((_, labels, value, *_),) = next(iter(metrics.pg_up.collect())).samples
+    assert labels
+    return value
+
+
 @pytest.fixture
-def there(visited):
+def there(visited, fault_proxy):
     """Its target, and what takes a turn of `vacuum` there: the first in its own database."""
     clock, tray = HandClock(), Tray()
+    proxy = fault_proxy(visited)
     database = replace(
-        target(visited.dsn("pgcollector"), connect_timeout=0.5),
+        target(visited.dsn("pgcollector", port=proxy.port), connect_timeout=0.5),
         discover=Discover(enabled=True, include=(NAME,)),
     )
     metrics = Metrics(clock)
@@ -70,7 +82,7 @@ def there(visited):
         return [Line(raw) for raw in tray.lines]
 
     take()
-    yield one, take
+    yield one, take, metrics, proxy, clock
     one.close()
 
 
@@ -91,7 +103,7 @@ def told(lines):
 def test_a_database_that_is_being_copied_or_moved_is_not_entered_until_it_is_free(
     visited, there, renamed
 ):
-    one, take = there
+    one, take, *_ = there
     (state,) = told(take())
     assert (state["state"], state["reason"]) == ("down", "refused")
     assert "a lock keeps sessions out" in state["message"]
@@ -108,7 +120,7 @@ def test_a_database_that_lets_no_session_begin_is_left_out_and_costs_one_wait(
     visited, there, monkeypatch
 ):
     """Where it was locked just after the look: each attempt leaves a process that waits there."""
-    one, take = there
+    one, take, *_ = there
     monkeypatch.setattr(databases, "refuse_occupied", lambda *_: None)
     visited.query("alter role pgcollector connection limit -1")
     try:
@@ -122,3 +134,19 @@ def test_a_database_that_lets_no_session_begin_is_left_out_and_costs_one_wait(
         assert visited.query(WAITING) == [(1,)]
     finally:
         visited.query("alter role pgcollector connection limit 2")
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["breaker open", "closed"])
+def test_between_two_visits_a_target_is_up_until_an_attempt_fails(there, broken):
+    one, take, metrics, proxy, clock = there
+    take()
+    one.come_back(LaneName.SLOW)
+    assert (one.connections, one.connected, up(metrics)) == (0, True, 1)
+    proxy.set(Mode.REFUSE)
+    for _ in range(5 * broken):  # the other lane finds out
+        clock.advance(17)
+        with pytest.raises(TargetDown):
+            one.lend(LaneName.FAST, id)
+    assert (one.breaker.state is State.OPEN) == broken
+    take()
+    assert (one.connected, up(metrics)) == (False, 0)
