@@ -58,7 +58,9 @@ class Request(
 ):
     """What a command asks; each subclass is a verb, and its fields are the verb's arguments."""
 
-    if_silent: ClassVar[str] = "Its log says why. Try again in a moment."
+    if_silent: ClassVar[str] = (
+        "Its log says why, and pgc bundle where its threads are. Try again in a moment."
+    )
 
     @property
     def repeats(self) -> bool:
@@ -292,7 +294,7 @@ def _conversation(request: Request, path: Path, timeout: float) -> Reply | None:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except BlockingIOError as error:  # so a full queue is told on a Unix socket
-            raise TimeoutError(errno.EBUSY, "it is busy with other commands") from error
+            raise TimeoutError("it is busy with other commands, or it hangs") from error
         try:
             connection.sendall(msgspec.json.encode(request) + b"\n")
             connection.shutdown(socket.SHUT_WR)

@@ -53,6 +53,10 @@ class Source(Protocol):
         """Hear that records up to there are on disk; 0 if they could not be written."""
 
     @property
+    def backlog(self) -> bool:
+        """Whether the disk has lines that memory does not hold."""
+
+    @property
     def waits(self) -> bool:
         """Whether anything is not on disk yet; when that begins, it calls `stir`."""
 
@@ -93,7 +97,7 @@ class Journal:
         self._source = source
         self.beat = beat
         self.bytes = 0  # what the spool takes on disk
-        self.backlog_bytes = 0  # of it, what lies in no memory
+        self._before_memory = 0  # of it, segments that begin before what memory holds
         self._spool: Spool | None = None  # used in the thread; before it starts, by who starts it
         self._carried: State | None = None
         self._trouble: StoreError | None = None
@@ -107,6 +111,11 @@ class Journal:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the spool takes for lines that wait and lie in no memory; in whole segments."""
+        return self._before_memory if self._source.backlog else 0
 
     @property
     def trouble(self) -> StoreError | None:
@@ -345,7 +354,7 @@ class Journal:
             finally:
                 self._source.written(through)
         self.bytes = spool.bytes
-        self.backlog_bytes = spool.bytes_before(self._source.spared()[1])
+        self._before_memory = spool.bytes_before(self._source.spared()[1])
 
     def _close(self) -> None:
         spool, self._spool = self._spool, None

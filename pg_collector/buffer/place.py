@@ -29,6 +29,8 @@ _FILE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class AlreadyRunning(CollectorError):
     """Another agent has this buffer; exit code 1."""
 
+    pid: int | None = None  # its process, where that could be read
+
 
 class Removed(StoreDown):
     """The directory is not there any more, or is another one."""

@@ -14,7 +14,7 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiskReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The segments; `backlog_bytes` of them are of lines that no memory holds."""
+    """The segments; `backlog_bytes` of them are of waiting lines that no memory holds."""
 
     segments: int
     bytes: int
@@ -31,7 +31,10 @@ class QuarantineReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A buffer at one moment. `first` and `last` are numbers of the stream; None: nothing waits."""
+    """A buffer at one moment. `first` and `last` are numbers of the stream; None: nothing waits.
+
+    Where `running` is false and there is a `pid`, that process has the buffer and does not answer.
+    """
 
     running: bool
     directory: str = ""  # empty: memory only

@@ -141,7 +141,7 @@ class View:
             disk=DiskReport(
                 segments=len(self.segments),
                 bytes=size,
-                backlog_bytes=size,
+                backlog_bytes=size if waits else 0,
                 capacity_bytes=disk_max,
                 free_bytes=volume.f_bavail * volume.f_frsize,
             ),
@@ -264,7 +264,9 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "?"
-            raise AlreadyRunning(f"process {pid} has the buffer {directory}") from None
+            found = AlreadyRunning(f"process {pid} has the buffer {directory}")
+            found.pid = int(pid) if pid.isdecimal() else None
+            raise found from None
         yield
     finally:
         os.close(fd)

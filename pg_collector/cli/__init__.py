@@ -85,6 +85,7 @@ def main() -> None:
     from pg_collector.lifetime import leave_no_core
 
     leave_no_core()
+    _fill_standard_streams()
     try:
         _run()
     except CollectorError as error:
@@ -112,8 +113,7 @@ def _run() -> None:
     except ModuleNotFoundError as error:
         raise _left_out(error) from None
     finally:
-        if sys.stdout is not None:  # None when it was closed
-            sys.stdout.flush()
+        sys.stdout.flush()
 
 
 def _left_out(error: ModuleNotFoundError) -> Exception:
@@ -129,8 +129,17 @@ def _left_out(error: ModuleNotFoundError) -> Exception:
 
 def _let_output_go() -> None:
     """Send what is still to be written nowhere: the interpreter's end would trip over it."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fill_standard_streams() -> None:
+    """Put /dev/null where a stream was closed: else the next file or socket takes its number."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _exit_code(error: CollectorError) -> int:

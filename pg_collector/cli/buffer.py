@@ -145,7 +145,9 @@ def drain(
     if isinstance(found, Running):
         _drain_running(found, timeout)
     else:
-        drain_stopped(found, local_outlet(found.config), timeout)
+        with found.viewed():  # says so where an agent has it that does not answer
+            outlet = local_outlet(found.config)
+        drain_stopped(found, outlet, timeout)
     print("delivered", file=sys.stderr)
 
 

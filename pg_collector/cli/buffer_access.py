@@ -116,10 +116,17 @@ class Running:
 class Stopped:
     """The directory of a buffer that no agent has open."""
 
-    def __init__(self, directory: Path, config: Config, forbidden: Path | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        forbidden: Path | None,
+        silent: AgentUnreachable | None = None,
+    ) -> None:
         self.directory = directory
         self.config = config
         self._forbidden = forbidden  # a socket that one may not ask
+        self._silent = silent  # an agent that does not answer, maybe another one
 
     @contextlib.contextmanager
     def viewed(self) -> Iterator[View | None]:
@@ -167,6 +174,8 @@ class Stopped:
             told, trouble, remedy = self._report(None), str(error), error.remedy
         except AgentUnreachable as error:
             told, trouble, remedy = self._seen_from_outside(), str(error), error.remedy
+            if isinstance(error.__cause__, AlreadyRunning):
+                told = msgspec.structs.replace(told, pid=error.__cause__.pid)
         return msgspec.structs.replace(told, trouble=trouble, remedy=remedy)
 
     def pages(self) -> Iterator[PageTold]:
@@ -224,11 +233,16 @@ class Stopped:
         except AlreadyRunning as error:
             if self._forbidden is not None:
                 _refuse(self._forbidden)
-            raise AgentUnreachable(
-                f"{error}, and answers no command",
-                remedy="Where an agent's socket lies, its state_dir and its environment say: give "
-                "pgc the same, or stop the agent.",
-            ) from error
+            elsewhere = (
+                "Where an agent's socket lies, its state_dir and its environment say: give pgc the "
+                "same, or stop the agent."
+            )
+            if self._silent is not None:
+                raise AgentUnreachable(
+                    f"{error}; {self._silent}",
+                    remedy=f"{self._silent.remedy} If they are two: {elsewhere}",
+                ) from error
+            raise AgentUnreachable(f"{error}, and answers no command", remedy=elsewhere) from error
         except PermissionError as error:
             place = printable(str(error.filename or self.directory))
             print(f"pgc: {place}: permission denied. {_as_owner(self.directory)}", file=sys.stderr)
@@ -267,7 +281,7 @@ def find(config: Path | None, overrides: list[str] | None) -> Running | Stopped:
             "buffers.durability is memory, and no agent runs here: there is no buffer",
             remedy="Lines outlast the agent with buffers.durability: wal.",
         )
-    return Stopped(place, found, forbidden)
+    return Stopped(place, found, forbidden, silent)
 
 
 def stopped(found: Running | Stopped, what: str) -> Stopped:

@@ -13,7 +13,7 @@ _ANSWER_WIDTH: Final = 60
 
 def status(report: Report) -> Iterator[tuple[str, str]]:
     """Yield what a report says, as (name, text)."""
-    yield "agent", f"running, process {report.pid}" if report.running else "not running"
+    yield "agent", _agent(report)
     yield "directory", report.directory or "none: lines are kept in memory only"
     yield "waiting", waiting(report)
     if (memory := report.memory) is not None:
@@ -42,6 +42,12 @@ def status(report: Report) -> Iterator[tuple[str, str]]:
         yield "trouble", report.trouble
     if report.remedy:
         yield "remedy", report.remedy
+
+
+def _agent(report: Report) -> str:
+    if report.running:
+        return f"running, process {report.pid}"
+    return "not running" if report.pid is None else f"process {report.pid} does not answer"
 
 
 def waiting(report: Report) -> str:

@@ -69,11 +69,10 @@ def status(
         raise typer.Exit(_shown(config, overrides, strict=strict, as_json=as_json))
     terminal = sys.stdout.isatty()
     while True:
-        if terminal and not as_json:
-            sys.stdout.write(_CLEAR)
         try:
-            _shown(config, overrides, strict=strict, as_json=as_json)
+            _shown(config, overrides, strict=strict, as_json=as_json, clear=terminal)
         except CollectorError as error:  # it may be back at the next look
+            _clear(wanted=terminal and not as_json)
             print(printable(error.sentence(), keep="\n"), file=sys.stderr)
         if not terminal and not as_json:
             print()
@@ -81,8 +80,15 @@ def status(
         time.sleep(interval)
 
 
-def _shown(config: Path | None, overrides: list[str] | None, *, strict: bool, as_json: bool) -> int:
-    """Print it once; return the exit code."""
+def _shown(
+    config: Path | None,
+    overrides: list[str] | None,
+    *,
+    strict: bool,
+    as_json: bool,
+    clear: bool = False,
+) -> int:
+    """Print it once, with `clear` in the place of what was there; return the exit code."""
     agent = agent_access.meant(config, overrides)
     try:
         reply = agent_access.ask(StatusRequest(), agent.state_dir)
@@ -91,9 +97,10 @@ def _shown(config: Path | None, overrides: list[str] | None, *, strict: bool, as
     if reply is None:
         if agent.invalid is not None:
             raise agent.invalid
-        _print_down(config, overrides, as_json=as_json)
+        _print_down(config, overrides, as_json=as_json, clear=clear)
         return EXIT_UNREACHABLE
     now = control.told(reply, Status)
+    _clear(wanted=clear and not as_json)
     if as_json:
         print(printable_json(msgspec.json.encode(now).decode()))
     else:
@@ -103,7 +110,9 @@ def _shown(config: Path | None, overrides: list[str] | None, *, strict: bool, as
     return EXIT_WARNING if strict and now.status != "ok" else 0
 
 
-def _print_down(config: Path | None, overrides: list[str] | None, *, as_json: bool) -> None:
+def _print_down(
+    config: Path | None, overrides: list[str] | None, *, as_json: bool, clear: bool
+) -> None:
     """Print what the state directory tells."""
     from pg_collector.cli import buffer_access
     from pg_collector.cli.device_access import Place
@@ -112,10 +121,18 @@ def _print_down(config: Path | None, overrides: list[str] | None, *, as_json: bo
     buffer: Report | None = None
     with contextlib.suppress(CollectorError):  # kept in a memory that is gone
         buffer = buffer_access.find(config, overrides).report()
+    _clear(wanted=clear and not as_json)
     if as_json:
         print(printable_json(msgspec.json.encode(Down(device=device, buffer=buffer)).decode()))
     else:
         _print(status_words.stopped(device, buffer))
+
+
+def _clear(*, wanted: bool) -> None:
+    """Empty the screen at once: what follows may go to standard error, which overtakes."""
+    if wanted:
+        sys.stdout.write(_CLEAR)
+        sys.stdout.flush()
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -192,6 +192,13 @@ def test_a_buffer_whose_agent_does_not_answer_can_be_looked_at_and_is_left_alone
         told = home.status(code=1)
         assert (told["first"], told["last"], told["lines"]) == (1, 40, 40)
         assert f"process {os.getpid()} has the buffer" in told["trouble"]
+        assert (told["running"], told["pid"]) == (False, os.getpid())
+        assert f"process {os.getpid()} does not answer" in home.pgc("status").stdout
+        del home.keys["local"]  # the remedy must not be to start a second one
+        drained = home.pgc("drain")
+        assert (drained.returncode, "pgc start" in drained.stderr) == (69, False)
+        assert "pgc.sock does not answer" in drained.stderr
+        home.keys["local"] = {"enabled": True, "path": str(home.path / "out")}
         for words in (["export", "-"], ["drain"]):
             done = home.pgc(*words)
             assert done.returncode == 69, (words, done.stderr)

@@ -362,3 +362,12 @@ def test_a_closed_pipe_is_no_traceback():
         assert process.stderr
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_closed_streams_are_no_traceback(tmp_path):
+    words = ["-m", "pg_collector", "status", "--set", f"state_dir={tmp_path}"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, *words],
+        stderr=subprocess.PIPE, text=True, env=CLEAN | {"PG_CONN_STRING": "host=x"}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (69, "")

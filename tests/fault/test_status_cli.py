@@ -153,6 +153,12 @@ def test_watching_on_a_terminal_is_shown_in_place_until_it_is_interrupted(daemon
         assert b"\x1b[31mdown" in seen, "what is bad is red"
         daemon.process.kill()
         until(lambda: b"not running" in seen, 20.0)
+        valid = daemon.file.read_text()
+        daemon.file.write_text("databases: [")
+        until(lambda: b"not valid YAML" in seen, 20.0)
+        shown, _, _ = bytes(seen).rpartition(b"not valid YAML")
+        assert b"\x1b[H\x1b[J" in shown[-200:], "it is cleared before a trouble is told, not after"
+        daemon.file.write_text(valid)
         viewer.send_signal(signal.SIGINT)
         assert viewer.wait(20) == 130
     finally:

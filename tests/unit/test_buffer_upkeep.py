@@ -12,6 +12,7 @@ from pg_collector.buffer.records import Record
 from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.buffer.spool import Limits
 from pg_collector.buffer.upkeep import Upkeep
+from pg_collector.buffer.view import View
 from pg_collector.clock import SystemClock
 from pg_collector.config.model import Durability
 from pg_collector.errors import Busy, CollectorError, StoreFull, Unreachable
@@ -66,6 +67,31 @@ def test_lines_of_another_life_that_nobody_has_read_have_no_age(folder):
     assert buffer.peek(ALL, 1) is not None
     clock.advance(3)
     assert buffer.oldest_age() == 3
+
+
+def test_what_has_arrived_is_no_backlog_though_its_segment_stays(folder):
+    clock = HandClock()
+    buffer = spilled(folder, clock=clock)
+    journal = buffer.journal
+    assert journal is not None
+    put(buffer, range(1, 6))
+    batch = buffer.peek(ALL, 5)
+    assert batch is not None
+    buffer.ack(batch.last)
+    put(buffer, range(6, 8))
+    assert journal.bytes > 0
+    assert journal.backlog_bytes == 0, "memory holds all that waits"
+    put(buffer, range(8, 41))
+    assert 0 < journal.backlog_bytes <= journal.bytes
+    while (batch := buffer.peek(ALL, 100)) is not None:
+        buffer.ack(batch.last)
+    assert journal.backlog_bytes == 0
+    buffer.close(10)
+    stopped = View.open(folder)
+    assert stopped is not None
+    disk = stopped.report(ALL, clock.now()).disk
+    assert disk is not None
+    assert disk.backlog_bytes == 0
 
 
 def test_a_long_commit_of_a_disk_that_answers_keeps_nobody_waiting(folder):
