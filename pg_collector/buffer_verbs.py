@@ -110,6 +110,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
+class SortedOut(msgspec.Struct, frozen=True, kw_only=True):
+    """How many refused lines were put back, or purged."""
+
+    count: int
+
+
 class Delivery(Protocol):
     """What drains the buffer."""
 
@@ -190,7 +196,7 @@ class BufferVerbs:
         if self._stranger(request):
             return control.STRANGER
         work = self._upkeep.requeue if request.action == "requeue" else self._upkeep.discard
-        return Reply(result={"count": work(request.names)})
+        return _result(SortedOut(count=work(request.names)))
 
     def _stranger(self, request: BufferRequest) -> bool:
         return request.directory != self._upkeep.directory

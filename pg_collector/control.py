@@ -50,6 +50,7 @@ CONNECTIONS: Final = 4  # served at once; further ones wait in the kernel's queu
 POLL: Final = 5.0  # seconds between two signs of life; each costs a tenth of a millisecond
 END: Final = 1.0  # seconds for the thread's end
 
+_OTHER_VERSION: Final = "If the agent is of another version than pgc, restart it."
 _CHUNK: Final = 64 * 1024  # bytes read at once
 
 
@@ -258,9 +259,13 @@ def ask(request: Request, path: Path, timeout: float = TIMEOUT) -> Reply | None:
         reply = _conversation(request, path, timeout)
     except PermissionError:
         raise
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
         raise AgentUnreachable(
             f"the agent at {path} does not answer: {error}", remedy=request.if_silent
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise AgentUnreachable(
+            f"the answer of the agent at {path} is not understood: {error}", remedy=_OTHER_VERSION
         ) from error
     if reply is None or reply.status == "stranger":
         return None
@@ -280,7 +285,7 @@ def told(reply: Reply, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise CollectorError(
             f"the agent's answer is not understood: {error}",
-            remedy="If the agent is of another version than pgc, restart it.",
+            remedy=_OTHER_VERSION,
         ) from None
 
 
@@ -456,8 +461,7 @@ class _Connection(socketserver.StreamRequestHandler):
                 audit.info("local command: %s", _verb(request), extra=who())
             return self.server.answers[type(request)](request)
         except msgspec.MsgspecError as error:
-            remedy = "If the agent is of another version than pgc, restart it."
-            return Reply(status="failed", error=f"not a request: {error}", remedy=remedy)
+            return Reply(status="failed", error=f"not a request: {error}", remedy=_OTHER_VERSION)
         except (TargetError, AgentUnreachable) as error:
             return Reply(status="unavailable", error=str(error), remedy=error.remedy)
         except ConfigurationError as error:

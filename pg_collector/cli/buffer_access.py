@@ -27,6 +27,7 @@ from pg_collector.buffer_verbs import (
     PageTold,
     QuarantineRequest,
     RefusalsRequest,
+    SortedOut,
     StatusRequest,
 )
 from pg_collector.cli import EXIT_PERMISSION
@@ -63,7 +64,7 @@ class Running:
     def result(self, verb: type[BufferRequest], told: type[T], **arguments: Any) -> T:
         """Ask for something; return the answer. Raises CollectorError."""
         reply = self._ask(verb, **arguments)
-        return msgspec.convert(reply.result, told)
+        return control.told(reply, told)
 
     def report(self) -> Report:
         """Say how the buffer is."""
@@ -99,8 +100,7 @@ class Running:
 
     def sort_out(self, action: str, names: tuple[str, ...] | None) -> int:
         """Put refused lines back, or purge them; return how many."""
-        result = self._ask(QuarantineRequest, action=action, names=names).result or {}
-        return int(result["count"])
+        return self.result(QuarantineRequest, SortedOut, action=action, names=names).count
 
     def _ask(self, verb: type[BufferRequest], **arguments: Any) -> control.Reply:
         request = verb(directory=self._directory, **arguments)

@@ -1,12 +1,14 @@
 """How verbs get at a page of the agent: over its control socket, or over HTTP."""
 
 import http.client
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from pg_collector import control
@@ -49,13 +51,42 @@ def fetch(
             agent_access.refuse(forbidden)
         raise agent_access.nobody()
     try:
-        return _at_home(here, path, timeout)
+        page = _at_home(here, path, timeout)
+        _refuse_another(agent.state_dir, here, timeout)
     except AgentUnreachable:
         if forbidden is not None:
             agent_access.refuse(forbidden)
         if agent.invalid is not None:
             raise agent.invalid from None
         raise
+    return page
+
+
+def _refuse_another(state_dir: Path | None, here: Http, timeout: float) -> None:
+    """Raise AgentUnreachable where the device at our address is not that of our state directory.
+
+    So it is where another agent had the address first, and ours could not start.
+    """
+    directory = state_dir or control.state_directory(os.environ)
+    try:
+        ours = (directory / "device_id").read_text("ascii").strip()
+        status = msgspec.json.decode(_at_home(here, "/status", timeout).body, type=_Status)
+    except (OSError, ValueError, msgspec.MsgspecError):  # not for this user to know
+        return
+    if status.device.device_id and status.device.device_id != ours:
+        raise AgentUnreachable(
+            f"the agent at {here.address} is another one: its device is "
+            f"{status.device.device_id}, that of {directory} is {ours}",
+            remedy="Give each agent an http.address of its own, then start this one: pgc start.",
+        )
+
+
+class _Device(msgspec.Struct, frozen=True):
+    device_id: str = ""
+
+
+class _Status(msgspec.Struct, frozen=True):
+    device: _Device = _Device()
 
 
 def _at_home(here: Http, path: str, timeout: float) -> PageTold:

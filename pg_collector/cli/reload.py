@@ -1,13 +1,12 @@
 """`pgc reload`: have the running agent read its configuration anew."""
 
-from typing import Any
-
 import msgspec
 
 from pg_collector import control
 from pg_collector.cli import agent_access
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption
 from pg_collector.cli.printable import printable, printable_json
+from pg_collector.reload import Reloaded
 
 
 def reload(
@@ -31,20 +30,20 @@ def reload(
     if as_json:
         print(printable_json(msgspec.json.encode(told).decode()))
         return
-    for key in told["accepted"]:
+    for key in told.accepted:
         print(printable(f"changed          {key}"))
-    for key in told["refused"]:
+    for key in told.refused:
         print(printable(f"needs a restart  {key}"))
-    if not told["accepted"] and not told["refused"]:
+    if not told.accepted and not told.refused:
         print("nothing changed")
 
 
-def _asked(agent: agent_access.Meant) -> dict[str, Any]:
+def _asked(agent: agent_access.Meant) -> Reloaded:
     """Return what the agent says."""
     try:
         reply = agent_access.ask(control.ReloadRequest(), agent.state_dir)
     except PermissionError as error:
         agent_access.refuse(error)
     if reply is not None:
-        return dict(reply.result or {})
+        return control.told(reply, Reloaded)
     raise agent.invalid or agent_access.nobody()

@@ -16,6 +16,8 @@ import pytest
 
 import pg_collector.commands
 from pg_collector import control
+from pg_collector.cli import buffer_access
+from pg_collector.config.load import load
 from pg_collector.errors import AgentUnreachable, CollectorError
 from tests.conftest import missing
 from tests.support.agents import configuration, running, written
@@ -429,3 +431,34 @@ def test_a_socket_that_one_may_not_write_to_is_told_and_one_that_one_cannot_see_
         assert "you may not ask it" in done.stderr
         assert "--dsn" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def _answering(said):
+    def converse(connection, _stopping):
+        connection.recv(65536)
+        connection.sendall(said)
+
+    return converse
+
+
+def test_an_agent_of_another_version_is_told_as_such_by_whatever_asks(tmp_path):
+    path = tmp_path / "pgc.sock"
+    config = tmp_path / "config.yaml"
+    config.write_text("databases: [{name: a, postgres: {conn_string: host=/nowhere}}]\n")
+    buffer = buffer_access.Running(path, "", load(config, environ={}, samplers={}).config)
+    for said in (b'{"status":"done"}\n', b'{"status":"done","result":{"new":1}}\n'):
+        with listening(path, _answering(said)):
+            for ask in (buffer.report, lambda: buffer.sort_out("purge", None)):
+                with pytest.raises(CollectorError, match="not understood") as told:
+                    ask()
+                assert "another version" in told.value.remedy
+        path.unlink()
+    asked = control.ReloadRequest()
+    for said in (b"no JSON\n", b'{"status":"new"}\n'):
+        with (
+            listening(path, _answering(said)),
+            pytest.raises(AgentUnreachable, match="is not understood") as unclear,
+        ):
+            control.ask(asked, path, timeout=5)
+        assert "another version" in unclear.value.remedy
+        path.unlink()

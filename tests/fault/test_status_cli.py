@@ -8,10 +8,14 @@ import signal
 import socket
 import subprocess
 import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from pg_collector.cli import status_words
+from pg_collector.cli.pages import fetch
+from pg_collector.errors import AgentUnreachable
 from pg_collector.status import BufferStatus
 from tests.support.daemon import PGC, Daemon
 from tests.support.pki import Pki
@@ -271,3 +275,36 @@ def test_completion_is_printed_and_a_shell_can_read_it(tmp_path, shell):
         asked = {**words, "COMP_WORDS": "pgc sample wal"}
         offered = subprocess.run(PGC, env=asked, capture_output=True, text=True, check=False).stdout
         assert offered.split() == ["wal", "wal_receiver"]
+
+
+def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path, monkeypatch):
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self):
+            told = {"status": "ok", "parts": {}, "device": {"device_id": "theirs"}}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            f"http: {{address: '127.0.0.1:{server.server_port}'}}\n"
+            f"state_dir: {tmp_path}\n"
+            "databases: [{name: a, postgres: {conn_string: host=/nowhere}}]\n"
+        )
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            ask = partial(fetch, "/healthz", config, None, url=None, timeout=5.0)
+            (tmp_path / "device_id").write_text("theirs\n")
+            assert ask().status == 200
+            (tmp_path / "device_id").write_text("ours\n")
+            with pytest.raises(AgentUnreachable, match=r"is another one: .* theirs, .* ours"):
+                ask()
+        finally:
+            server.shutdown()
+            serving.join(10)
