@@ -121,8 +121,12 @@ class Survey:
         targets = self._parts.targets.values()
         up = sum(one.connected and not one.down for one in targets)
         said = f"{report.status}: {up} of {len(targets)} targets up"
-        if ill := [name for name, one in report.parts.items() if one.state is not State.OK]:
+        states = {name: one.state for name, one in report.parts.items()}
+        well = {State.OK, State.UNKNOWN}
+        if ill := [name for name, state in states.items() if state not in well]:
             said += f"; not well: {', '.join(ill)}"
+        if unknown := [name for name, state in states.items() if state is State.UNKNOWN]:
+            said += f"; not known: {', '.join(unknown)}"
         if (standing := self._parts.grants.standing()).state is not DeviceState.LOCAL:
             said += f"; device {standing.state}"
         return said

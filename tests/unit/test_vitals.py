@@ -2,11 +2,16 @@
 
 import itertools
 import threading
+from typing import cast
 
 import pytest
 
+from pg_collector import survey
 from pg_collector.health.vitals import OK, State, Vital, Vitals
 from pg_collector.metrics import Metrics
+from pg_collector.plan import OpenGrant
+from pg_collector.survey import Survey
+from pg_collector.target import Target
 from tests.support.hand_clock import HandClock
 
 
@@ -257,3 +262,15 @@ def test_what_ends_with_the_agent_is_not_to_blame_and_what_is_wrong_stays_so(ben
         assert parts[name].reason == "the agent is stopping"
     assert (parts["postgres:b"].state, parts["postgres:b"].reason) == (State.DOWN, "refused")
     assert bench.vitals.readiness().parts["agent"].state is State.STOPPED
+
+
+def test_a_part_that_cannot_know_yet_is_not_told_as_unwell(bench: Bench):
+    class Parts:
+        clock, vitals, targets = bench.clock, bench.vitals, dict[str, Target]()
+        grants = OpenGrant()
+
+    said = Survey(cast(survey.Parts, Parts()), str).sentence
+    bench.vitals.register("postgres:prod", lambda: Vital(state=State.UNKNOWN))
+    assert said() == "ok: 0 of 0 targets up; not known: postgres:prod"
+    bench.vitals.register("output", lambda: Vital(state=State.DEGRADED, reason="away"))
+    assert said().startswith("degraded: 0 of 0 targets up; not well: output; not known: postgres:")
