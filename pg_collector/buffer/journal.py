@@ -97,6 +97,7 @@ class Journal:
         self._source = source
         self.beat = beat
         self.bytes = 0  # what the spool takes on disk
+        self._room = limits.disk_max
         self._before_memory = 0  # of it, segments that begin before what memory holds
         self._spool: Spool | None = None  # used in the thread; before it starts, by who starts it
         self._carried: State | None = None
@@ -153,8 +154,8 @@ class Journal:
 
     @property
     def room(self) -> int:
-        """The bytes that the spool may still take, of its own cap."""
-        return max(0, self._limits.disk_max - self.bytes)
+        """The bytes that the spool may still take: of its own cap, and of what the volume has."""
+        return self._room if self._trouble is None else 0
 
     def open(self) -> None:
         """Open the spool, in the thread that starts the agent.
@@ -353,7 +354,7 @@ class Journal:
                     raise
             finally:
                 self._source.written(through)
-        self.bytes = spool.bytes
+        self.bytes, self._room = spool.bytes, spool.room()
         self._before_memory = spool.bytes_before(self._source.spared()[1])
 
     def _close(self) -> None:

@@ -474,12 +474,15 @@ class SpillingBuffer:
         return max(0.0, self._clock.now().timestamp() - self._disk_head_created)
 
     def seconds_remaining(self) -> float:
-        """Return for how long the buffer has room, at the pace of this life so far."""
+        """Return for how long the buffer has room, at the pace of this life so far.
+
+        Memory has to do while the disk cannot be used.
+        """
         with self._glance():
             seconds = self._clock.monotonic() - self._began_at
             pace = self._bytes_put / seconds if seconds > 0 else 0.0
             room = float(self._max_bytes - self._tier.bytes)
-        if self.journal is not None:
+        if self.journal is not None and not self.disk_at_fault:
             room = max(room, float(self.journal.room))
         return room / pace if pace else math.inf
 

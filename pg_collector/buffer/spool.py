@@ -437,12 +437,22 @@ class Spool:
     def _beyond_cap(self, need: int) -> bool:
         return self._shelf.bytes + need > self._limits.disk_max
 
-    def _scarce(self, need: int) -> StoreFull | None:
-        """Return what to say where the volume has too little for so many bytes more."""
+    def room(self) -> int:
+        """Return the bytes that may still be written: of our own cap, and of the volume."""
         used = self._shelf.bytes
+        free, allowed = self._volume()
+        return max(0, min(self._limits.disk_max, allowed, used + free) - used)
+
+    def _volume(self) -> tuple[int, int]:
+        """Return the bytes that the volume has free, and all that it lets the segments take."""
         free, total = self.place.free_bytes()
         floor = min(FLOOR, self._limits.disk_max)
-        if used + need <= max(floor, used + free - int(self._limits.min_free * total)):
+        return free, max(floor, self._shelf.bytes + free - int(self._limits.min_free * total))
+
+    def _scarce(self, need: int) -> StoreFull | None:
+        """Return what to say where the volume has too little for so many bytes more."""
+        free, allowed = self._volume()
+        if self._shelf.bytes + need <= allowed:
             return None
         return StoreFull(
             f"{self.place.directory}: the volume has only {free} bytes free",

@@ -94,7 +94,7 @@ class Upkeep:
                 segments=segments,
                 bytes=journal.bytes,
                 backlog_bytes=journal.backlog_bytes,
-                capacity_bytes=journal.bytes + journal.room,
+                capacity_bytes=journal.capacity,
                 free_bytes=free,
             ),
             quarantine=QuarantineReport(lines=account.quarantined, segments=damaged),

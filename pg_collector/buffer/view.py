@@ -124,6 +124,7 @@ class View:
             except StoreError as error:
                 trouble = trouble or str(error)
         volume = os.statvfs(self.directory)
+        free = volume.f_bavail * volume.f_frsize
         oldest, newest = self._ends()
         pace = size / (newest - oldest) if oldest < newest else 0.0
         origin = self.state.origin
@@ -137,13 +138,13 @@ class View:
             last=self.top - origin if waits else None,
             lines=lines,
             oldest_age_s=max(0.0, now.timestamp() - oldest) if oldest else 0.0,
-            seconds_remaining=remaining(disk_max - size, pace),
+            seconds_remaining=remaining(min(disk_max - size, free), pace),
             disk=DiskReport(
                 segments=len(self.segments),
                 bytes=size,
                 backlog_bytes=size if waits else 0,
                 capacity_bytes=disk_max,
-                free_bytes=volume.f_bavail * volume.f_frsize,
+                free_bytes=free,
             ),
             quarantine=QuarantineReport(
                 lines=len(self.quarantine), segments=len(self.quarantine.segments)

@@ -49,6 +49,7 @@ _ENDED = (
     "The server's log tells why it ended the connection; or something before it did, such as a "
     "load balancer without a server behind it"
 )
+_STRANGER = "What answers at {place} is no PostgreSQL: check host and port of conn_string"
 _PRELOAD = "Add pg_stat_statements to the list in shared_preload_libraries; restart PostgreSQL"
 _ENCODING = (
     "A text in another encoding stands in the way: name a database with the encoding UTF8 in "
@@ -305,6 +306,8 @@ _PHRASES: tuple[tuple[str, type[TargetError], str], ...] = (
     ("server does not support SSL", TargetRefused, _NO_TLS),
     ("too many connections", TargetDown, _LIMIT),
     ("remaining connection slots", TargetDown, _LIMIT),
+    ("expected authentication request", TargetRefused, _STRANGER),
+    ("invalid response to SSL negotiation", TargetRefused, _STRANGER),
     ("uthentication", LoginRefused, _PASSWORD),
     ("channel binding", TargetRefused, _PASSWORD),
     ("is not permitted to log in", TargetRefused, _NOLOGIN),
@@ -364,7 +367,8 @@ def _split(text: str) -> tuple[str | None, str]:
 def _primary(error: psycopg.Error) -> str:
     if _is_raised(error.diag.source_function, error.diag.source_file):
         return USER_RAISED
-    return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())
+    text = error.diag.message_primary or _MORE.sub("", str(error)) or type(error).__name__
+    return " ".join(text.split())
 
 
 def _quoted(name: str) -> str:

@@ -1,5 +1,6 @@
 """What people do with an open buffer: read it page by page, sort out its quarantine, hurry it."""
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ import pytest
 from pg_collector.buffer.journal import Journal
 from pg_collector.buffer.records import Record
 from pg_collector.buffer.spill import SpillingBuffer
-from pg_collector.buffer.spool import Limits
+from pg_collector.buffer.spool import FLOOR, Limits
 from pg_collector.buffer.upkeep import Upkeep
 from pg_collector.buffer.view import View
 from pg_collector.clock import SystemClock
 from pg_collector.config.model import Durability
-from pg_collector.errors import Busy, CollectorError, StoreFull, Unreachable
+from pg_collector.errors import Busy, CollectorError, StoreError, StoreFull, Unreachable
 from pg_collector.metrics import Metrics
 from pg_collector.outlets import Receipt
 from pg_collector.pacing import Backoff
@@ -92,6 +93,30 @@ def test_what_has_arrived_is_no_backlog_though_its_segment_stays(folder):
     disk = stopped.report(ALL, clock.now()).disk
     assert disk is not None
     assert disk.backlog_bytes == 0
+
+
+def test_the_time_that_is_left_is_that_of_the_volume_and_of_memory_alone_without_a_disk(folder):
+    clock = HandClock()
+    buffer = SpillingBuffer(MEMORY, Metrics(clock), clock, Durability.WAL)
+    limits = Limits(disk_max=1 << 40, min_free=1.0, segment_bytes=100_000, ballast=0)
+    journal = buffer.journal = Journal(folder, limits, clock, buffer)
+    journal.open()
+    clock.advance(10)
+    put(buffer, range(1, 6))
+    pace = 5 * 4000 / 10
+    assert journal.room == pytest.approx(FLOOR - journal.bytes)
+    assert buffer.seconds_remaining() == pytest.approx(journal.room / pace, rel=0.05)
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    buffer.put(make(6, 4000), Keep.EVENT)
+    with pytest.raises(StoreError):
+        journal.flush()
+    clock.advance(1)
+    journal.step()
+    assert journal.trouble is not None
+    assert buffer.seconds_remaining() < MEMORY / pace, "memory has to do"
+    folder.unlink()
+    folder.mkdir()
 
 
 def test_a_long_commit_of_a_disk_that_answers_keeps_nobody_waiting(folder):

@@ -1,5 +1,8 @@
 """What PostgreSQL's complaints mean, and that no secret is in any of them."""
 
+import socket
+import threading
+
 import psycopg
 import pytest
 from hypothesis import given
@@ -188,6 +191,29 @@ def test_what_libpq_guesses_is_not_repeated():
     assert (
         str(connection_failed(said, PEER)) == "db1:5432: server closed the connection unexpectedly"
     )
+
+    lost = psycopg.OperationalError(f"consuming input failed: server closed it\n{guess}")
+    assert str(statement_failed(lost, alive=False)).endswith("server closed it")
+
+
+@pytest.mark.parametrize("tls", ["disable", "require"])
+def test_what_is_no_postgresql_is_not_told_as_a_wrong_password(tls):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        web = threading.Thread(target=answer)
+        web.start()
+        with pytest.raises(psycopg.OperationalError) as said:
+            psycopg.connect(host="127.0.0.1", port=listener.getsockname()[1], sslmode=tls)
+        web.join(10)
+    error = connection_failed(str(said.value), PEER)
+    assert isinstance(error, TargetRefused)
+    assert "no PostgreSQL: check host and port" in error.remedy
 
 
 def test_the_sqlstate_of_a_refused_connection_is_kept():
