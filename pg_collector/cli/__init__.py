@@ -1,5 +1,8 @@
 """The command `pgc`: one verb a file. Each imports what it needs when it runs."""
 
+import codecs
+import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -86,6 +89,7 @@ def main() -> None:
 
     leave_no_core()
     _fill_standard_streams()
+    _print_anything()
     try:
         _run()
     except CollectorError as error:
@@ -140,6 +144,20 @@ def _fill_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+
+
+def _print_anything() -> None:
+    """Have what the locale's encoding lacks printed as \\uXXXX, which holds in JSON, too."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("pgc-escaped", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="pgc-escaped")
 
 
 def _exit_code(error: CollectorError) -> int:

@@ -1,6 +1,8 @@
 """`pgc completion`: what a shell needs to complete verbs, options and names."""
 
+import contextlib
 import enum
+import io
 import os
 from typing import Annotated
 
@@ -31,5 +33,22 @@ def completion(
     """
     from pg_collector.cli import app
 
+    script = io.StringIO()
     os.environ["_PGC_COMPLETE"] = f"source_{shell.value}"
-    app(prog_name="pgc", args=[])
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        app(prog_name="pgc", args=[])
+    print(readable(script.getvalue(), shell), end="")
+
+
+def readable(script: str, shell: Shell) -> str:
+    """Return a script so that the shell finds what it looks for.
+
+    zsh takes a file from `fpath` only if its first line has the tag. It reads the file when TAB is
+    pressed for the first time, as the function of that name: that has to answer, too.
+    """
+    script = script.strip() + "\n"
+    if shell is not Shell.ZSH:
+        return script
+    register = "compdef _pgc_completion pgc"
+    answer = f"[[ $funcstack[1] == _pgc ]] && _pgc_completion || {register}"
+    return script.replace(f"\n{register}\n", f"\n{answer}\n")

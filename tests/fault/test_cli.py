@@ -371,3 +371,15 @@ def test_closed_streams_are_no_traceback(tmp_path):
         stderr=subprocess.PIPE, text=True, env=CLEAN | {"PG_CONN_STRING": "host=x"}, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (69, "")
+
+
+def test_what_the_locale_cannot_show_is_escaped_as_in_json():
+    said = "a … of é, 😀"
+    program = f"from pg_collector import cli; cli._print_anything(); print({said!r})"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=CLEAN | plain, check=True
+    )
+    shown = done.stdout.decode("latin-1").strip()
+    assert shown == "a \\u2026 of é, \\ud83d\\ude00"
+    assert json.loads(f'"{shown}"') == said

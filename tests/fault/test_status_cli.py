@@ -267,6 +267,9 @@ def test_a_full_buffer_can_hold_nothing():
 def test_completion_is_printed_and_a_shell_can_read_it(tmp_path, shell):
     done = subprocess.run([*PGC, "completion", shell], capture_output=True, text=True, check=True)
     assert "_PGC_COMPLETE=complete_" in done.stdout
+    if shell == "zsh":  # compinit looks at the first line only; the first TAB reads the file
+        assert done.stdout.startswith("#compdef pgc\n")
+        assert "[[ $funcstack[1] == _pgc ]] && _pgc_completion ||" in done.stdout
     if shell == "bash":
         file = tmp_path / "completion"
         file.write_text(done.stdout)
