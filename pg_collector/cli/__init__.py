@@ -147,7 +147,7 @@ def _fill_standard_streams() -> None:
 
 
 def _print_anything() -> None:
-    """Have what the locale's encoding lacks printed as \\uXXXX, which holds in JSON, too."""
+    r"""Have what the locale's encoding lacks printed as \uXXXX, which holds in JSON, too."""
 
     def escaped(error: UnicodeError) -> tuple[str, int]:
         if not isinstance(error, UnicodeEncodeError):
