@@ -1,6 +1,5 @@
 """`pgc device`: state, plan and limits of this device."""
 
-import datetime as dt
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -8,6 +7,7 @@ import msgspec
 from pg_collector.cli.device_access import Place
 from pg_collector.cli.options import ConfigOption, JsonOption, SetOption
 from pg_collector.cli.printable import printable
+from pg_collector.cli.status_words import span
 from pg_collector.device_verbs import DeviceRequest
 from pg_collector.plan import Policy
 
@@ -55,7 +55,7 @@ def show(told: "Told") -> None:
     if told.policy is not None:
         lines += allowed(told.policy)
     lines += [
-        (name, f"{_span(seconds)} {more}".strip())
+        (name, f"{span(seconds)} {more}".strip())
         for name, seconds, more in ages
         if seconds is not None
     ]
@@ -77,10 +77,6 @@ def allowed(policy: Policy) -> list[tuple[str, str]]:
         ("PII detection", features.pii),
         ("audit log", "yes" if features.audit_log else "no"),
         ("outputs", ", ".join(features.outputs)),
-        ("grace", _span(policy.grace_s)),
-        ("heartbeat", _span(policy.heartbeat_s)),
+        ("grace", span(policy.grace_s)),
+        ("heartbeat", span(policy.heartbeat_s)),
     ]
-
-
-def _span(seconds: float) -> str:
-    return str(dt.timedelta(seconds=round(seconds)))

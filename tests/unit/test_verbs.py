@@ -6,7 +6,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from pg_collector.cli import app
+from pg_collector.activation.device import Told
+from pg_collector.cli import app, device
 from pg_collector.cli.options import no_database
 from pg_collector.cli.verbs import VERBS
 from pg_collector.config.model import Database
@@ -45,6 +46,15 @@ def test_a_word_that_is_no_verb_is_told_with_the_one_that_was_meant():
     result = CliRunner().invoke(app, ["smaple"])
     assert result.exit_code == 2
     assert "'sample'" in result.output
+
+
+def test_the_times_of_a_device_read_like_those_of_status(capsys):
+    device.show(Told(state="GRACE", contact_age_s=131.0, grace_left_s=3 * 86_400.0))
+    assert capsys.readouterr().out.splitlines() == [
+        "state            GRACE",
+        "last contact     2 min 11 s ago",
+        "grace left       3 d",
+    ]
 
 
 def test_the_help_is_there_without_what_the_verbs_need():
