@@ -5,6 +5,7 @@ an agent without a port can be asked, too.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -12,11 +13,18 @@ from pg_collector import control
 from pg_collector.control import AgentRequest, Reply
 from pg_collector.health.pages import Page
 
+_PROBES: Final = frozenset({"/healthz", "/health", "/livez", "/readyz"})
+
 
 class PageRequest(AgentRequest, frozen=True, kw_only=True, tag="page"):
     """A path with its query, as /healthz?verbose; the result is a `PageTold`."""
 
     path: str
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a probe's: these ask for ever, and whoever asks over HTTP is not told."""
+        return self.path.partition("?")[0] in _PROBES
 
 
 class PageTold(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,10 +68,15 @@ def status(
     if not watch:
         raise typer.Exit(_shown(config, overrides, strict=strict, as_json=as_json))
     terminal = sys.stdout.isatty()
+    again = False
     while True:
         try:
-            _shown(config, overrides, strict=strict, as_json=as_json, clear=terminal)
+            code = _shown(
+                config, overrides, strict=strict, as_json=as_json, clear=terminal, again=again
+            )
+            again = code != EXIT_UNREACHABLE
         except CollectorError as error:  # it may be back at the next look
+            again = False
             _clear(wanted=terminal and not as_json)
             print(printable(error.sentence(), keep="\n"), file=sys.stderr)
         if not terminal and not as_json:
@@ -87,11 +92,15 @@ def _shown(
     strict: bool,
     as_json: bool,
     clear: bool = False,
+    again: bool = False,
 ) -> int:
-    """Print it once, with `clear` in the place of what was there; return the exit code."""
+    """Print it once, with `clear` in the place of what was there; return the exit code.
+
+    `again`: the agent has been asked a moment ago.
+    """
     agent = agent_access.meant(config, overrides)
     try:
-        reply = agent_access.ask(StatusRequest(), agent.state_dir)
+        reply = agent_access.ask(StatusRequest(again=again), agent.state_dir)
     except PermissionError as error:
         agent_access.refuse(error)
     if reply is None:

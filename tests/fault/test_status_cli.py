@@ -155,6 +155,11 @@ def test_watching_on_a_terminal_is_shown_in_place_until_it_is_interrupted(daemon
     try:
         until(lambda: seen.count(b"\x1b[H\x1b[J") >= 3, 20.0)
         assert b"\x1b[31mdown" in seen, "what is bad is red"
+        assert daemon.pgc("health", "live").returncode == 0
+        assert daemon.pgc("metrics").returncode == 0
+        told = daemon.log.read_text()
+        assert told.count("local command: page") == 1, "the metrics; a probe leaves no line"
+        assert told.count("local command: status") == 1
         daemon.process.kill()
         until(lambda: b"not running" in seen, 20.0)
         valid = daemon.file.read_text()
