@@ -29,6 +29,7 @@ class Notifier:
         self.watchdog = watchdog if address else None
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._status = ""  # what was told last
+        self._ending = False
         self._refused = False
         self._lock = threading.Lock()  # guards what follows; held while it is sent, at most
         self._unsaid = ""  # that it is ready, while nobody has taken that
@@ -59,6 +60,7 @@ class Notifier:
 
     def stopping(self, within: float) -> None:
         """Say that the end has begun, and will have come within so many seconds."""
+        self._ending = True
         with self._lock:
             self._unsaid = ""
             self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within * 1e6)}")
@@ -72,9 +74,12 @@ class Notifier:
                 self._unsaid = ""
 
     def status(self, sentence: str) -> None:
-        """Say in a line what is going on, if it is not what was said before."""
+        """Say in a line what is going on, if it is not what was said before.
+
+        Once the end has begun nothing is said: parts that end are no trouble.
+        """
         line = " ".join(sentence.split())
-        if line != self._status and self._send(f"STATUS={line}"):
+        if not self._ending and line != self._status and self._send(f"STATUS={line}"):
             self._status = line
 
     def _send(self, text: str) -> bool:
