@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -150,6 +149,8 @@ def _print_anything() -> None:
     r"""Have what the locale's encoding lacks printed as \uXXXX, which holds in JSON, too."""
 
     def escaped(error: UnicodeError) -> tuple[str, int]:
+        import json
+
         if not isinstance(error, UnicodeEncodeError):
             raise error
         return json.dumps(error.object[error.start : error.end])[1:-1], error.end
