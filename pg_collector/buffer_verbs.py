@@ -121,6 +121,9 @@ class Delivery(Protocol):
 
     sender: Sender | None  # the one at work, or the last that was
 
+    def hurry(self) -> None:
+        """Have what waits written and sent now."""
+
 
 class BufferVerbs:
     """Answers what concerns the buffer, each request in its connection's thread."""
@@ -165,14 +168,12 @@ class BufferVerbs:
         """Let delivery be tried now, if asked to; say how far it is."""
         if self._stranger(request):
             return control.STRANGER
-        sender = self._delivery.sender
-        if sender is None:
+        if self._delivery.sender is None:
             raise CollectorError(
                 NOWHERE, remedy="Let it write files: local.enabled: true, then restart it."
             )
         if request.urge:
-            self._upkeep.hurry()
-            sender.urge()
+            self._delivery.hurry()
         report = self._report()
         return _result(
             Progress(

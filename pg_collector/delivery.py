@@ -80,10 +80,12 @@ class Delivery:
 
     def hurry(self) -> None:
         """Have what waits written and sent now. From any thread."""
-        if self._buffer.journal is not None:
-            self._buffer.journal.urge()
-        if self.sender is not None:
-            self.sender.urge()
+        sender = self.sender
+        if sender is None:
+            return
+        sender.urge()
+        if self._buffer.journal is not None:  # what is not on disk yet cannot be sent before
+            self._buffer.journal.urge(sender.urge)
 
     def _start(self, outlet: Outlet, config: Config) -> None:
         remote = isinstance(outlet, RemoteOutlet)

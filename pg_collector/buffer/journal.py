@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -108,6 +109,7 @@ class Journal:
         self._tended_at = 0.0
         self._busy_since: float | None = None
         self._next = 0.0  # when the next step is due; used in the thread
+        self._waiting: list[Callable[[], None]] = []  # for the end of that step; the same
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -179,6 +181,9 @@ class Journal:
         while True:
             with self._at_the_disk():
                 pause = self.step()
+            waiting, self._waiting = self._waiting, []
+            for then in waiting:
+                then()
             self.beat(pause + ANSWER_WITHIN)
             if self._stopping.is_set():
                 return
@@ -279,15 +284,16 @@ class Journal:
         """Write everything that waits in memory, now. Raises StoreError."""
         self.call(lambda _spool: self._commit(everything=True))
 
-    def urge(self) -> None:
-        """Write what is due at once."""
-        self._commands.put(self._hurry)
+    def urge(self, then: Callable[[], None] = lambda: None) -> None:
+        """Write what is due at once, and call `then` in its thread when that has been tried."""
+        self._commands.put(partial(self._hurry, then))
 
     def stir(self) -> None:
         """Write what is due within COMMIT_EVERY, with what comes until then."""
         self._commands.put(lambda: None)
 
-    def _hurry(self) -> None:
+    def _hurry(self, then: Callable[[], None]) -> None:
+        self._waiting.append(then)
         self._next = 0.0
 
     def stop(self, deadline: float) -> bool:

@@ -107,11 +107,6 @@ class Upkeep:
         """Return the refused lines, oldest first. Raises StoreError."""
         return self._buffer.quarantined()
 
-    def hurry(self) -> None:
-        """Let what is in memory be written now, so that it may leave."""
-        if self._buffer.journal is not None:
-            self._buffer.journal.urge()
-
     @property
     def handled(self) -> int:
         """How many lines have come and gone: what was put before has left when this reaches it."""

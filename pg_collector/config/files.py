@@ -234,9 +234,13 @@ def _forbidden(path: Path) -> Unreadable:
     except OSError:
         closed = rights.barrier(path)
         fault = f"is in a directory that {user} may not enter"
+        if (remedy := rights.as_service(closed, 0o1)) is not None:
+            return Unreadable(path, fault, remedy)
         own = (closed, rights.to_group(closed, "750"))
         return Unreadable(path, fault, rights.copy(path), own=own)
     fault = f"may not be read by {user} ({_owner(status)})"
+    if (remedy := rights.as_service(path, 0o4)) is not None:
+        return Unreadable(path, fault, remedy)
     if stat.S_ISDIR(status.st_mode):
         own = (path, rights.to_group(path, "750"))
         return Unreadable(path, fault, f"name one that {user} may read", own=own)

@@ -42,6 +42,26 @@ def user() -> User:
     return User(uid, name, gid, _group_name(gid))
 
 
+def as_service(path: Path, bits: int) -> str | None:
+    """Return what to do where it is not the file that is wrong, but this user; else None.
+
+    So it is where the service may use it already: `bits` are 4 to read it, 1 to enter it.
+    """
+    import pwd  # noqa: PLC0415  # only when something is wrong
+
+    try:
+        account, status = pwd.getpwnam(SERVICE), path.stat()
+    except (KeyError, OSError):
+        return None
+    if os.geteuid() in (0, account.pw_uid):
+        return None
+    owners = status.st_uid == account.pw_uid and status.st_mode & bits << 6
+    groups = status.st_gid == account.pw_gid and status.st_mode & bits << 3
+    if not (owners or groups):
+        return None
+    return f"run pgc as the agent's user: sudo -u {SERVICE} pgc ..."
+
+
 def is_own(path: Path, directory: Path | None) -> bool:
     """Say whether a path lies in the directory of the configuration, or in a usual one."""
     path = path.absolute()

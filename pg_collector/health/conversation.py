@@ -23,7 +23,7 @@ _LINGER: Final = 0.1  # seconds
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 # Not everybody ends a line at a CR alone, or takes what is indented for part of the line above:
 # what a proxy passed on as one header may be two here, or two one (RFC 9112, 2.2 and 5.2).
-_AMBIGUOUS: Final = re.compile(rb"\r(?!\n)|\n[ \t]|\0")
+_AMBIGUOUS: Final = re.compile(rb"\r(?!\n)|\n[ \t]")
 
 
 def head_end(heard: bytes) -> int:

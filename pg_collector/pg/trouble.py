@@ -53,7 +53,9 @@ _STRANGER = "What answers at {place} is no PostgreSQL: check host and port of co
 _PRELOAD = "Add pg_stat_statements to the list in shared_preload_libraries; restart PostgreSQL"
 _ENCODING = (
     "A text in another encoding stands in the way: name a database with the encoding UTF8 in "
-    "conn_string"
+    "conn_string; if it is one, forget the statements of those without an encoding: "
+    "SELECT pg_stat_statements_reset(0, oid, 0) FROM pg_database"
+    " WHERE pg_encoding_to_char(encoding) = 'SQL_ASCII'"
 )
 _NO_TLS = (
     "Switch TLS on in the server (ssl = on); or, where the network between is trusted, say "

@@ -237,6 +237,9 @@ def test_nothing_planted_leaves_the_server(scene, tmp_path):
         with daemon:
             sampled(daemon, targets)
             told = [answers(daemon, server.dsn())]
+            produced = "lines_produced_total"
+            enough = LEAST_LINES + 10  # of which the last ones may not be on disk yet
+            until(lambda: (daemon.metric(produced) or 0) > enough, 30, "lines wait")
             scene.run(FAILING)
             errors = ["57000", "22P02"]
             until(lambda: failed_with(daemon, errors), 30, "the function has failed in both ways")

@@ -2,10 +2,12 @@
 
 import re
 
+import psycopg
 import pytest
 
 from pg_collector import changes
 from pg_collector.errors import Reason, SamplerTimeout
+from pg_collector.runner import RECHECK
 from tests.support.conditions.statements import (
     distinct_statement,
     evicted_statements,
@@ -237,6 +239,25 @@ def test_texts_that_took_too_long_leave_the_server_in_peace(newest_server, monke
             there.take("statements")
     first, second = asked
     assert second - first >= 80
+
+
+def test_bytes_that_are_no_text_stand_in_the_way_until_the_remedy_is_followed(newest_server):
+    database = newest_server.database()
+    create = "create database no_encoding encoding 'SQL_ASCII' locale 'C' template template0"
+    newest_server.query(create)
+    try:
+        dsn = newest_server.dsn("pgcollector", "no_encoding", client_encoding="SQL_ASCII")
+        with psycopg.connect(dsn, autocommit=True) as elsewhere:
+            elsewhere.execute(b'select 1 as "\xff"')
+        with sampling(database.dsn()) as there:
+            state = told(there.take("statements"))["query_text"]
+            assert (state["state"], state["sqlstate"]) == ("unavailable", "22021")
+            _, sql = state["remedy"].split("encoding: ")
+            database.query(sql)
+            there.clock.ahead += RECHECK
+            assert told(there.take("statements"))["query_text"]["state"] == "ok"
+    finally:
+        newest_server.query("drop database no_encoding with (force)")
 
 
 def test_entries_that_come_and_go_bring_a_full_line_before_its_time(newest_server, monkeypatch):

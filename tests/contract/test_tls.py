@@ -109,6 +109,11 @@ class Bench:
         assert again.value.retry_in is not None
         assert again.value.retry_in > 50, "it is left alone for minutes"
 
+    def rested(self, lane: Lane) -> None:
+        """Close its session, and wait until the server has heard of it."""
+        lane.rest()
+        until(lambda: self.server.query(OURS) == [(0,)], what="nobody of ours is left")
+
     def close(self) -> None:
         for lane in self._lanes:
             lane.close()
@@ -202,7 +207,7 @@ def test_a_revoked_server_is_refused_until_it_shows_another_certificate(bench: B
     bench.refused(lane, "certificate was revoked", "crl_file lists this one")
     bench.put(bench.pki.revocations(), bench.crl)
     assert works(lane)
-    lane.rest()
+    bench.rested(lane)
     bench.put(bench.pki.revocations(revoked), bench.crl)
     bench.refused(lane, "certificate was revoked", "crl_file lists this one")
     bench.present(bench.pki.server)
@@ -305,7 +310,7 @@ def test_a_key_of_another_certificate_or_open_to_others_is_named(bench: Bench):
     bench.refused(lane, "key values mismatch", "postgres.tls")
     bench.own(bench.pki.client)
     assert works(lane)
-    lane.rest()
+    bench.rested(lane)
     bench.key.chmod(0o644)
     lane._not_before = 0.0
     bench.refused(lane, "has group or world access", "postgres.tls")

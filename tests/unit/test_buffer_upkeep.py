@@ -119,6 +119,22 @@ def test_the_time_that_is_left_is_that_of_the_volume_and_of_memory_alone_without
     folder.mkdir()
 
 
+def test_whoever_urges_is_told_when_what_waits_is_on_disk(folder):
+    buffer = spilled(folder, clock=SystemClock())
+    journal = buffer.journal
+    assert journal is not None
+    journal.start(lambda work: work())
+    told: list[bool] = []
+    try:
+        for round_ in range(1, 6):
+            buffer.put(make(round_, 4000), Keep.EVENT)
+            journal.urge(lambda: told.append(buffer.waits))
+            until(lambda: len(told) == round_, deadline=5, what="it was written")  # noqa: B023
+    finally:
+        buffer.close(10)
+    assert told == [False] * 5
+
+
 def test_a_long_commit_of_a_disk_that_answers_keeps_nobody_waiting(folder):
     clock = HandClock()
     buffer = spilled(folder, clock=clock)

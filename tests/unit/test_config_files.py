@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pg_collector.config.files import expanded, readable
+from pg_collector.config import rights
+from pg_collector.config.files import Unreadable, expanded, read_text, readable
 from pg_collector.config.load import Loaded, load
 from pg_collector.config.model import Postgres
 from pg_collector.config.problems import InvalidConfiguration
@@ -19,6 +20,7 @@ from pg_collector.errors import ConfigurationError, TargetDown
 from pg_collector.pg.auth import password
 from pg_collector.samplers import discover
 from tests.support.pki import Leaf, Pki
+from tests.support.rights import as_account
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -211,6 +213,32 @@ def test_a_file_of_somebody_else_is_told_with_owner_mode_and_remedy() -> None:
             owner = f"owner {ME}, mode {stat.S_IMODE(place.stat().st_mode):04o}"
             assert f"({owner}); " in first, first
             assert f"(owner {ME}, mode {mode:04o}); chgrp " in second, second
+
+
+@pytest.mark.root
+def test_what_the_service_may_read_stays_as_it_is_and_is_read_as_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rights, "SERVICE", "daemon")
+    group = pwd.getpwnam("daemon").pw_gid
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        closed = directory / "closed"
+        closed.mkdir()
+        file = private(directory / "key")
+        for place, mode in ((directory, 0o755), (closed, 0o750), (file, 0o640)):
+            os.chown(place, 0, group)
+            place.chmod(mode)
+
+        def remedy(path: Path) -> str:
+            with as_account(), pytest.raises(Unreadable) as refused:
+                read_text(path, 100)
+            return refused.value.remedy_beside(directory / "config.yaml")
+
+        for path in (file, private(closed / "key")):
+            assert remedy(path) == "run pgc as the agent's user: sudo -u daemon pgc ..."
+        file.chmod(0o600)
+        assert "chgrp" in remedy(file)
 
 
 def test_a_password_in_a_named_pipe_is_an_outage_without_waiting(tmp_path: Path) -> None:
