@@ -14,7 +14,7 @@ from pg_collector.buffer.spill import SpillingBuffer
 from pg_collector.buffer.spool import FLOOR, Limits
 from pg_collector.buffer.upkeep import Upkeep
 from pg_collector.buffer.view import View
-from pg_collector.clock import SystemClock
+from pg_collector.clock import Clock, SystemClock
 from pg_collector.config.model import Durability
 from pg_collector.errors import Busy, CollectorError, StoreError, StoreFull, Unreachable
 from pg_collector.metrics import Metrics
@@ -39,7 +39,7 @@ def folder():
 
 
 def spilled(
-    folder: Path, memory_max: int = MEMORY, clock: HandClock | None = None
+    folder: Path, memory_max: int = MEMORY, clock: Clock | None = None
 ) -> SpillingBuffer:
     clock = clock or HandClock()
     buffer = SpillingBuffer(memory_max, Metrics(clock), clock, Durability.WAL)
