@@ -38,9 +38,7 @@ def folder():
         yield Path(name)
 
 
-def spilled(
-    folder: Path, memory_max: int = MEMORY, clock: Clock | None = None
-) -> SpillingBuffer:
+def spilled(folder: Path, memory_max: int = MEMORY, clock: Clock | None = None) -> SpillingBuffer:
     clock = clock or HandClock()
     buffer = SpillingBuffer(memory_max, Metrics(clock), clock, Durability.WAL)
     buffer.journal = Journal(folder, Limits(segment_bytes=100_000, ballast=0), clock, buffer)
