@@ -138,8 +138,14 @@ class Target:
 
     @property
     def connected(self) -> bool:
-        """Whether at least one lane has a session, or gave up one that was well."""
-        return any(lane.connected or lane.between for lane in self._lanes.values())
+        """Whether at least one lane has a session, or gave up one that was well.
+
+        That only as long as turns are to come there, which would find out.
+        """
+        return any(
+            lane.connected or (lane.between and name not in self._idle)
+            for name, lane in self._lanes.items()
+        )
 
     @property
     def connections(self) -> int:
@@ -190,9 +196,11 @@ class Target:
             return
         lane = self._lanes[job.lane]
         place: str | None = None
+        # Of the time to open sessions, what was waited for a token costs the server nothing.
+        began = self._clock.monotonic() - lane.preparing
         try:
             place = self._place(job, lane)
-            outcome = self._turned(job, lane, place)
+            outcome = self._turned(job, lane, place, began)
         except TargetError as error:
             self._lost(job, lane, place, error)
         except ConfigurationError as error:
@@ -297,10 +305,20 @@ class Target:
             self._metrics.circuit_breaker_state.remove_by_labels(component)
 
     def come_back(self, name: LaneName) -> None:
-        """Have a lane leave the database that it visited; in the thread of the lane."""
+        """Have a lane leave the database that it visited; in the thread of the lane.
+
+        Raises no more than `take` does.
+        """
         lane = self._lanes.get(name)
-        if lane is not None:
+        if lane is None:
+            return
+        try:
             lane.come_back()
+        except MemoryError:
+            raise
+        except Exception:  # no descriptor is left, as an example: the next turn has to do with it
+            log.exception("a visit could not be ended", extra={"target": self.name})
+            self._metrics.panics_recovered_total.labels(component="runner").inc()
 
     def rest_lane(self, name: LaneName) -> None:
         """Close one lane's session until a turn needs it again; in the thread of the lane."""
@@ -323,7 +341,8 @@ class Target:
     def _place(self, job: Job, lane: Lane) -> str | None:
         """Return the database that a turn is taken in; None for the target's own.
 
-        Raises TargetError where the list of databases is due and cannot be had.
+        Raises TargetError where the list of databases is due and cannot be had, and where a visit
+        is, and the target's own database gives no session: that concerns all of them.
         """
         tour, now = self._tours[job.lane], self._clock.monotonic()
         self._forget_unvisited(job)
@@ -336,7 +355,14 @@ class Target:
             except SamplerError as error:
                 tour.put_off(now)
                 log.warning("the databases of %s cannot be listed: %s", self.name, error)
-        return tour.next(job.sampler, now)
+        place = tour.next(job.sampler, now)
+        if place is not None and not lane.is_in(place):
+            try:
+                lane.session()
+            except (TargetError, ConfigurationError):
+                tour.again(job.sampler)
+                raise
+        return place
 
     def _forget_unvisited(self, job: Job) -> None:
         """Forget what belongs to databases that no lane visits any more."""
@@ -355,10 +381,8 @@ class Target:
             return 1
         return self._tours[job.lane].length
 
-    def _turned(self, job: Job, lane: Lane, place: str | None) -> Outcome:
+    def _turned(self, job: Job, lane: Lane, place: str | None, began: float) -> Outcome:
         """Take a turn in a database. Raises TargetError, ConfigurationError."""
-        # Of the time to open a session, what was waited for a token costs the server nothing.
-        began = self._clock.monotonic() - lane.preparing
         if place is not None and not lane.is_in(place):
             databases.refuse_occupied(lane.session().fetch, self.name, place)
         session = lane.session(place)

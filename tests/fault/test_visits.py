@@ -1,15 +1,19 @@
 """What a visit leaves behind in a database: nothing that stands in its owner's way."""
 
+import os
+import resource
 import threading
+from contextlib import contextmanager
 
 import pytest
 from msgspec.structs import replace
 
 from pg_collector.breaker import State
 from pg_collector.config.model import Discover
-from pg_collector.errors import TargetDown
+from pg_collector.errors import LoginRefused, TargetDown
 from pg_collector.metrics import Metrics
 from pg_collector.pg import databases
+from pg_collector.pg.lanes import REFUSED
 from pg_collector.privacy.mask import Masker
 from pg_collector.runner import Runner
 from pg_collector.samplers._sampler import LaneName
@@ -150,3 +154,55 @@ def test_between_two_visits_a_target_is_up_until_an_attempt_fails(there, broken)
     assert (one.breaker.state is State.OPEN) == broken
     take()
     assert (one.connected, up(metrics)) == (False, 0)
+
+
+def test_where_the_own_database_lets_nobody_in_it_is_the_target_that_is_down(visited, there):
+    one, take, _, _, clock = there
+    one.rest_lane(LaneName.SLOW)
+    visited.query("alter role pgcollector nologin")
+    try:
+        assert not told(take()), "nobody has asked the one that would be visited"
+        assert isinstance(one.trouble, LoginRefused)
+        assert one.down
+    finally:
+        visited.query("alter role pgcollector login")
+    clock.advance(REFUSED[1])
+    assert told(take()), "the visit is made up for"
+    assert one.trouble is None
+
+
+def test_a_lane_without_turns_keeps_no_target_up(there):
+    """As where a reload takes its samplers away between two visits."""
+    one, take, metrics, proxy, _ = there
+    one.lend(LaneName.FAST, id)
+    take()
+    one.come_back(LaneName.SLOW)
+    one.expect(("activity",))
+    assert (one.connected, up(metrics)) == (True, 1)
+    proxy.set(Mode.RESET)
+    one.take(Job("lab", "activity", 10.0, LaneName.FAST))
+    assert (one.connected, up(metrics)) == (False, 0)
+
+
+@contextmanager
+def without_descriptors():
+    """Let this process open nothing meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_visit_that_cannot_be_ended_is_no_end_of_the_agent(there):
+    one, take, metrics, _, _ = there
+    take()
+    with without_descriptors():
+        one.come_back(LaneName.SLOW)
+    assert metrics.panics_recovered_total.labels(component="runner")._value.get() == 1
+    assert one.connections == 1
+    one.come_back(LaneName.SLOW)
+    assert one.connections == 0
