@@ -146,7 +146,7 @@ class Scheduler:
         """Build it; nothing runs before `start`.
 
         `run` is called in the lane's thread and must not raise; nor `after`, which hears there of
-        the last job of each round. `essential` runs the scheduling
+        the last job of each round, unless the end has begun. `essential` runs the scheduling
         thread: an exception there says that nothing is scheduled any more. That thread calls `beat`
         with the seconds that it will be silent.
         """
@@ -327,7 +327,8 @@ class Scheduler:
                 self._skipped(job, "lane_busy")
             elif is_here:
                 self._counted(partial(self._run, job))
-        self._counted(partial(self._after, one.jobs[-1]))
+        if not self._stopping.is_set():
+            self._counted(partial(self._after, one.jobs[-1]))
 
     def _shut_down(self) -> None:
         """Stop scheduling. APScheduler joins its thread without a bound, and that may be stuck."""

@@ -24,11 +24,17 @@ class Bench:
         self.gate = threading.Event()
         self.gate.set()
         self.runs: list[tuple[str, float, str]] = []
-        self.scheduler = Scheduler(self.run, self.metrics, SystemClock(), self.stopping)
+        self.ends: list[tuple[str, str]] = []
+        self.scheduler = Scheduler(
+            self.run, self.metrics, SystemClock(), self.stopping, after=self.end
+        )
 
     def run(self, job: Job) -> None:
         self.runs.append((job.sampler, time.monotonic(), threading.current_thread().name))
         self.gate.wait(30)
+
+    def end(self, last: Job) -> None:
+        self.ends.append((last.sampler, threading.current_thread().name))
 
     def count(self, sampler: str) -> int:
         return sum(name == sampler for name, _, _ in self.runs)
@@ -257,6 +263,22 @@ def test_a_stop_waits_for_the_running_turn_but_not_for_ever():
     bench.gate.set()
     assert bench.scheduler.stop(5.0)
     assert not bench.scheduler.alive
+
+
+def test_the_end_of_a_round_is_told_in_its_lane_unless_all_ends(bench):
+    bench.scheduler.apply([job("activity", every=600), job("database", every=600)])
+    until(lambda: bench.ends, what="the round is over")
+    ((_, _, lane), _) = bench.runs
+    assert bench.ends == [("database", lane)]
+    bench.gate.clear()
+    bench.scheduler.apply([job("wal", every=600)])
+    until(lambda: bench.count("wal") == 1)
+    bench.stopping.set()
+    bench.gate.set()
+    assert bench.scheduler.stop(5.0)
+    lanes = [one for one in threading.enumerate() if one.name.startswith("prod:")]
+    until(lambda: not any(one.is_alive() for one in lanes), what="the lane has ended")
+    assert bench.ends == [("database", lane)], "whoever stops it does not wait for that"
 
 
 def test_a_stop_with_a_turn_that_waits_logs_nothing_and_leaves_it_out(bench, caplog):
