@@ -71,8 +71,8 @@ def _refuse_another(state_dir: Path | None, here: Http, timeout: float) -> None:
     try:
         ours = (directory / "device_id").read_text("ascii").strip()
         status = msgspec.json.decode(_at_home(here, "/status", timeout).body, type=_Status)
-    except (OSError, ValueError, msgspec.MsgspecError):  # not for this user to know
-        return
+    except (OSError, ValueError, msgspec.MsgspecError, AgentUnreachable):
+        return  # not for this user to know, or not now: the page itself was had
     if status.device.device_id and status.device.device_id != ours:
         raise AgentUnreachable(
             f"the agent at {here.address} is another one: its device is "

@@ -289,6 +289,8 @@ def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path,
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self):
             told = {"status": "ok", "parts": {}, "device": {"device_id": "theirs"}}
+            if self.path in self.server.unanswered:
+                return
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(told).encode())
@@ -298,6 +300,7 @@ def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path,
 
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        server.unanswered = set()
         config = tmp_path / "config.yaml"
         config.write_text(
             f"http: {{address: '127.0.0.1:{server.server_port}'}}\n"
@@ -313,6 +316,8 @@ def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path,
             (tmp_path / "device_id").write_text("ours\n")
             with pytest.raises(AgentUnreachable, match=r"is another one: .* theirs, .* ours"):
                 ask()
+            server.unanswered = {"/status"}
+            assert ask().status == 200, "what was asked for was had"
         finally:
             server.shutdown()
             serving.join(10)
