@@ -286,10 +286,12 @@ def test_completion_is_printed_and_a_shell_can_read_it(tmp_path, shell):
 
 
 def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path, monkeypatch):
+    unanswered = set[str]()
+
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self):
             told = {"status": "ok", "parts": {}, "device": {"device_id": "theirs"}}
-            if self.path in self.server.unanswered:
+            if self.path in unanswered:
                 return
             self.send_response(200)
             self.end_headers()
@@ -300,7 +302,6 @@ def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path,
 
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
-        server.unanswered = set()
         config = tmp_path / "config.yaml"
         config.write_text(
             f"http: {{address: '127.0.0.1:{server.server_port}'}}\n"
@@ -316,7 +317,7 @@ def test_another_agent_that_has_the_address_does_not_pass_for_this_one(tmp_path,
             (tmp_path / "device_id").write_text("ours\n")
             with pytest.raises(AgentUnreachable, match=r"is another one: .* theirs, .* ours"):
                 ask()
-            server.unanswered = {"/status"}
+            unanswered.add("/status")
             assert ask().status == 200, "what was asked for was had"
         finally:
             server.shutdown()
