@@ -107,7 +107,7 @@ class Lane:
         self._not_before = 0.0
         self._let_go_at = -math.inf  # when a process of the server was left that may have a place
         self._last: TargetError | None = None
-        self.between = False  # whether it came back from a visit, and nothing went wrong since
+        self.between = False  # whether it left a session that was well, and all went well since
         self.preparing = 0.0  # seconds spent before a server was asked, all in all
         self.weakness = ""  # of the last route: what somebody on the way could do
         self._named: tuple[Path, ...] | None = None  # files that logging in depends on
@@ -143,6 +143,7 @@ class Lane:
                 self.drop(TargetDown(f"{self._database.name}: the session was lost"))
             else:
                 # The role may have no more places than there are lanes.
+                self.between = True
                 self._end(session, follows=lasts, gone=session.leave())
         try:
             self._wait_is_over(dbname)

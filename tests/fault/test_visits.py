@@ -156,6 +156,23 @@ def test_between_two_visits_a_target_is_up_until_an_attempt_fails(there, broken)
     assert (one.connected, up(metrics)) == (False, 0)
 
 
+def test_on_the_way_from_one_database_to_the_next_a_target_is_up(there):
+    one, take, metrics, proxy, _ = there
+    lane = one._lanes[LaneName.SLOW]
+    seen, tell = [], lane._on_change
+
+    def look(connected):
+        tell(connected)
+        seen.append((connected, up(metrics)))
+
+    lane._on_change = look
+    take()
+    assert seen == [(False, 1), (True, 1)]
+    proxy.set(Mode.REFUSE)
+    take()
+    assert seen[2:] == [(False, 1), (False, 0)]
+
+
 def test_where_the_own_database_lets_nobody_in_it_is_the_target_that_is_down(visited, there):
     one, take, _, _, clock = there
     one.rest_lane(LaneName.SLOW)
