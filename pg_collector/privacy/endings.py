@@ -13,7 +13,8 @@ from pg_collector.privacy.segments import NO_START, NO_WORD
 
 NAME_LENGTH: Final = 63  # NAMEDATALEN - 1: a longer "identifier" is more likely a pasted value
 TURN: Final = 64  # repetitions: bounds the memory of the regular expressions' own stack
-# Places that may be read otherwise. No statement has so many: what follows them is not read at all.
+# Places that may be read otherwise. Few statements have so many, such as an INSERT of hundreds of
+# rows of prose: what follows them is not read at all.
 MOST_DOUBTS: Final = 1024
 
 CURLY: Final = "\u2018-\u201f"
