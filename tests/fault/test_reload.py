@@ -24,8 +24,10 @@ from pg_collector.config.model import (
 from pg_collector.errors import ConfigurationError, StateError
 from pg_collector.logs import LineHandler
 from pg_collector.plan import OpenGrant
+from pg_collector.sample import Keep
 from pg_collector.secret import Secret
 from tests.support.agents import configuration, running, written
+from tests.support.delivery import line
 from tests.support.far_side import Answer, FarSide
 from tests.support.sampling import SAMPLERS
 from tests.support.until import until
@@ -281,6 +283,21 @@ def test_another_platform_is_sent_to_from_the_next_batch_on(newest_server, tmp_p
         second.ledger.check()
         assert agent.buffer.account().balanced
         assert not agent.buffer.account().lost
+
+
+def test_who_hurries_waits_neither_for_the_disk_nor_for_the_next_look(newest_server, tmp_path):
+    with FarSide() as far:
+        config = replace(
+            configuration({"prod": newest_server.dsn("pgcollector")}, tmp_path),
+            local=Local(),
+            platform=Platform(url=far.url, linger=300.0),
+        )
+        with Agent(config, OpenGrant(), token=lambda: "token", state_dir=tmp_path / "state") as one:
+            for number in range(5):
+                mine = line(number)
+                one.buffer.put(mine, Keep.EVENT)
+                one.delivery.hurry()
+                until(lambda: any(each.line == mine for each in far.ledger.lines))  # noqa: B023
 
 
 def test_the_longest_pause_between_two_attempts_follows_the_configuration(newest_server, tmp_path):

@@ -188,6 +188,19 @@ def test_where_the_own_database_lets_nobody_in_it_is_the_target_that_is_down(vis
     assert one.trouble is None
 
 
+def test_where_the_whole_server_goes_away_next_the_refusal_before_counts_no_more(visited, there):
+    _, take, _, proxy, _ = there
+    visited.query(f"alter database {QUOTED} allow_connections false")
+    (state,) = told(take())
+    assert (state["state"], state["reason"]) == ("down", "refused")
+    visited.query(f"alter database {QUOTED} allow_connections true")
+    proxy.set(Mode.REFUSE)
+    take()
+    proxy.set(Mode.PASS)
+    found = {line.set for _ in range(3) for line in take() if line.head.get("database") == NAME}
+    assert "vacuum.tables" in found, "it is not left out for ten minutes"
+
+
 def test_a_lane_without_turns_keeps_no_target_up(there):
     """As where a reload takes its samplers away between two visits."""
     one, take, metrics, proxy, _ = there
